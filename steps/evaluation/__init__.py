@@ -1,0 +1,1 @@
+"""How good a model is at genomics text: likelihood, cloze tests, generation, metrics."""

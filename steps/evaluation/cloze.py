@@ -1,0 +1,426 @@
+"""Cloze tests: does a model prefer the gene, or the variant, that the paper names?
+
+    items = gene_cloze_items(papers, count_genes(train_papers), max_items=200)
+    ranks = rank_causal(model, tokenizer, items, batch_tokens=8192)
+    frame = cloze_frame(items, ranks, "gene_cloze")
+
+An item is a sentence of a held-out paper with one mention left open, its answer, and nine
+distractors. For genes these are other symbols of the same species, as long and as frequent
+as the answer, so that neither its spelling nor its fame gives it away; for variants the
+answer with another residue, base or position. Papers take turns, so that a long paper does
+not decide the result.
+
+A causal model ranks the candidates by the log-likelihood of the whole sentence. What stands
+before the gap is common to all and cancels, but what follows must count: a symbol is only
+right if the rest of the sentence fits it. The sum is not divided by tokens, as that would
+favour symbols cut into many predictable pieces. A masked model ranks them by the
+log-likelihood of the candidate's tokens, from left to right, each with those that follow
+it within the candidate masked too (PLL-word-l2r, Kauf & Ivanova 2023): with them in view,
+the rest of a rare symbol gives its beginning away.
+"""
+
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steps.evaluation.byte_spans import tokens_and_bytes
+from steps.evaluation.likelihood import Progress, sequence_nats, start_token
+from steps.evaluation.masked import MaskedRow, restore, with_special_tokens
+from steps.evaluation.seeds import generator_for
+from steps.papers.text import PaperText, Span
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DISTRACTORS = 9
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(\[])")
+# A fragment says too little; what has more words than this is no sentence but a table.
+_LEAST_WORDS, _MOST_WORDS = 6, 80
+
+
+@dataclass(frozen=True)
+class ClozeItem:
+    """A sentence with a gap, the answer, and what else is offered.
+
+    Attributes:
+        paper_id: The paper that the sentence is from.
+        before: The sentence up to the gap.
+        after: The sentence from the gap on.
+        answer: What the paper says.
+        distractors: Other fillings.
+    """
+
+    paper_id: str
+    before: str
+    after: str
+    answer: str
+    distractors: tuple[str, ...]
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The answer, then the distractors."""
+        return (self.answer, *self.distractors)
+
+
+def count_genes(papers: Iterable[PaperText]) -> dict[str, dict[str, int]]:
+    """How often each gene symbol is written in papers, by species.
+
+    Args:
+        papers: The training split, as a rule: its counts are what a model can know.
+
+    Returns:
+        Species to symbol to number of mentions, spelt as in the text.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for paper in papers:
+        for gene in paper.genes:
+            symbol = paper.text[gene.start : gene.end]
+            if _is_symbol(symbol):
+                counts[gene.species][symbol] += 1
+    return {species: dict(found) for species, found in counts.items()}
+
+
+def gene_cloze_items(
+    papers: Sequence[PaperText],
+    symbol_counts: Mapping[str, Mapping[str, int]],
+    *,
+    max_items: int,
+    seed: int = 0,
+) -> list[ClozeItem]:
+    """Make items out of sentences that name a gene once.
+
+    Args:
+        papers: Held-out papers.
+        symbol_counts: Species to symbol to count, as `count_genes` returns it; add the
+            symbols of a lexicon with count 0 where the training split is small.
+        max_items: Most items in all.
+        seed: Seed of the choice, together with the paper's identifier.
+
+    Returns:
+        Items, the papers taking turns. Fewer than `max_items` where the papers hold no
+        more; none where a species has too few symbols to choose distractors from.
+    """
+    offers: dict[str, list[ClozeItem]] = {}
+    for paper in papers:
+        in_paper = {paper.text[gene.start : gene.end] for gene in paper.genes}
+        offers[paper.paper_id] = [
+            ClozeItem(paper.paper_id, before, after, answer, distractors)
+            for before, answer, after, gene in _sentences_with_one(paper, paper.genes)
+            if _is_symbol(answer)
+            and (
+                distractors := _similar_symbols(
+                    answer, symbol_counts.get(gene.species, {}), in_paper, seed
+                )
+            )
+        ]
+    return _take_turns(offers, max_items, seed, "gene")
+
+
+def variant_cloze_items(
+    papers: Sequence[PaperText], *, max_items: int, seed: int = 0
+) -> list[ClozeItem]:
+    """Make items out of sentences that name a substitution once, such as V600E or c.76A>T.
+
+    Distractors have another position (as many digits), another original residue or base, or
+    another new one, in turn.
+
+    Args:
+        papers: Held-out papers.
+        max_items: Most items in all.
+        seed: Seed of the choice, together with the paper's identifier.
+
+    Returns:
+        Items, the papers taking turns; variants of other kinds make none.
+    """
+    offers: dict[str, list[ClozeItem]] = {}
+    for paper in papers:
+        offers[paper.paper_id] = [
+            ClozeItem(paper.paper_id, before, after, answer, distractors)
+            for before, answer, after, _ in _sentences_with_one(paper, paper.variants)
+            if (distractors := _changed_variants(answer, paper.text, seed))
+        ]
+    return _take_turns(offers, max_items, seed, "variant")
+
+
+def rank_causal(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ClozeItem],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Rank of each answer by the likelihood of the sentence under a causal model.
+
+    Args:
+        model: As in `steps.evaluation.likelihood.score_papers`.
+        tokenizer: As there.
+        items: The items.
+        batch_tokens: As there.
+        progress: As there.
+
+    Returns:
+        One rank an item, 1 for the best; a distractor that is just as likely stands before
+        the answer, so that a model without opinion gets none right.
+    """
+    if not items:
+        return []
+    start = start_token(tokenizer)
+    sequences = [
+        [start, *tokens_and_bytes(tokenizer, item.before + candidate + item.after)[0]]
+        for item in items
+        for candidate in item.candidates
+    ]
+    built_for = getattr(model.config, "max_position_embeddings", None) or math.inf
+    longest = int(min(built_for, max(len(sequence) for sequence in sequences)))
+    nats = sequence_nats(
+        model,
+        sequences,
+        context=longest,
+        stride=longest,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    return _ranks(items, [float(each.sum()) for each in nats])
+
+
+def rank_masked(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ClozeItem],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Rank of each answer by the likelihood of its own tokens under a masked model.
+
+    Args:
+        model: As in `steps.evaluation.masked.score_papers_masked`.
+        tokenizer: As there.
+        items: The items.
+        batch_tokens: As there.
+        progress: As there.
+
+    Returns:
+        As `rank_causal`.
+    """
+    rows: list[MaskedRow] = []
+    candidate_of_row: list[int] = []
+    candidates = 0
+    for item in items:
+        for candidate in item.candidates:
+            for row in _rows_of_candidate(tokenizer, item, candidate):
+                rows.append(row)
+                candidate_of_row.append(candidates)
+            candidates += 1
+    nats = np.zeros(candidates)
+    answers = restore(model, tokenizer, rows, batch_tokens=batch_tokens, progress=progress)
+    for candidate_number, (row_nats, _) in zip(candidate_of_row, answers, strict=True):
+        nats[candidate_number] += float(row_nats[0])
+    return _ranks(items, nats.tolist())
+
+
+def cloze_frame(items: Sequence[ClozeItem], ranks: Sequence[int], task: str) -> "pd.DataFrame":
+    """Sums over the items of each paper, for `steps.evaluation.summary`.
+
+    Args:
+        items: The items.
+        ranks: The rank of each answer.
+        task: "gene_cloze" or "variant_cloze", the first part of the column names.
+
+    Returns:
+        One row a paper that has an item: `paper_id`, `TASK_items`, `TASK_hits` (rank 1),
+        `TASK_reciprocal_rank` and `TASK_chance_sum` (hits to be expected from guessing).
+    """
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "paper_id": [item.paper_id for item in items],
+            f"{task}_items": 1,
+            f"{task}_hits": [int(rank == 1) for rank in ranks],
+            f"{task}_reciprocal_rank": [1 / rank for rank in ranks],
+            f"{task}_chance_sum": [1 / len(item.candidates) for item in items],
+        }
+    )
+    return rows.groupby("paper_id", sort=False, as_index=False).sum()
+
+
+# --- choosing sentences -------------------------------------------------------------------
+
+
+def _sentences_with_one(
+    paper: PaperText, mentions: Sequence[Span]
+) -> Iterator[tuple[str, str, str, Span]]:
+    """Text before a mention, the mention, text after it: for mentions alone in a sentence.
+
+    A symbol that comes twice would only have to be copied.
+    """
+    for start, end in _sentences(paper):
+        sentence = paper.text[start:end]
+        if not _LEAST_WORDS <= len(sentence.split()) <= _MOST_WORDS:
+            continue
+        for mention in mentions:
+            if not start <= mention.start < mention.end <= end:
+                continue
+            answer = paper.text[mention.start : mention.end]
+            if sentence.count(answer) == 1:
+                before, after = paper.text[start : mention.start], paper.text[mention.end : end]
+                yield before, answer, after, mention
+
+
+def _sentences(paper: PaperText) -> Iterator[tuple[int, int]]:
+    for section in paper.sections:
+        start = section.start
+        for gap in SENTENCE_END.finditer(paper.text, section.start, section.end):
+            yield start, gap.start()
+            start = gap.end()
+        yield start, section.end
+
+
+def _take_turns(
+    offers: Mapping[str, list[ClozeItem]], max_items: int, seed: int, task: str
+) -> list[ClozeItem]:
+    """One item of each paper, then a second one of each, until there are enough."""
+    shuffled = []
+    for paper_id, items in offers.items():
+        generator = generator_for(seed, task, paper_id)
+        order = generator.permutation(len(items))
+        # The draw also settles which papers go first, whatever their order was.
+        shuffled.append((generator.random(), paper_id, [items[place] for place in order]))
+    shuffled.sort(key=lambda offer: offer[:2])
+    rounds = max((len(items) for _, _, items in shuffled), default=0)
+    in_turn = [
+        items[number] for number in range(rounds) for _, _, items in shuffled if number < len(items)
+    ]
+    return in_turn[:max_items]
+
+
+# --- choosing distractors -----------------------------------------------------------------
+
+
+def _is_symbol(surface: str) -> bool:
+    """A symbol as it is written (TP53, Trp53, C9orf72), not a name in words."""
+    return 2 <= len(surface) <= 12 and surface.replace("-", "").isalnum() and surface[0].isupper()
+
+
+def _similar_symbols(
+    answer: str, counts: Mapping[str, int], excluded: set[str], seed: int
+) -> tuple[str, ...]:
+    """The symbols closest to the answer in length, then in frequency; () if there are too few."""
+    generator = generator_for(seed, "distractors", answer)
+    frequency = math.log1p(counts.get(answer, 0))
+    others = sorted(symbol for symbol in counts if symbol not in excluded and _is_symbol(symbol))
+    if len(others) < DISTRACTORS:
+        return ()
+    ties = generator.random(len(others))
+    distance = [
+        (abs(len(symbol) - len(answer)), abs(math.log1p(counts[symbol]) - frequency), tie)
+        for symbol, tie in zip(others, ties, strict=True)
+    ]
+    nearest = sorted(range(len(others)), key=lambda place: distance[place])[:DISTRACTORS]
+    return tuple(others[place] for place in nearest)
+
+
+_THREE_LETTERS = re.findall(
+    "[A-Z][a-z]{2}", "AlaArgAsnAspCysGlnGluGlyHisIleLeuLysMetPheProSerThrTrpTyrVal"
+)
+_ONE_LETTER = list("ACDEFGHIKLMNPQRSTVWY")
+_BASES = list("ACGT")
+
+
+def _protein(residues: list[str]) -> re.Pattern[str]:
+    one = "|".join(residues)
+    return re.compile(rf"(?:p\.)?\(?(?P<first>{one})(?P<position>\d+)(?P<second>{one})\)?")
+
+
+_SUBSTITUTIONS = [
+    (_THREE_LETTERS, _protein(_THREE_LETTERS)),
+    (_ONE_LETTER, _protein(_ONE_LETTER)),
+    (
+        _BASES,
+        re.compile(
+            r"(?:[cgmnr]\.)?[-*]?(?P<position>\d+)(?:[+-]\d+)?(?P<first>[ACGT])>(?P<second>[ACGT])"
+        ),
+    ),
+]
+# A base has only three others, so from this try on the position changes as well.
+_TRIES_WITH_ONE_CHANGE = 30
+
+
+def _changed_variants(answer: str, text: str, seed: int) -> tuple[str, ...]:
+    """Nine other substitutions written like the answer; () if it is no substitution."""
+    readings = [
+        (alphabet, match)
+        for alphabet, pattern in _SUBSTITUTIONS
+        if (match := pattern.fullmatch(answer))
+    ]
+    if not readings:
+        return ()
+    alphabet, found = readings[0]
+    generator = generator_for(seed, "distractors", answer)
+
+    def another(part: str) -> str:
+        if part == "position":
+            digits = len(found["position"])
+            return f"{generator.integers(10 ** (digits - 1), 10**digits)}"
+        return str(generator.choice(alphabet))
+
+    made: list[str] = []
+    turns = itertools.cycle(["position", "first", "second"])
+    for attempt in itertools.count():
+        parts = found.groupdict()
+        turn = next(turns)
+        parts[turn] = another(turn)
+        if attempt >= _TRIES_WITH_ONE_CHANGE:
+            parts["position"] = another("position")
+        candidate = _rewritten(found, parts)
+        silent = parts["first"] == parts["second"]
+        if not silent and candidate not in (answer, *made) and candidate not in text:
+            made.append(candidate)
+        if len(made) == DISTRACTORS:
+            break
+    return tuple(made)
+
+
+def _rewritten(found: re.Match[str], parts: Mapping[str, str]) -> str:
+    """The matched text with its named groups replaced, all else as it was."""
+    text = found.string
+    for name in sorted(parts, key=found.start, reverse=True):
+        text = text[: found.start(name)] + parts[name] + text[found.end(name) :]
+    return text
+
+
+# --- scoring ------------------------------------------------------------------------------
+
+
+def _rows_of_candidate(tokenizer: Any, item: ClozeItem, candidate: str) -> Iterator[MaskedRow]:
+    """One row for each token of the candidate: it and those after it masked."""
+    ids, lengths = tokens_and_bytes(tokenizer, item.before + candidate + item.after)
+    ends = np.cumsum(lengths)
+    start = len(item.before.encode())
+    end = start + len(candidate.encode())
+    own = np.flatnonzero((ends > start) & (ends - lengths < end)).tolist()
+    tokens, offset = with_special_tokens(tokenizer, ids)
+    for place in own:
+        masked = list(tokens)
+        for hidden in own:
+            if hidden >= place:
+                masked[hidden + offset] = tokenizer.mask_token_id
+        yield MaskedRow(tuple(masked), (place + offset,), (ids[place],))
+
+
+def _ranks(items: Sequence[ClozeItem], nats: Sequence[float]) -> list[int]:
+    ranks, position = [], 0
+    for item in items:
+        answer, *others = nats[position : position + len(item.candidates)]
+        ranks.append(1 + sum(other <= answer for other in others))
+        position += len(item.candidates)
+    return ranks

@@ -1,0 +1,387 @@
+"""How likely a causal model finds each paper: nats and bytes, one row a paper.
+
+    frame = score_papers(model, tokenizer, papers, context=2048, stride=1024, batch_tokens=8192)
+    metrics = summarise(frame)          # steps.evaluation.summary
+
+Every token is scored once, given BOS and what stands before it in the paper. A paper longer
+than `context` is read in windows that advance by `stride`; what a window repeats from the
+one before is context only. Papers share a row of tokens where the model keeps them apart
+(see `steps.training.attention`), and logits exist for a few hundred positions at a time:
+a vocabulary of 50,000 over a whole row would need gigabytes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steps.errors import UserError
+from steps.evaluation.byte_spans import tokens_and_bytes
+from steps.evaluation.strata import STRATA, byte_strata, section_bytes, spread_over_bytes
+from steps.papers.text import PaperText
+from steps.training.attention import (
+    document_borders,
+    per_document_attention,
+    supports_packing,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+# Positions whose logits exist at one time. 256 by a vocabulary of 50,000 in float32 is 50 MB.
+_POSITIONS_AT_A_TIME = 256
+
+Progress = Callable[[int, int], None]
+
+
+def score_papers(
+    model: Any,
+    tokenizer: Any,
+    papers: Sequence[PaperText],
+    *,
+    context: int,
+    stride: int,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> "pd.DataFrame":
+    """Score papers with a causal language model.
+
+    Args:
+        model: A causal `PreTrainedModel`, or one wrapped by peft, on any device.
+        tokenizer: Its fast tokenizer.
+        papers: What to score.
+        context: Tokens that a window holds, at most the model's own maximum.
+        stride: Tokens by which the window advances in a longer paper, 1 to `context`.
+        batch_tokens: Tokens of one forward pass. Changes speed and memory, no figure.
+        progress: Called with tokens done and tokens in all, overlap included.
+
+    Returns:
+        One row a paper, in the order given: `paper_id`; `nats`, the negative log-likelihood
+        of the text after BOS, without the closing EOS; `bytes` (UTF-8), `tokens`, `words`;
+        `nats_S` and `bytes_S` for each S of gene, variant, number, rest, which sum to the
+        whole; `nats_section_X` and `bytes_section_X` for each section X that occurs (the
+        blank lines between sections belong to none); `score`, the paper's quality.
+
+    Raises:
+        UserError: If there is no paper, the tokenizer is unfit, or `context` or `stride`
+            are out of range.
+    """
+    import pandas as pd
+
+    if not papers:
+        raise UserError(
+            "there is no paper to score: expected at least 1; look at the split's manifest"
+        )
+    encoded = [tokens_and_bytes(tokenizer, paper.text) for paper in papers]
+    start = start_token(tokenizer)
+    token_nats = sequence_nats(
+        model,
+        [[start, *ids] for ids, _ in encoded],
+        context=context,
+        stride=stride,
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    rows = [
+        _paper_row(paper, lengths, nats)
+        for paper, (_, lengths), nats in zip(papers, encoded, token_nats, strict=True)
+    ]
+    frame = pd.DataFrame(rows)
+    sections = [column for column in frame.columns if "_section_" in column]
+    frame[sections] = frame[sections].fillna(0)
+    return frame.astype({column: "int64" for column in sections if column.startswith("bytes")})
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token as a report shows it.
+
+    Attributes:
+        text: The characters it stands for ("" where it ends within a character).
+        nats: Its negative log-likelihood.
+        in_gene: Whether it holds a byte of a gene mention.
+    """
+
+    text: str
+    nats: float
+    in_gene: bool
+
+
+def score_tokens(
+    model: Any, tokenizer: Any, paper: PaperText, *, context: int, stride: int
+) -> list[TokenScore]:
+    """The surprise of each token of one paper, for a picture of what a model has learned.
+
+    Args:
+        model: As in `score_papers`.
+        tokenizer: As in `score_papers`.
+        paper: What to show.
+        context: As in `score_papers`.
+        stride: As in `score_papers`.
+
+    Returns:
+        The tokens in order; their texts joined are the paper's text.
+
+    Raises:
+        UserError: As `score_papers`.
+    """
+    ids, lengths = tokens_and_bytes(tokenizer, paper.text)
+    sequence = [start_token(tokenizer), *ids]
+    (nats,) = sequence_nats(model, [sequence], context=context, stride=stride, batch_tokens=context)
+    in_gene = byte_strata(paper) == STRATA.index("gene")
+    text = paper.text.encode()
+    scores = []
+    start, shown = 0, 0
+    for end, token_nats in zip(np.cumsum(lengths).tolist(), nats.tolist(), strict=True):
+        # Cut only where a character ends: 0b10xxxxxx bytes continue one.
+        visible = start if end < len(text) and text[end] & 0xC0 == 0x80 else end
+        visible = max(visible, shown) if visible == end else shown
+        scores.append(
+            TokenScore(text[shown:visible].decode(), token_nats, bool(in_gene[start:end].any()))
+        )
+        start, shown = end, visible
+    return scores
+
+
+def start_token(tokenizer: Any) -> int:
+    """The token after which the first one is scored: BOS, or EOS where there is no BOS.
+
+    Raises:
+        UserError: If the tokenizer has neither.
+    """
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r} has neither a BOS nor an EOS token: expected "
+            "one to score the first token after; set bos_token in its tokenizer_config.json"
+        )
+    return int(start)
+
+
+def sequence_nats(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    context: int,
+    stride: int,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> "list[npt.NDArray[np.float64]]":
+    """Negative log-likelihood of every token but the first, given those before it.
+
+    Args:
+        model: As in `score_papers`.
+        sequences: Token ids, each opening with the token that is given.
+        context: As in `score_papers`.
+        stride: As in `score_papers`.
+        batch_tokens: As in `score_papers`.
+        progress: As in `score_papers`.
+
+    Returns:
+        float64 `[len(sequence) - 1]` for each sequence, computed in float32.
+
+    Raises:
+        UserError: If `context` or `stride` are out of range.
+    """
+    import torch
+
+    _check_window(model, context, stride)
+    nats = [np.zeros(len(sequence) - 1) for sequence in sequences]
+    windows = [
+        window
+        for place, sequence in enumerate(sequences)
+        for window in _windows(place, len(sequence), context, stride)
+    ]
+    all_tokens = sum(window.end - window.begin for window in windows)
+    done = 0
+    # Not inference_mode: buffers made in it could not take part in training afterwards.
+    with torch.no_grad(), _scorer(model) as scorer:
+        for batch in _batches(windows, batch_tokens if scorer.packs else 1):
+            scored = scorer.score(batch, sequences)
+            position = 0
+            for window in batch:
+                count = window.end + 1 - window.first_target
+                target = nats[window.sequence]
+                target[window.first_target - 1 : window.end] = scored[position : position + count]
+                position += count
+                done += window.end - window.begin
+            if progress is not None:
+                progress(done, all_tokens)
+    return nats
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens `begin:end` of a sequence are read; targets `first_target..end` are scored."""
+
+    sequence: int
+    begin: int
+    end: int
+    first_target: int
+
+
+def _windows(place: int, length: int, context: int, stride: int) -> Iterator[_Window]:
+    # The last token is a target only, never an input.
+    inputs = length - 1
+    begin, first_target = 0, 1
+    while first_target <= inputs:
+        end = min(begin + context, inputs)
+        yield _Window(place, begin, end, first_target)
+        begin, first_target = begin + stride, end + 1
+
+
+def _batches(windows: Sequence[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
+    """Fill rows in order; a window longer than a row has one to itself."""
+    batch: list[_Window] = []
+    tokens = 0
+    for window in windows:
+        length = window.end - window.begin
+        if batch and tokens + length > batch_tokens:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(window)
+        tokens += length
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """A model taken apart into what makes hidden states and what makes logits of them."""
+
+    hidden_states: Callable[..., "torch.Tensor"]
+    head: Callable[["torch.Tensor"], "torch.Tensor"]
+    packs: bool
+    device: "torch.device"
+
+    def score(
+        self, batch: Sequence[_Window], sequences: Sequence[Sequence[int]]
+    ) -> "npt.NDArray[np.float32]":
+        """Nats of all targets of a batch of windows, one after the other."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        tokens: list[int] = []
+        positions: list[int] = []
+        scored: list[int] = []
+        targets: list[int] = []
+        for window in batch:
+            offset = len(tokens) - window.begin
+            scored.extend(range(offset + window.first_target - 1, offset + window.end))
+            tokens.extend(sequences[window.sequence][window.begin : window.end])
+            positions.extend(range(window.end - window.begin))
+            targets.extend(sequences[window.sequence][window.first_target : window.end + 1])
+        arguments: dict[str, torch.Tensor] = {}
+        if self.packs:
+            arguments["position_ids"] = torch.tensor([positions], device=self.device)
+            arguments |= document_borders([window.end - window.begin for window in batch])
+        hidden = self.hidden_states(torch.tensor([tokens], device=self.device), **arguments)[0]
+        hidden = hidden[torch.tensor(scored, device=hidden.device)]
+        target = torch.tensor(targets, device=hidden.device)
+        nats = [
+            cross_entropy(
+                self.head(hidden[start : start + _POSITIONS_AT_A_TIME]).float(),
+                target[start : start + _POSITIONS_AT_A_TIME],
+                reduction="none",
+            )
+            for start in range(0, len(targets), _POSITIONS_AT_A_TIME)
+        ]
+        return torch.cat(nats).cpu().numpy()
+
+
+@contextmanager
+def _scorer(model: Any) -> Iterator[_Scorer]:
+    """Take a model apart for the time of a block, in evaluation mode."""
+    from peft import PeftModel
+
+    virtual_tokens = isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning
+    # LoRA and its like live inside the base model; virtual tokens live in the wrapper alone.
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    device = inner.get_input_embeddings().weight.device
+    was_training = model.training
+    model.eval()
+    try:
+        if virtual_tokens or not _head_makes_the_logits(inner):
+            yield _Scorer(_whole_logits(model), lambda logits: logits, packs=False, device=device)
+        elif supports_packing(inner):
+            with per_document_attention(inner):
+                yield _Scorer(_last_hidden(inner), inner.get_output_embeddings(), True, device)
+        else:
+            yield _Scorer(_last_hidden(inner), inner.get_output_embeddings(), False, device)
+    finally:
+        model.train(was_training)
+
+
+def _last_hidden(model: Any) -> Callable[..., "torch.Tensor"]:
+    def forward(input_ids: "torch.Tensor", **arguments: "torch.Tensor") -> "torch.Tensor":
+        output = model.base_model(input_ids=input_ids, use_cache=False, **arguments)
+        hidden: torch.Tensor = output.last_hidden_state
+        return hidden
+
+    return forward
+
+
+def _whole_logits(model: Any) -> Callable[..., "torch.Tensor"]:
+    def forward(input_ids: "torch.Tensor") -> "torch.Tensor":
+        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+        # Virtual tokens in front have logits too.
+        return logits[:, -input_ids.shape[1] :]
+
+    return forward
+
+
+def _head_makes_the_logits(model: Any) -> bool:
+    """Whether output embeddings on the last hidden state are all there is to the logits.
+
+    Some families scale or cap their logits afterwards, so one short forward pass decides. A
+    cap hardly bends small logits, so the two must agree closely; a doubt costs only speed.
+    """
+    import torch
+
+    embeddings = model.get_input_embeddings().weight
+    probe = torch.arange(4, device=embeddings.device)[None] % embeddings.shape[0]
+    expected = model(input_ids=probe, use_cache=False).logits.float()
+    made = model.get_output_embeddings()(_last_hidden(model)(probe)).float()
+    return made.shape == expected.shape and bool((made - expected).norm() <= 1e-5 * expected.norm())
+
+
+def _check_window(model: Any, context: int, stride: int) -> None:
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if context < 1 or (longest is not None and context > longest):
+        raise UserError(
+            f"evaluation context of {context} tokens: expected 1 to {longest}, what the model "
+            "was built for; lower evaluation.context"
+        )
+    if not 1 <= stride <= context:
+        raise UserError(
+            f"evaluation stride of {stride} tokens: expected 1 to the context of {context}, "
+            "or tokens would go unscored; lower evaluation.stride"
+        )
+
+
+def _paper_row(
+    paper: PaperText, lengths: "npt.NDArray[np.int64]", nats: "npt.NDArray[np.float64]"
+) -> dict[str, Any]:
+    """The row of one paper from the bytes and nats of its tokens."""
+    strata = byte_strata(paper)
+    byte_nats = spread_over_bytes(nats, lengths) if len(nats) else np.zeros(len(strata))
+    row: dict[str, Any] = {
+        "paper_id": paper.paper_id,
+        "nats": float(nats.sum()),
+        "bytes": len(strata),
+        "tokens": len(lengths),
+        "words": len(paper.text.split()),
+        "score": paper.score,
+    }
+    for stratum, name in enumerate(STRATA):
+        row[f"nats_{name}"] = float(byte_nats[strata == stratum].sum())
+        row[f"bytes_{name}"] = int((strata == stratum).sum())
+    for name, place in section_bytes(paper):
+        key = f"section_{name}"
+        row[f"nats_{key}"] = row.get(f"nats_{key}", 0.0) + float(byte_nats[place].sum())
+        row[f"bytes_{key}"] = row.get(f"bytes_{key}", 0) + place.stop - place.start
+    return row

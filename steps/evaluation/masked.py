@@ -1,0 +1,340 @@
+"""How well a masked model restores each paper: loss, accuracy, pseudo-likelihood.
+
+    frame = score_papers_masked(model, tokenizer, papers, context=512, batch_tokens=8192,
+                                pseudo_tokens=64)
+    metrics = summarise(frame)          # steps.evaluation.summary
+
+Two things are measured. `mlm_*`: 15 % of a paper's tokens are masked at once and restored
+(Devlin et al. 2019, but always with the mask token: the random and kept tokens of training
+would only add noise to a measurement). `pseudo_*`: some tokens are masked one at a time, and
+the rest of the window is seen (pseudo-log-likelihood, Salazar et al. 2020, equation 1); one
+forward pass a token, hence the cap. Which tokens are chosen follows from the paper's
+identifier and the seed alone, so two models with one tokenizer answer the same questions.
+
+Neither is a likelihood of the text: never compare them with a causal model's bits per byte.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from steps.errors import UserError
+from steps.evaluation.byte_spans import tokens_and_bytes
+from steps.evaluation.likelihood import Progress
+from steps.evaluation.seeds import generator_for
+from steps.evaluation.strata import STRATA, byte_strata
+from steps.papers.text import PaperText
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+MASKED_SHARE = 0.15
+
+_STRATA_REPORTED = ("gene", "variant")
+
+
+@dataclass(frozen=True)
+class MaskedRow:
+    """A row of tokens in which some are to be restored.
+
+    Attributes:
+        tokens: Token ids with special tokens and masks in place.
+        positions: Where in `tokens` the masks stand that are to be restored.
+        targets: The original token of each of them.
+    """
+
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+def score_papers_masked(
+    model: Any,
+    tokenizer: Any,
+    papers: Sequence[PaperText],
+    *,
+    context: int,
+    batch_tokens: int,
+    pseudo_tokens: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> "pd.DataFrame":
+    """Score papers with a masked language model.
+
+    Args:
+        model: A masked `PreTrainedModel`, or one wrapped by peft, on any device.
+        tokenizer: Its fast tokenizer.
+        papers: What to score.
+        context: Tokens of a row with its special tokens, at most the model's own maximum;
+            a longer paper is cut into rows that do not overlap.
+        batch_tokens: Tokens of one forward pass, padding included. Changes no figure.
+        pseudo_tokens: Most tokens of a paper to mask one at a time; 0 leaves the
+            `pseudo_*` columns out.
+        seed: Seed of the choice of tokens, together with the paper's identifier.
+        progress: Called with tokens done and tokens in all.
+
+    Returns:
+        One row a paper, in the order given: `paper_id`; `mlm_nats`, `mlm_targets`,
+        `mlm_hits`, summed over its masked tokens; `pseudo_nats` and `pseudo_bytes`, summed
+        over the tokens masked one at a time; each also with `_gene` and `_variant` behind
+        (a token across an edge is shared out by bytes); `tokens`, `words`, `score`.
+
+    Raises:
+        UserError: If there is no paper, the tokenizer has no mask, or `context` is out of
+            range.
+    """
+    import pandas as pd
+
+    if not papers:
+        raise UserError(
+            "there is no paper to score: expected at least 1; look at the split's manifest"
+        )
+    _check_context(model, tokenizer, context)
+    prepared = [_prepare(paper, tokenizer, context, pseudo_tokens, seed) for paper in papers]
+    answers = restore(
+        model,
+        tokenizer,
+        [row for paper in prepared for row in paper.rows],
+        batch_tokens=batch_tokens,
+        progress=progress,
+    )
+    rows, position = [], 0
+    for paper in prepared:
+        count = len(paper.rows)
+        rows.append(_paper_row(paper, answers[position : position + count], pseudo_tokens > 0))
+        position += count
+    return pd.DataFrame(rows)
+
+
+def restore(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[MaskedRow],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> "list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]":
+    """Let a masked model fill the masks of each row.
+
+    Args:
+        model: As in `score_papers_masked`.
+        tokenizer: Gives the padding.
+        rows: Rows in any order and of any length within the model's maximum.
+        batch_tokens: As in `score_papers_masked`.
+        progress: As in `score_papers_masked`.
+
+    Returns:
+        For each row, one element a position to restore: the negative log-likelihood of the
+        original token, computed in float32, and whether it was the most probable one.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    answers: list[Any] = [None] * len(rows)
+    all_tokens = sum(len(row.tokens) for row in rows)
+    done = 0
+    with torch.no_grad(), _logits_at(model, tokenizer) as logits_at:
+        for batch in _batches(rows, batch_tokens):
+            logits = logits_at([rows[place] for place in batch]).float()
+            targets = torch.tensor(
+                [target for place in batch for target in rows[place].targets],
+                device=logits.device,
+            )
+            nats = cross_entropy(logits, targets, reduction="none").cpu().numpy()
+            hits = (logits.argmax(-1) == targets).cpu().numpy()
+            position = 0
+            for place in batch:
+                end = position + len(rows[place].targets)
+                answers[place] = (nats[position:end].astype(np.float64), hits[position:end])
+                position = end
+                done += len(rows[place].tokens)
+            if progress is not None:
+                progress(done, all_tokens)
+    return answers
+
+
+def with_special_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[int], int]:
+    """Put a row between the tokens that the model saw around text (CLS and SEP).
+
+    Returns:
+        The token ids, and how many stand in front of the text.
+    """
+    before, after = _special_tokens(tokenizer)
+    return [*before, *ids, *after], len(before)
+
+
+@dataclass(frozen=True)
+class _PreparedPaper:
+    """A paper as rows: first those of the mask, then those of single tokens."""
+
+    paper: PaperText
+    rows: list[MaskedRow]
+    chosen: list[list[int]]
+    mlm_rows: int
+    lengths: "npt.NDArray[np.int64]"
+
+
+def _prepare(
+    paper: PaperText, tokenizer: Any, context: int, pseudo_tokens: int, seed: int
+) -> _PreparedPaper:
+    ids, lengths = tokens_and_bytes(tokenizer, paper.text)
+    mask = tokenizer.mask_token_id
+    before, after = _special_tokens(tokenizer)
+    chunk = context - len(before) - len(after)
+
+    def row_of(start: int, masked: Sequence[int]) -> MaskedRow:
+        tokens, offset = with_special_tokens(tokenizer, ids[start : start + chunk])
+        positions = tuple(place - start + offset for place in masked)
+        for position in positions:
+            tokens[position] = mask
+        return MaskedRow(tuple(tokens), positions, tuple(ids[place] for place in masked))
+
+    # A token without bytes would be a question about nothing in the text.
+    askable = np.flatnonzero(lengths)
+    generator = generator_for(seed, "mlm", paper.paper_id)
+    count = max(1, round(MASKED_SHARE * len(askable)))
+    masked = np.sort(generator.permutation(askable)[:count])
+    rows, chosen = [], []
+    for start in range(0, len(ids), chunk):
+        here = [int(place) for place in masked if start <= place < start + chunk]
+        if here:
+            rows.append(row_of(start, here))
+            chosen.append(here)
+    mlm_rows = len(rows)
+
+    generator = generator_for(seed, "pseudo", paper.paper_id)
+    for place in np.sort(generator.permutation(askable)[:pseudo_tokens]).tolist():
+        rows.append(row_of(place - place % chunk, [place]))
+        chosen.append([place])
+    return _PreparedPaper(paper, rows, chosen, mlm_rows, lengths)
+
+
+def _paper_row(
+    prepared: _PreparedPaper,
+    answers: "Sequence[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]",
+    pseudo: bool,
+) -> dict[str, Any]:
+    """The row of one paper from the answers to its rows."""
+    paper, lengths = prepared.paper, prepared.lengths
+    places = np.array([place for chosen in prepared.chosen for place in chosen], dtype=np.int64)
+    nats = np.array([value for row_nats, _ in answers for value in row_nats])
+    hits = np.array([value for _, row_hits in answers for value in row_hits], dtype=np.float64)
+    masked_together = sum(len(chosen) for chosen in prepared.chosen[: prepared.mlm_rows])
+    together = (np.arange(len(places)) < masked_together).astype(np.float64)
+
+    row: dict[str, Any] = {
+        "paper_id": paper.paper_id,
+        "tokens": len(lengths),
+        "words": len(paper.text.split()),
+        "score": paper.score,
+    }
+    strata = byte_strata(paper)
+    for name in ("", *_STRATA_REPORTED):
+        inside = strata == STRATA.index(name) if name else np.ones(len(strata), dtype=np.bool_)
+        share = _share_of_bytes(inside, lengths)[places]
+        suffix = f"_{name}" if name else ""
+        row[f"mlm_nats{suffix}"] = float(nats @ (share * together))
+        row[f"mlm_targets{suffix}"] = float(np.sum(share * together))
+        row[f"mlm_hits{suffix}"] = float(hits @ (share * together))
+        if pseudo:
+            row[f"pseudo_nats{suffix}"] = float(nats @ (share * (1 - together)))
+            row[f"pseudo_bytes{suffix}"] = float(lengths[places] @ (share * (1 - together)))
+    return row
+
+
+def _share_of_bytes(
+    inside: "npt.NDArray[np.bool_]", lengths: "npt.NDArray[np.int64]"
+) -> "npt.NDArray[np.float64]":
+    """For each token, the share of its bytes that lie inside; 0 for a token without bytes."""
+    before = np.concatenate([np.zeros(1), np.cumsum(inside)])
+    ends = np.cumsum(lengths)
+    counts = before[ends] - before[ends - lengths]
+    shares = np.zeros(len(lengths))
+    np.divide(counts, lengths, out=shares, where=lengths > 0)
+    return shares
+
+
+def _batches(rows: Sequence[MaskedRow], batch_tokens: int) -> Iterator[list[int]]:
+    """Places of rows, those of like length together, so that little is padded."""
+    batch: list[int] = []
+    longest = 0
+    for place in sorted(range(len(rows)), key=lambda place: len(rows[place].tokens)):
+        longest = max(longest, len(rows[place].tokens))
+        if batch and longest * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch, longest = [], len(rows[place].tokens)
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _logits_at(
+    model: Any, tokenizer: Any
+) -> "Iterator[Callable[[Sequence[MaskedRow]], torch.Tensor]]":
+    """A function from rows to the logits of their positions, one after the other.
+
+    The heads of masked models differ (transform, bias, tied or not) and turn every position
+    into logits. So that they see only the positions that are asked for, these are picked
+    out of the encoder's output on its way to the head.
+    """
+    import torch
+    from peft import PeftModel
+
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    device = inner.get_input_embeddings().weight.device
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    wanted: dict[str, torch.Tensor] = {}
+
+    def pick(module: Any, arguments: Any, output: Any) -> Any:
+        hidden = output[0]
+        output["last_hidden_state"] = hidden.flatten(0, 1)[wanted["positions"]][None]
+        return output
+
+    def logits_at(rows: Sequence[MaskedRow]) -> torch.Tensor:
+        longest = max(len(row.tokens) for row in rows)
+        padded = [[*row.tokens, *[padding] * (longest - len(row.tokens))] for row in rows]
+        seen = [[1] * len(row.tokens) + [0] * (longest - len(row.tokens)) for row in rows]
+        wanted["positions"] = torch.tensor(
+            [n * longest + position for n, row in enumerate(rows) for position in row.positions],
+            device=device,
+        )
+        logits: torch.Tensor = model(
+            input_ids=torch.tensor(padded, device=device),
+            attention_mask=torch.tensor(seen, device=device),
+        ).logits
+        return logits[0]
+
+    was_training = model.training
+    model.eval()
+    hook = inner.base_model.register_forward_hook(pick)
+    try:
+        yield logits_at
+    finally:
+        hook.remove()
+        model.train(was_training)
+
+
+def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    before, after = tokenizer.cls_token_id, tokenizer.sep_token_id
+    return ([] if before is None else [before]), ([] if after is None else [after])
+
+
+def _check_context(model: Any, tokenizer: Any, context: int) -> None:
+    if tokenizer.mask_token_id is None:
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path!r} has no mask token: expected that of a masked "
+            "model; set training.model.objective to causal, or name a masked model"
+        )
+    longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    shortest = 1 + sum(len(side) for side in _special_tokens(tokenizer))
+    if not shortest <= context <= longest:
+        raise UserError(
+            f"evaluation context of {context} tokens: expected {shortest} to {longest}, what the "
+            "model was built for; change evaluation.context"
+        )

@@ -1,0 +1,217 @@
+"""Step 2: adapt a pre-trained model to the training papers, and register the result.
+
+    mlflow run . -e finetune -P overrides="training.qlora.r=32"
+    python -m steps.finetune --config configs/training.yaml --dataset latest
+
+Leaves `checkpoints/`, `adapter/` and `config.yaml` in its run, and a registered version
+with the given alias, loaded back in a fresh process before the run says FINISHED.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from steps.cli import say, show_notices, step_command
+from steps.config import LoadedConfig, flatten, load_config, resolved_yaml
+
+if TYPE_CHECKING:
+    from steps.tracking.runs import StepRun
+
+LOGGED_SECTIONS = (
+    "model",
+    "qlora",
+    "hyperparameters",
+    "optimizer",
+    "scheduler",
+    "logging",
+    "memory_optimization",
+    "hardware",
+)
+
+
+@click.command()
+@click.option(
+    "--dataset", default="latest", show_default=True, help="latest, a run id, or runs:/ID/dataset."
+)
+@click.option("--resume", default="never", show_default=True, help="never, auto, or a run id.")
+@click.option(
+    "--num-processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Processes to train with.",
+)
+@click.option(
+    "--alias", default="challenger", show_default=True, help="Alias of the registered version."
+)
+@step_command
+def main(
+    dataset: str,
+    resume: str,
+    num_processes: int,
+    alias: str,
+    config_path: str,
+    overrides: str,
+    verbose: bool,
+) -> None:
+    """Adapt a pre-trained model to papers with LoRA or QLoRA."""
+    loaded = load_config(config_path, overrides)
+    show_notices(loaded.notices)
+    refuse_unbuilt(resume, num_processes)
+
+    from steps.tracking.runs import step_run
+
+    name = loaded.training.qlora.resolved_method
+    with step_run("finetune", loaded.training, verbose=verbose, run_name=name) as run:
+        version = finetune(run, loaded, dataset, alias)
+        say(f"registered {version} as @{alias}; run {run.id}")
+
+
+def refuse_unbuilt(resume: str, num_processes: int) -> None:
+    """Say plainly what this version cannot do yet.
+
+    Raises:
+        UserError: Resume or several processes were asked for.
+    """
+    from steps.errors import UserError
+
+    if resume != "never":
+        raise UserError(f"resume is {resume!r}: this version starts anew only; use resume=never")
+    if num_processes != 1:
+        raise UserError(f"num_processes is {num_processes}: this version trains with 1 process")
+
+
+def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> str:
+    """Train, check and register.
+
+    Returns:
+        The URI of the registered version.
+    """
+    import torch
+
+    from steps.papers.text import read_papers
+    from steps.tracking.datasets import log_dataset_input
+    from steps.tracking.recorder import MlflowRecorder
+    from steps.tracking.registry import register
+    from steps.tracking.reuse import cache_tags, key_parts
+    from steps.tracking.runs import quieten_handlers
+    from steps.tracking.store import fetch_dataset
+    from steps.training.adapted import AdaptedModel, describe, save_adapted
+    from steps.training.adapters import add_adapter, trainable_parameters
+    from steps.training.models import (
+        load_model,
+        load_tokenizer,
+        pick_device,
+        pick_dtype,
+        resolve_base,
+    )
+    from steps.training.trainer import ModelTrainer
+
+    quieten_handlers()
+    training = loaded.training
+    stored = fetch_dataset(run.client, dataset, run.scratch)
+    parts = key_parts("finetune", training, {"dataset": stored.digest})
+    sections = training.scientific_data.sections
+    train_papers = read_papers(stored.folder, "train", sections)
+    validation_papers = read_papers(stored.folder, "validation", sections)
+
+    base = resolve_base(training.model)
+    device = pick_device(training.hardware.device)
+    dtype = pick_dtype(training.hardware, device)
+    torch.manual_seed(training.hyperparameters.seed)
+    tokenizer = load_tokenizer(base.folder)
+    model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
+    model = add_adapter(model, training.qlora, base.objective)
+    description = describe(training, base, dtype)
+
+    run.tag(
+        dataset_digest=stored.digest,
+        dataset_run=stored.run_id,
+        base_model=base.name,
+        base_source=base.source,
+        base_revision=base.revision,
+        base_sha256=base.sha256,
+        base_note=base.note,
+        objective=base.objective,
+        method=training.qlora.resolved_method,
+        trained_papers=str(len(train_papers)),
+    )
+    run.params(_params(loaded))
+    _log_config(run, loaded)
+    log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
+
+    trainer = ModelTrainer(
+        training,
+        model,
+        tokenizer,
+        train_papers,
+        validation_papers,
+        _checkpoint_root(loaded, run),
+        recorder=MlflowRecorder(run),
+        dtype=dtype,
+        facts={"dataset_digest": stored.digest, "run_id": run.id},
+    )
+    trainable = trainable_parameters(model)
+    rows = trainer.train_rows
+    say(f"base {base.name} ({base.note or base.source}), {device}, {description['dtype']}")
+    say(f"method {training.qlora.resolved_method}: {trainable:,} trainable parameters")
+    say(f"training on {len(train_papers)} papers: {rows.tokens:,} tokens in {len(rows)} rows")
+    run.metrics({"train/trainable_parameters": trainable, "train/tokens_per_epoch": rows.tokens})
+
+    started = time.monotonic()
+    trainer.train()
+    seconds = time.monotonic() - started
+    run.metrics(
+        {
+            "train/seconds": seconds,
+            "train/mean_tokens_per_second": trainer.tokens_seen / seconds,
+            "train/steps": trainer.state.global_step,
+        }
+    )
+
+    adapter = run.scratch / "adapter"
+    adapted = AdaptedModel(model, tokenizer, base.objective, dtype, device, description)
+    save_adapted(adapter, model, tokenizer, description, adapted)
+    run.artifact(adapter)
+    # The check loads the model a second time, in another process: make room first.
+    del trainer, model, adapted
+    _free_memory(device)
+    say("checking the stored model in a fresh process")
+    version = register(run, adapter, training, alias)
+    run.tag(model_version=version, **cache_tags(parts))
+    return version
+
+
+def _params(loaded: LoadedConfig) -> dict[str, Any]:
+    content = loaded.training.model_dump(mode="json")
+    params: dict[str, Any] = {}
+    for section in LOGGED_SECTIONS:
+        params.update(flatten(section, content[section]))
+    return params
+
+
+def _log_config(run: "StepRun", loaded: LoadedConfig) -> None:
+    file = run.scratch / "config.yaml"
+    file.write_text(resolved_yaml(loaded.training), encoding="utf-8")
+    run.artifact(file)
+
+
+def _checkpoint_root(loaded: LoadedConfig, run: "StepRun") -> Path:
+    output = loaded.training.output.output_dir
+    return (Path(output) if output else run.scratch / "training") / run.id
+
+
+def _free_memory(device: str) -> None:
+    import gc
+
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

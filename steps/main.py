@@ -1,0 +1,256 @@
+"""The whole pipeline: preprocess, finetune each variant, evaluate, compare, prune.
+
+    mlflow run . --env-manager uv
+    python -m steps.main --config configs/demo.yaml
+
+Each step is an MLflow run of its own, nested under this one. A step whose cache key is
+found among the finished runs is not started again; the reason for a new start is printed.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from steps.cli import say, show_notices, step_command
+from steps.config import PROJECT_ROOT, LoadedConfig, load_config
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from steps.tracking.registry import Side
+    from steps.tracking.runs import StepRun
+
+# glibc's defaults give memory back to the system after each training step and fault it in
+# again; these keep it (measured on the CPU, see benchmarks/RESULTS.md). Other allocators
+# ignore the variable.
+GLIBC_TUNABLES = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
+    ":glibc.malloc.trim_threshold=4294967296"
+)
+
+
+class StepFailed(Exception):
+    """A step ended badly: what it said, and its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass
+class Pipeline:
+    """One pass over the steps.
+
+    Attributes:
+        run: The parent run.
+        loaded: The configuration.
+        reused: Names of the steps that were not started again.
+        started: Names of those that were.
+    """
+
+    run: "StepRun"
+    loaded: LoadedConfig
+    reused: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+    def step(
+        self,
+        step: str,
+        name: str,
+        inputs: Mapping[str, str],
+        parameters: Mapping[str, str],
+        loaded: LoadedConfig | None = None,
+    ) -> "Run":
+        """Use a step's earlier result, or start it and wait.
+
+        Args:
+            step: Entry point.
+            name: What to call this pass of it.
+            inputs: Digests that its result depends on.
+            parameters: Its parameters besides `config` and `overrides`.
+            loaded: Its configuration, where it is not the pipeline's.
+
+        Raises:
+            StepFailed: It ended with another exit code than 0.
+        """
+        from steps.tracking.reuse import find_reusable, key_parts
+
+        settings = loaded or self.loaded
+        parts = key_parts(step, settings.training, inputs)
+        found, reason = find_reusable(self.run.client, self.run.experiment_id, step, parts)
+        if found is not None:
+            say(click.style(f"reused  {name}", fg="green") + f" (run {found.info.run_id})")
+            self.reused.append(name)
+            return found
+        return self.start(step, name, parameters, reason, settings)
+
+    def start(
+        self,
+        step: str,
+        name: str,
+        parameters: Mapping[str, str],
+        reason: str,
+        settings: LoadedConfig | None = None,
+    ) -> "Run":
+        """Start a step as a nested MLflow project run, and wait for it."""
+        import mlflow
+        from mlflow.exceptions import ExecutionException
+
+        say(click.style(f"running {name}", bold=True) + f" ({reason})")
+        self.started.append(name)
+        settings = settings or self.loaded
+        given = {"config": str(settings.path.resolve()), "overrides": settings.overrides}
+        try:
+            submitted = mlflow.projects.run(
+                uri=str(PROJECT_ROOT),
+                entry_point=step,
+                parameters={**given, **parameters},
+                experiment_id=self.run.experiment_id,
+                env_manager="local",
+                run_name=name,
+            )
+        except ExecutionException as error:
+            raise self._failure(name, str(error)) from None
+        return self.run.client.get_run(submitted.run_id)
+
+    def _failure(self, name: str, message: str) -> StepFailed:
+        match = re.search(r"ID '(\w+)'", message)
+        if match is None:
+            return StepFailed(f"{name} failed: {message}", 1)
+        tags = self.run.client.get_run(match[1]).data.tags
+        said = tags.get("forge.error", "it ended without a word; see its log")
+        return StepFailed(
+            f"{name} failed (run {match[1]}): {said}", int(tags.get("forge.exit_code", "1"))
+        )
+
+
+@click.command()
+@step_command
+def main(config_path: str, overrides: str, verbose: bool) -> None:
+    """Run all steps in order, reusing what has not changed."""
+    loaded = load_config(config_path, overrides)
+    show_notices(loaded.notices)
+    os.environ.setdefault("GLIBC_TUNABLES", GLIBC_TUNABLES)
+    if verbose:
+        os.environ["FORGE_VERBOSE"] = "1"
+
+    from steps.tracking.runs import step_run
+
+    try:
+        with step_run("main", loaded.training, verbose=verbose) as run:
+            run_pipeline(Pipeline(run, loaded))
+    except StepFailed as error:
+        click.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(error.exit_code)
+
+
+def run_pipeline(pipeline: Pipeline) -> None:
+    """The steps in order, each handing on run ids and version URIs."""
+    import mlflow
+
+    from steps.preprocess import find_papers
+    from steps.tracking.registry import Side, resolve_side
+    from steps.tracking.reuse import digest_of_files
+
+    started = time.monotonic()
+    run, loaded, training = pipeline.run, pipeline.loaded, pipeline.loaded.training
+
+    papers = find_papers(training.scientific_data.data_file, run.scratch / "input")
+    prepared = pipeline.step("preprocess", "preprocess", {"papers": digest_of_files(papers)}, {})
+    digest = prepared.data.tags["forge.dataset_digest"]
+    dataset = prepared.info.run_id
+
+    trained: dict[str, Run] = {}
+    sides: dict[str, Side] = {}
+    for variant in training.variants:
+        overlaid = load_config(loaded.path, loaded.variant_overrides(variant))
+        trained[variant] = pipeline.step(
+            "finetune",
+            f"finetune {variant}",
+            {"dataset": digest},
+            {"dataset": dataset},
+            overlaid,
+        )
+        version = trained[variant].data.tags["forge.model_version"]
+        sides[variant] = resolve_side(run.client, version, training)
+
+    base = Side("base", None, None)
+    measured = {"base": _evaluate(pipeline, base, "base", dataset, digest)}
+    for variant, side in sides.items():
+        measured[variant] = _evaluate(pipeline, side, variant, dataset, digest)
+
+    compared = _compare(pipeline, sides, digest)
+    _prune(pipeline, trained)
+
+    from steps.reports.summary_table import show_summary
+
+    show_summary(
+        run, training, trained, measured, _decision(run, compared), mlflow.get_tracking_uri()
+    )
+    run.metrics({"pipeline/seconds": time.monotonic() - started})
+    if pipeline.reused:
+        say(f"reused: {', '.join(pipeline.reused)}")
+    if not pipeline.started:
+        say("nothing had changed: every step was reused")
+    say(f"pipeline finished in {time.monotonic() - started:.0f} s")
+
+
+def _evaluate(pipeline: Pipeline, side: "Side", name: str, dataset: str, digest: str) -> "Run":
+    from steps.evaluate import evaluation_inputs
+
+    inputs = evaluation_inputs(pipeline.loaded.training, side, digest, "test")
+    return pipeline.step(
+        "evaluate", f"evaluate {name}", inputs, {"model": side.uri, "dataset": dataset}
+    )
+
+
+def _decision(run: "StepRun", compared: "Run") -> dict[str, Any]:
+    import mlflow
+
+    file = mlflow.artifacts.download_artifacts(
+        run_id=compared.info.run_id, artifact_path="decision.json", dst_path=str(run.scratch)
+    )
+    content = json.loads(Path(file).read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "Run":
+    """Compare the new versions with the champion, unless the same was decided and still stands."""
+    from steps.ab_compare import comparison_inputs
+    from steps.tracking.promotion import alias_state
+    from steps.tracking.reuse import find_reusable, key_parts
+
+    run, training = pipeline.run, pipeline.loaded.training
+    champion = alias_state(run.client, training.mlflow.registered_model_name).get("champion", "")
+    contenders = list(sides.values())
+    parts = key_parts("ab_compare", training, comparison_inputs(contenders, digest, True))
+    found, reason = find_reusable(run.client, run.experiment_id, "ab_compare", parts)
+    if found is not None:
+        if found.data.tags.get("forge.champion_after", "") == champion:
+            say(click.style("reused  ab_compare", fg="green") + f" (run {found.info.run_id})")
+            pipeline.reused.append("ab_compare")
+            return found
+        reason = "the champion has been moved since"
+    # A champion cannot challenge itself: the others challenge it.
+    challengers = ",".join(side.uri for side in contenders if side.uri != champion)
+    parameters = {"challenger": challengers, "champion": champion or "base"}
+    return pipeline.start("ab_compare", "ab_compare", parameters, reason)
+
+
+def _prune(pipeline: Pipeline, trained: "dict[str, Run]") -> None:
+    """Plan which checkpoints could go; nothing is deleted without `apply=true`."""
+    inputs = {"runs": ",".join(sorted(run.info.run_id for run in trained.values()))}
+    pipeline.step("prune_checkpoints", "prune_checkpoints", inputs, {})
+
+
+if __name__ == "__main__":
+    main()

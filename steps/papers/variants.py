@@ -1,0 +1,407 @@
+"""Sequence variants in the text of a paper: c.35delG, V600E, C677T, rs7903146, 17p13.1.
+
+The grammar follows the HGVS nomenclature (https://hgvs-nomenclature.org) and adds the
+older free-text forms that papers still use: IVS2+1G>A, 1691G>A, delF508, Arg506 to Gln,
+"C-->T transition at nucleotide 3916".
+
+    find_variants("The BRAF V600E (c.1799T>A) mutation")
+    -> V600E (protein_substitution), c.1799T>A (hgvs_coding)
+
+The patterns are put together from a few small parts. Every repetition in them is bounded, so
+the work at one character of the text is bounded too and the whole scan is linear in the
+length of the text, whatever the text. Each pattern names literals that any match of it
+must hold, and is skipped where the text holds none of them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import regex
+
+VariantKind = Literal[
+    "hgvs_coding",
+    "hgvs_protein",
+    "hgvs_genomic",
+    "protein_substitution",
+    "nucleotide_substitution",
+    "rsid",
+    "indel",
+    "cytoband",
+]
+
+
+@dataclass(frozen=True)
+class VariantMention:
+    """One variant named in a text.
+
+    Attributes:
+        start: First character, counted from 0.
+        end: One past the last character.
+        kind: Which notation the variant is written in. `hgvs_genomic` covers the
+            reference types g., m., n., o. and r.; `indel` covers deletions, insertions,
+            duplications and frameshifts without an HGVS prefix.
+        surface: The mention as it stands, `text[start:end]`.
+    """
+
+    start: int
+    end: int
+    kind: VariantKind
+    surface: str
+
+
+# --- parts of the grammar -------------------------------------------------------------
+
+NUCLEOTIDE = r"[ACGTU]"
+RESIDUE = r"[ACDEFGHIKLMNPQRSTVWY]"  # the twenty one-letter codes
+RESIDUE_OR_STOP = r"(?:[ACDEFGHIKLMNPQRSTVWYX]|\*)"
+_THREE_LETTER_CODES = (
+    "Ala Arg Asn Asp Cys Gln Glu Gly His Ile Leu Lys Met Phe Pro Ser Thr Trp Tyr Val"
+)
+# Val, VAL and slips such as GLn, but not the words "his" and "met".
+RESIDUE3 = (
+    "(?:" + "|".join(f"{code[0]}(?i:{code[1:]})" for code in _THREE_LETTER_CODES.split()) + ")"
+)
+_AMINO_ACIDS = (
+    "alanine arginine asparagine cysteine glutamine glycine histidine isoleucine leucine lysine "
+    "methionine phenylalanine proline serine threonine tryptophan tyrosine valine"
+)
+RESIDUE_NAME = (
+    "(?:" + "|".join(_AMINO_ACIDS.split()) + r"|aspart(?:ate|ic\sacid)|glutam(?:ate|ic\sacid))"
+)
+STOP3 = r"(?:Ter|TER|Stop|STOP|stop|term|X|\*)"
+RESIDUE3_OR_STOP = f"(?:{RESIDUE3}|{STOP3})"
+ANY_RESIDUE = f"(?:{RESIDUE3}|{RESIDUE})"
+
+MINUS = r"[-\u2010\u2011\u2012\u2013\u2212]"  # hyphens, en dash, minus sign
+UP_TO = r"[-_\u2010\u2011\u2012\u2013\u2212]"  # between the ends of a range
+SIGN = rf"(?:\+|{MINUS})"
+ARROW = rf"\s?(?:{MINUS}{{1,4}}\s?>|{MINUS}{{3,4}}|=?>|\u2192|\u2794|\u2b62)\s?"
+SLASH_OR_ARROW = rf"(?:{ARROW}|\s?/\s?)"
+
+NUMBER = r"\d{1,9}"  # the longest chromosome has 249 million bases
+INTRON = r"(?:IVS|ivs)[\s-]?(?:\d{1,3}|[IVX]{1,5})[a-z]?"
+# Exonic 1799, intronic 357-3 and 33 + 2, untranslated -13 and *12, and IVS3+1.
+OFFSET = rf"(?:\s?{SIGN}\s?(?:{NUMBER}|\?))"
+POSITION = rf"(?:{INTRON}{OFFSET}?|ORF\d{{1,3}}{OFFSET}|(?:{SIGN}\s?|\*)?{NUMBER}{OFFSET}?)"
+PLAIN_POSITION = rf"(?:{INTRON}{OFFSET}|{SIGN}?{NUMBER}(?:\s?{SIGN}\s?{NUMBER})?)"
+RANGE = rf"{POSITION}(?:\s?(?:_|{MINUS}|\bto\b)\s?{POSITION})?"
+PLAIN_RANGE = rf"{PLAIN_POSITION}(?:\s?(?:_|{MINUS}|\bto\b)\s?{PLAIN_POSITION})?"
+
+# A word or a number must not go on across the edge of a mention.
+BEFORE = r"(?<![\w.])"
+AFTER = r"(?![\w])"
+# A signed position may be glued to the gene (TNF-308G/A), a bare number may not.
+BEFORE_POSITION = (
+    rf"(?<!\d[,.])(?:(?<![\w.>])|(?<=[A-Z]\d{{0,2}})(?={SIGN}\d{{2}})|(?<=[a-z])(?=\+\d{{2}}))"
+)
+
+# What is deleted, inserted or duplicated: delTT, del28, ins(GCG), del 8 bp, delexon3
+LENGTH = r"\d{1,5}(?:\s?(?:bp|kb|nts?|base pairs?))?"
+SEQUENCE = rf"{NUCLEOTIDE}{{1,60}}(?!(?!ins)[A-Za-z])"
+INDEL_WORD = r"(?:delins|deletion|insertion|duplication|indel|del|ins|dup|inv|con)"
+INDEL_OBJECT = rf"(?:{SEQUENCE}|\({NUCLEOTIDE}{{1,60}}\)|{LENGTH})"
+_FRAMESHIFT_END = r"(?:\*|X|Ter|ter|stop)\s?(?:\d{1,4}|\?)?"
+FRAMESHIFT = (
+    rf"(?:fs|FS)(?:[\s-]?(?:\({_FRAMESHIFT_END}\)|{_FRAMESHIFT_END})|/\d{{1,4}}|\d{{1,4}})?"
+)
+
+# --- HGVS ------------------------------------------------------------------------------
+
+_DNA_CHANGE = (
+    rf"(?:{RANGE}\s?[ACGTUacgtu]{{1,30}}{SLASH_OR_ARROW}[ACGTUacgtu]{{1,30}}"  # c.1799T>A
+    rf"|{NUCLEOTIDE}{POSITION}{NUCLEOTIDE}(?![A-Za-z])"  # c.G1714C
+    rf"|{RANGE}\s?{INDEL_WORD}(?:\s?{INDEL_OBJECT})?(?:\s?ins\s?{INDEL_OBJECT})?"
+    rf"|{INDEL_WORD}\s?{RANGE}(?:{NUCLEOTIDE}{{1,30}})?"
+    rf"|{RANGE}[ACGT]{{1,30}}(?:\[\d{{1,3}}\]|\(\d{{1,3}}\)))"  # repeats: c.52GCA[12]
+)
+_ANY_DNA_CHANGE = rf"(?:\({_DNA_CHANGE}\)|\[{_DNA_CHANGE}\]|{_DNA_CHANGE})"
+HGVS_CODING = rf"{BEFORE}c\.\s?{_ANY_DNA_CHANGE}"
+HGVS_GENOMIC = rf"{BEFORE}[gmnor]\.\s?{_ANY_DNA_CHANGE}"
+
+_PROTEIN_CHANGE = (
+    rf"(?:{RESIDUE3}{NUMBER}(?:{UP_TO}{RESIDUE3}?{NUMBER})?"
+    rf"|{RESIDUE_OR_STOP}{NUMBER}(?:{UP_TO}{RESIDUE}?{NUMBER})?)"
+)
+_PROTEIN_RESULT = (
+    rf"(?:\s?{INDEL_WORD}(?:\s?{RESIDUE3}{{1,10}}|\s?{RESIDUE}{{1,20}}(?![a-z])|\d{{1,4}})?"
+    rf"|{FRAMESHIFT}"
+    rf"|(?:{RESIDUE3_OR_STOP}|{RESIDUE_OR_STOP})(?:{FRAMESHIFT}|ext[*\w-]{{1,12}})?"
+    rf"|=|\?)"
+)
+HGVS_PROTEIN = (
+    rf"{BEFORE}p\.\s?(?:\({_PROTEIN_CHANGE}{_PROTEIN_RESULT}\)"
+    rf"|\[?{_PROTEIN_CHANGE}{_PROTEIN_RESULT}(?![A-Za-z0-9]))"
+)
+
+# --- free text: nucleotides ------------------------------------------------------------
+
+_SWAP = rf"{NUCLEOTIDE}{{1,20}}{ARROW}{NUCLEOTIDE}{{1,20}}"
+_CHANGE = rf"(?:\({_SWAP}\)|{_SWAP})"
+_EVENT = (
+    r"(?:point\s)?(?:transition|transversion|substitution|change|mutation|exchange|replacement"
+    r"|polymorphism|variant)"
+)
+_UNIT = (
+    r"(?:c?DNA\s|mRNA\s)?(?:nucleotides?|nt|np|bases?(?:\spair)?|bp|positions?|codons?|residues?)"
+)
+_PLACE = (
+    rf"(?:at|in|of|on|from)\s(?:the\s)?"
+    rf"(?:{_UNIT}(?:\s(?:positions?|number|no\.))?\s(?:[cgm]\.)?{PLAIN_POSITION}"
+    rf"|{PLAIN_POSITION}\s(?:position|nucleotide|base))"
+)
+# "C-->T transition at nucleotide 3916", "(G --> C) substitution at position 1201"
+SUBSTITUTION_PHRASE = rf"(?<![\w/]){_CHANGE}\s(?:{_EVENT}\s)?{_PLACE}{AFTER}"
+_ALLELES = rf"{NUCLEOTIDE}{{1,12}}{SLASH_OR_ARROW}{NUCLEOTIDE}{{1,12}}"
+# "-1001C/T", "1493A>T", "IVSI-5 (G-->C)", "-924, A/G", "825 + 1 G-->C", "962 G-A"
+POSITION_FIRST = (
+    rf"{BEFORE_POSITION}{PLAIN_POSITION}"
+    rf"(?:\s?,?\s?-?{_ALLELES}(?![A-Za-z/])|\s?[acgt]{ARROW}[acgt](?![A-Za-z/])"
+    rf"|\s?{NUCLEOTIDE}\sto\s{NUCLEOTIDE}(?![\w/-])|\s?\({_ALLELES}\)|\s(?!A-T){NUCLEOTIDE}{MINUS}{NUCLEOTIDE}(?![\w-]))"
+)
+# "C677T", "G-395A", "C(-260)T", "T-1131C", "CAC(3543)TAC"
+FLANKED_POSITION = (
+    rf"(?<![\w.]){NUCLEOTIDE}(?:{SIGN}?\d{{2,6}}|\s?\(\s?{SIGN}?{NUMBER}\s?\)\s?"
+    rf"|{NUMBER}{SIGN}{NUMBER}){NUCLEOTIDE}(?![\w])"
+    rf"|(?<![\w.]){NUCLEOTIDE}{{3}}\({NUMBER}\){NUCLEOTIDE}{{3}}(?![\w])"
+)
+# "IVS9 + 217T", "IVS2-2A", "IVS12nt1"
+INTRON_ALLELE = rf"{BEFORE}{INTRON}(?:{OFFSET}\s?{NUCLEOTIDE}|\s?nt\s?{SIGN}?{NUMBER})(?![\w])"
+# "G-->A", "C>T", "GAG-->GAA"
+BARE_CHANGE = rf"(?<![\w/>.-]){NUCLEOTIDE}{{1,12}}{ARROW}{NUCLEOTIDE}{{1,12}}(?![\w/>])"
+# "C/T": alleles only beside a word that says so, for A/T is also an antigen, a ratio, a column.
+_ALLELE_PAIR = rf"{NUCLEOTIDE}\s?/\s?{NUCLEOTIDE}(?![\w/-])"
+SNP_ALLELES = (
+    rf"(?<=\brs\d{{3,10}}\s?[,;:(]{{0,2}}\s?){_ALLELE_PAIR}"
+    rf"|(?<![\w/-]){_ALLELE_PAIR}(?=\)?\s(?:single|SNPs?|polymorphi|transition|transversion|substitution"
+    rf"|variant|mutation|in\s(?:exon|intron|the\s)))"
+)
+
+# --- free text: proteins ---------------------------------------------------------------
+
+# "Val600Glu", "Arg 1306 Trp", "Glu 272 to stop", "Arg(506)Gln", "Ser-326-Cys", "Gly12-->Asp"
+THREE_LETTER_SUBSTITUTION = (
+    rf"(?<![A-Za-z0-9.]){RESIDUE3}(?:\s|{MINUS}|\()?\d{{1,5}}\)?"
+    rf"(?:{ARROW}|\s?/\s?|\sto\s|\s|{MINUS})?{RESIDUE3_OR_STOP}(?![A-Za-z0-9])"
+)
+# "arginine 150 proline"
+RESIDUE_NAME_SUBSTITUTION = (
+    rf"(?<![A-Za-z]){RESIDUE_NAME}[\s-]?\d{{1,5}}"
+    rf"(?:\sto\s|{ARROW}|[\s-])?{RESIDUE_NAME}(?![A-Za-z])"
+)
+# "Arg-->Leu"
+BARE_RESIDUE_CHANGE = rf"(?<![A-Za-z0-9]){RESIDUE3}{ARROW}{RESIDUE3_OR_STOP}(?![A-Za-z0-9])"
+# "Asn --> Ser substitution at codon 127", "Arg to Trp at position 64"
+RESIDUE_CHANGE_PHRASE = (
+    rf"(?<![A-Za-z0-9]){RESIDUE3}(?:{ARROW}|\sto\s|/){RESIDUE3_OR_STOP}"
+    rf"\s(?:{_EVENT}\s)?(?:at|in|of)\s(?:the\s)?"
+    rf"(?:amino\sacid\s|codons?\s|residues?\s|positions?\s){{1,2}}\d{{1,5}}(?![\w])"
+)
+# "codon 12 GGT-->GAT", "codon 72 Arg/Pro"
+CODON_CHANGE = (
+    rf"{BEFORE}codon\s(?:\(CD\)\s?)?\d{{1,5}}\s?\(?(?:{NUCLEOTIDE}{{1,3}}{SLASH_OR_ARROW}"
+    rf"{NUCLEOTIDE}{{1,3}}|{RESIDUE3}{SLASH_OR_ARROW}{RESIDUE3_OR_STOP})(?![A-Za-z])"
+)
+# "V600E", "R238X", and glued to the gene: "BRAFV600E", "JAK2V617F"
+# What stands before the residue is looked at after it: capitals are rarer than places.
+ONE_LETTER_SUBSTITUTION = (
+    rf"{RESIDUE}(?=[1-9]\d)"
+    rf"(?:(?<![\w.*].)|(?<=[a-z].)(?=\d{{3}})|(?<=(?<![\w-])[A-Z][A-Z0-9]{{2,7}}.))"
+    rf"\d{{2,5}}(?:{RESIDUE}|X|\*|stop|STOP|Ter|ter)(?![\w])"
+)
+# "P10-->R", and "R-4Q" in a signal peptide
+ONE_LETTER_ARROW = rf"(?<![\w.*]){RESIDUE}\s?[1-9]\d{{0,4}}\s?{ARROW}(?:{RESIDUE}|X|stop)(?![\w])"
+SIGNAL_PEPTIDE_SUBSTITUTION = rf"(?<![\w.-]){RESIDUE}-[1-9]\d?{RESIDUE}(?![\w-])"
+# A position of one digit looks like many other things, so it needs a word beside it, unless
+# it is the start codon.
+START_SUBSTITUTION = (
+    rf"(?<![\w.-])M1[VTKILR](?![\w-])|(?<![\w.-]){RESIDUE}[1-9]{RESIDUE_OR_STOP}(?![\w-])"
+    rf"(?=\s(?:mutations?|mutants?|substitutions?|variants?|polymorphisms?)\b)"
+)
+
+# --- free text: deletions, insertions, duplications, frameshifts ------------------------
+
+# "899dupC", "1067 del A", "904-906delGAG", "IVS4+2delT", "499-13 Delta-14 bp indel TGA"
+POSITION_INDEL = (
+    rf"{BEFORE_POSITION}{PLAIN_RANGE}"
+    rf"(?:\s?(?:delins|indel|del|ins|dup|inv)(?:\s?/?\s?{INDEL_OBJECT})?(?:\s?ins\s?{INDEL_OBJECT})?"
+    rf"|,?\s?(?:deletion|insertion|duplication)\s?/\s?{INDEL_OBJECT}"
+    rf"|\s(?:deletion|insertion|duplication)\s(?:of\s)?[ACGT]{{1,30}}(?!\w))(?![A-Za-z])"
+)
+DELTA_INDEL = rf"(?<![\w.]){PLAIN_RANGE}\s(?:Delta|\u0394)-?\d{{1,4}}\sbp(?:\sindel\s{SEQUENCE})?"
+# "delTTCA", "del642T", "dup24bp", "delF508", "del-(439-443)", "insAGT"
+INDEL_FIRST = (
+    rf"(?<![\w.])(?:del|ins|dup|Del|Ins|Dup)[\s-]?"
+    rf"(?:{NUCLEOTIDE}{{1,40}}(?![\w])|\({NUCLEOTIDE}{{1,40}}\)|\(\d{{1,5}}{MINUS}\d{{1,5}}\)"
+    rf"|\d{{1,5}}\s?bp\b|{ANY_RESIDUE}\d{{2,5}}(?![\w])|\d{{1,6}}(?:{UP_TO}\d{{1,6}})?"
+    rf"{NUCLEOTIDE}{{1,20}}(?![\w]))"
+)
+# "F471del", "Ile262fs", "R58fsX12", "Leu747_Pro753delinsSer", "E746-A750del"
+RESIDUE_INDEL = (
+    rf"(?<![A-Za-z0-9.]){ANY_RESIDUE}{NUMBER}(?:{UP_TO}{ANY_RESIDUE}?{NUMBER})?"
+    rf"(?:\s?{ANY_RESIDUE}?{FRAMESHIFT}"
+    rf"|\s?(?:delins|del|ins|dup)(?:{RESIDUE3}{{1,8}}|{RESIDUE}{{1,20}})?)(?![A-Za-z0-9])"
+)
+# "DeltaF508", "deltaF508", "CCR5Delta32"
+DELTA = (
+    rf"(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?"
+    rf"(?:{RESIDUE}\d{{2,5}}|{RESIDUE3}\d{{2,5}}|\d{{2,4}}(?:\s?bp)?)(?![\w])(?!\s?desaturase)"
+    rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206){RESIDUE}?\d{{2,4}}(?![\w])"
+)
+# "AGCTCC/-": an allele that is missing
+MISSING_ALLELE = (
+    rf"(?<![\w/-])(?:{NUCLEOTIDE}{{1,40}}\s?/\s?{MINUS}(?![\w-])"
+    rf"|{MINUS}/{NUCLEOTIDE}{{1,40}}(?![\w/]))"
+)
+
+# --- identifiers and places --------------------------------------------------------------
+
+RSID = r"(?<![A-Za-z0-9])rs\s?#?\d{3,10}(?!\d)(?![A-Za-z])"
+_CHROMOSOME = r"(?:[1-9]|1\d|2[0-2]|X|Y)"
+_BAND = r"[1-4]\d?(?:\.\d{1,3})?"
+_BEFORE_ARM = r"\b(?:chromosomes?\s|arms?\s|LOH\s(?:at|on|of)\s|loss\sof\s|gain\sof\s|del\(|[pq]/)"
+CYTOBAND = (
+    rf"(?<![\w.\-/]){_CHROMOSOME}(?:[pq]{_BAND}(?:\s?{MINUS}\s?(?:[pq]?{_BAND}|[pq]?ter|cen))?|[pq](?:ter|cen))"
+    rf"(?![\w])(?!\.\d)"
+)
+# A whole arm, "16q", needs a word beside it.
+CHROMOSOME_ARM = (
+    rf"(?<![\w.\-]){_CHROMOSOME}[pq](?![\w])(?:(?<={_BEFORE_ARM}..)|(?<={_BEFORE_ARM}...)"
+    rf"|(?=/1?\d[pq]|\s(?:co-?deletion|deletion|loss|gain|arm|LOH|amplification)))"
+)
+
+# --- what looks like V600E and is none ---------------------------------------------------
+
+# Cell lines, strains, media, histones, fatty acids and gene names that look like V600E.
+_LOOKALIKES = """
+T47D T-47D T98G T-98G T24T C33A C-33A H295R L5178Y S288C W303A M059K M059J A375P A375M A431D
+C127I F12K S100A S100B S100P H37R C57B F344N A549R P388D U251N M21L F11R F13A F13B C18H C16H C12E
+"""
+NOT_VARIANTS = frozenset(_LOOKALIKES.split())
+# A genotype (Met326Met, C677C) names no change.
+UNCHANGED = regex.compile(rf"({RESIDUE3}|[A-Z])\W?\d{{1,6}}\W?\1")
+
+# C677T is a nucleotide change or the mutant Cys677Thr: the letters do not tell. G20210A can only
+# be the former, for hardly a protein is that long.
+EITHER_KIND = regex.compile(r"[ACGT]\d{2,4}[ACGT]")
+BETWEEN_LIST_ITEMS = regex.compile(r"\s?(?:[,/;]\s?(?:and\s|or\s)?|(?:and|or|plus)\s)")
+PROTEIN_WORD_AFTER = regex.compile(
+    r"\s(?:and\s\S{1,12}\s)?(?:double\s)?(?:mutants?|proteins?|enzymes?|amino acid|residue)\b"
+)
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """One notation.
+
+    Attributes:
+        kind: The kind of what it matches.
+        hint: A cheap pattern that any text with a match holds; without it the text is skipped.
+        regex: The notation itself.
+    """
+
+    kind: VariantKind
+    hint: regex.Pattern[str]
+    regex: regex.Pattern[str]
+
+
+def _pattern(kind: VariantKind, notation: str, hint: str) -> _Pattern:
+    return _Pattern(kind, regex.compile(hint), regex.compile(notation))
+
+
+_ARROW_HINT = r"[>\u2192\u2794\u2b62]|--"
+
+_PATTERNS = (
+    _pattern("hgvs_coding", HGVS_CODING, r"c\."),
+    _pattern("hgvs_protein", HGVS_PROTEIN, r"p\."),
+    _pattern("hgvs_genomic", HGVS_GENOMIC, r"[gmnor]\.\s?\(?[\dIO*+-]"),
+    _pattern("rsid", RSID, r"rs\s?#?\d"),
+    _pattern("nucleotide_substitution", SUBSTITUTION_PHRASE, _ARROW_HINT),
+    _pattern(
+        "nucleotide_substitution",
+        POSITION_FIRST,
+        r"\d\s?[,(-]{0,2}\s?[(-]?[ACGTUacgtu]{1,12}(?:\s?[/=>\u2010-\u2b62-]|\sto\s)",
+    ),
+    _pattern("nucleotide_substitution", FLANKED_POSITION, r"\d\s?\)?\s?[ACGTU]"),
+    _pattern("nucleotide_substitution", INTRON_ALLELE, r"IVS|ivs"),
+    _pattern("nucleotide_substitution", BARE_CHANGE, _ARROW_HINT),
+    _pattern("nucleotide_substitution", SNP_ALLELES, r"[ACGTU]\s?/\s?[ACGTU]"),
+    _pattern("nucleotide_substitution", CODON_CHANGE, r"codon\s"),
+    _pattern("protein_substitution", THREE_LETTER_SUBSTITUTION, r"[A-Z][A-Za-z]{2}[^A-Za-z]?\(?\d"),
+    _pattern(
+        "protein_substitution",
+        RESIDUE_CHANGE_PHRASE,
+        r"(?:[A-Z][A-Za-z]{2})(?:\s?[-=>/\u2192]|\sto\s)",
+    ),
+    _pattern("protein_substitution", ONE_LETTER_SUBSTITUTION, r"[A-Z]\d\d"),
+    _pattern("protein_substitution", ONE_LETTER_ARROW, _ARROW_HINT),
+    _pattern("protein_substitution", BARE_RESIDUE_CHANGE, _ARROW_HINT),
+    _pattern("protein_substitution", RESIDUE_NAME_SUBSTITUTION, r"(?:ine|ate|acid)[\s-]?\d"),
+    _pattern("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, r"[A-Z]-\d"),
+    _pattern("protein_substitution", START_SUBSTITUTION, r"[A-Z]\d[A-Z*]"),
+    _pattern("indel", POSITION_INDEL, r"\d\s?,?\s?(?:indel|del|ins|dup|inv)"),
+    _pattern("indel", DELTA_INDEL, r"Delta|\u0394"),
+    _pattern("indel", INDEL_FIRST, r"(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[\d(A-Z]"),
+    _pattern("indel", RESIDUE_INDEL, r"\d\s?[A-Za-z]{0,3}(?:del|ins|dup|fs|FS)"),
+    _pattern("indel", DELTA, r"elta|[\u0394\u2206]"),
+    _pattern("indel", MISSING_ALLELE, r"/\s?[-\u2010-\u2212]|[-\u2010-\u2212]/"),
+    _pattern("cytoband", CYTOBAND, r"[\dXY][pq](?:\d|ter|cen)"),
+    _pattern("cytoband", CHROMOSOME_ARM, r"[\dXY][pq]\b"),
+)
+
+
+def find_variants(text: str) -> list[VariantMention]:
+    """Find the sequence variants and cytobands named in a text.
+
+    Where two notations overlap the longer match wins, so "c.1799T>A" is one mention and
+    not also "1799T>A".
+
+    Args:
+        text: A title, an abstract or a section.
+
+    Returns:
+        Mentions in reading order; no two overlap.
+    """
+    found = [
+        VariantMention(match.start(), match.end(), pattern.kind, match.group())
+        for pattern in _PATTERNS
+        if pattern.hint.search(text)
+        for match in pattern.regex.finditer(text)
+        if match.group() not in NOT_VARIANTS and not UNCHANGED.fullmatch(match.group())
+    ]
+    return _settle_kinds(text, _keep_longest(found))
+
+
+def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
+    """Of matches that overlap keep the longest, and of equals the one found first."""
+    by_start = sorted(found, key=lambda mention: mention.start)
+    kept: list[VariantMention] = []
+    for mention in by_start:
+        if not kept or kept[-1].end <= mention.start:
+            kept.append(mention)
+        elif mention.end - mention.start > kept[-1].end - kept[-1].start:
+            kept[-1] = mention
+    return kept
+
+
+def _settle_kinds(text: str, mentions: list[VariantMention]) -> list[VariantMention]:
+    """Tell mutants such as G57T, in a list of mutants, from nucleotide changes such as G1691A."""
+    settled: list[VariantMention] = []
+    first = 0
+    while first < len(mentions):
+        last = first
+        while last + 1 < len(mentions) and BETWEEN_LIST_ITEMS.fullmatch(
+            text, mentions[last].end, mentions[last + 1].start
+        ):
+            last += 1
+        items = mentions[first : last + 1]
+        of_proteins = any(item.kind == "protein_substitution" for item in items) or (
+            PROTEIN_WORD_AFTER.match(text, items[-1].end) is not None
+        )
+        settled.extend(
+            replace(item, kind="protein_substitution")
+            if of_proteins and EITHER_KIND.fullmatch(item.surface)
+            else item
+            for item in items
+        )
+        first = last + 1
+    return settled

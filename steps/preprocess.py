@@ -1,0 +1,109 @@
+"""Step 1: papers in, clean dataset out.
+
+    mlflow run . -e preprocess -P papers=high_quality_papers.json
+    python -m steps.preprocess --papers high_quality_papers.json --config configs/training.yaml
+
+Leaves `dataset/` with `manifest.json`, `rejected.jsonl` and `report.html` in its run.
+"""
+
+from pathlib import Path
+
+import click
+
+from steps.cli import say, show_notices, step_command
+from steps.config import PROJECT_ROOT, ScientificData, load_config
+
+
+@click.command()
+@click.option(
+    "--papers", default="", help="File, folder, glob or artifact URI; empty: the config's."
+)
+@step_command
+def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
+    """Turn papers into a clean, leak-free, documented dataset."""
+    loaded = load_config(config_path, overrides)
+    training = loaded.training
+    show_notices(loaded.notices)
+    settings = training.scientific_data
+
+    from steps.tracking.datasets import log_dataset_input
+    from steps.tracking.reuse import cache_tags, digest_of_files, key_parts
+    from steps.tracking.runs import step_run
+
+    with step_run("preprocess", training, verbose=verbose) as run:
+        from steps.papers.pipeline import prepare_dataset
+        from steps.reports.preprocess_report import write_report
+
+        files = find_papers(papers or settings.data_file, run.scratch / "input")
+        parts = key_parts("preprocess", training, {"papers": digest_of_files(files)})
+        run.params(_params(settings, papers))
+
+        preparation = prepare_dataset(files, settings, run.scratch, _Progress())
+        write_report(preparation, run.scratch / "report.html")
+
+        manifest = preparation.manifest
+        run.artifact(run.scratch / "dataset")
+        run.artifact(run.scratch / "rejected.jsonl")
+        run.artifact(run.scratch / "report.html")
+        run.metrics(
+            {"papers/read": preparation.num_read, "papers/accepted": preparation.num_accepted}
+        )
+        run.metrics({f"papers/rejected/{r}": n for r, n in preparation.rejected.items()})
+        run.metrics({f"papers/{s}": facts["papers"] for s, facts in manifest["splits"].items()})
+        log_dataset_input(run.id, "papers", preparation.digest, context="output")
+        run.tag(dataset_digest=preparation.digest, **cache_tags(parts))
+
+        splits = ", ".join(f"{s} {f['papers']}" for s, f in manifest["splits"].items())
+        rejected = ", ".join(f"{n} {r}" for r, n in sorted(preparation.rejected.items())) or "none"
+        say(f"papers: {preparation.num_read} read, {preparation.num_accepted} accepted ({splits})")
+        say(f"rejected: {rejected} (see rejected.jsonl)")
+        say(f"dataset {preparation.digest[:19]}… in run {run.id}")
+
+
+def find_papers(location: str, scratch: Path) -> list[Path]:
+    """Find local paper files, or download those of an artifact URI.
+
+    Args:
+        location: A path, folder or glob (from the working folder, then the project), or a
+            URI that MLflow can read (`runs:/ID/path`, `mlflow-artifacts:/…`, `s3://…`).
+        scratch: Where a download goes.
+
+    Raises:
+        UserError: Nothing is there.
+    """
+    from steps.papers.records import resolve_inputs
+
+    if "://" in location or location.startswith(("runs:/", "mlflow-artifacts:/", "models:/")):
+        from steps.tracking.datasets import download
+
+        return resolve_inputs(str(download(location, scratch)))
+    in_project = PROJECT_ROOT / location
+    if not Path(location).expanduser().exists() and in_project.exists():
+        return resolve_inputs(str(in_project))
+    return resolve_inputs(location)
+
+
+def _params(settings: ScientificData, papers: str) -> dict[str, object]:
+    from steps.config import flatten
+
+    return {**dict(flatten("scientific_data", settings.model_dump(mode="json")))}
+
+
+class _Progress:
+    """A bar a stage."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc="papers", unit=" papers")
+
+    def __call__(self, stage: str, done: int) -> None:
+        self.bar.set_description(stage)
+        self.bar.n = done
+        self.bar.refresh()
+        if stage == "write":
+            self.bar.close()
+
+
+if __name__ == "__main__":
+    main()

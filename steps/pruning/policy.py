@@ -1,0 +1,585 @@
+"""Which checkpoints stay, which go, and why: a plan first, then its execution.
+
+    journal = Journal(path)
+    pending = journal.pending()
+    verdicts = plan_pruning(records, config.pruning, now, protections, pending)
+    actions = actions_to_take(verdicts, protections, pending)
+    carry_out(actions, journal, perform)
+
+Nothing here knows where checkpoints are stored: the caller describes them in records, and
+`perform` removes the bytes. The plan is made in three stages:
+
+1. What is protected stays as it is: checkpoints of other experiments, pinned ones, those that a
+   registered version or alias points at, those being written or needed by a living run, and
+   the newest resumable one of each run that has not finished.
+2. Of the rest, run by run, what a rule names stays: the last N, the best K, every M steps, the
+   young ones. With `slim`, it loses its optimizer state (not the young ones).
+3. Where a run still holds more than `max_bytes`, the most dispensable of those go as well:
+   young ones first, then every M steps, then the last N, then the best K; within each of
+   these, the oldest or worst first.
+
+Deletions are written to a journal first, so that a rerun after a crash finishes what was begun.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+
+import msgspec
+
+from steps.errors import UserError
+
+CheckpointKey = tuple[str, int]
+"""(run id, step)."""
+
+RunState = Literal["living", "unfinished", "finished"]
+"""`unfinished`: failed, killed, or still marked as running without a heartbeat. A run that
+another one has resumed from and outgrown counts as finished."""
+
+
+class PruningPolicy(Protocol):
+    """The section `pruning` of the configuration."""
+
+    @property
+    def keep_last(self) -> int:
+        """How many of a run's newest checkpoints stay."""
+
+    @property
+    def keep_best(self) -> int:
+        """How many of a run's best checkpoints stay."""
+
+    @property
+    def metric(self) -> str:
+        """The metric that `keep_best` ranks by (for the reasons; the records hold its values)."""
+
+    @property
+    def greater_is_better(self) -> bool:
+        """Whether a greater value of the metric is better."""
+
+    @property
+    def every_steps(self) -> int | None:
+        """Checkpoints whose step is a multiple of this stay; None: no such rule."""
+
+    @property
+    def younger_than_days(self) -> float | None:
+        """Checkpoints younger than this stay, whole; None: no such rule."""
+
+    @property
+    def max_bytes(self) -> int | None:
+        """What the checkpoints of one run may take up, in bytes; None: no limit."""
+
+    @property
+    def slim(self) -> bool:
+        """Whether the checkpoints that the rules keep lose their optimizer state."""
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """What is known of one stored checkpoint.
+
+    Attributes:
+        run_id: The run that wrote it.
+        experiment_id: That run's experiment.
+        step: Optimiser steps done when it was written.
+        bytes: What it takes up.
+        metric: Its value of the policy's metric; None or not finite: it is not ranked.
+        created: When it was written, with its time zone; the same each time it is looked up.
+        location: Where it lies, for whoever deletes it.
+        run_state: Whether its run lives, has finished, or may still be resumed.
+        slimmable_bytes: Bytes of the files that only resuming needs; 0: nothing to slim.
+        resumable: Whether every file that resuming needs is there.
+        pinned: Whether a user has tagged it to stay.
+        being_written: Whether it is not complete yet.
+    """
+
+    run_id: str
+    experiment_id: str
+    step: int
+    bytes: int
+    metric: float | None
+    created: datetime
+    location: str
+    run_state: RunState
+    slimmable_bytes: int = 0
+    resumable: bool = True
+    pinned: bool = False
+    being_written: bool = False
+
+    @property
+    def key(self) -> CheckpointKey:
+        """(run id, step)."""
+        return self.run_id, self.step
+
+
+@dataclass(frozen=True)
+class Protections:
+    """What outside the checkpoints themselves forbids to touch them.
+
+    Attributes:
+        experiment_id: The experiment that is pruned; all others' checkpoints stay.
+        run_id: The one run that is pruned, so that all others' stay; None: every run.
+        referenced_by: What in the registry points at a checkpoint (`version 3, @champion`).
+        needed_by: The living or unfinished run that reads a checkpoint, or that resumed from
+            it and has no checkpoint of its own yet.
+    """
+
+    experiment_id: str
+    run_id: str | None = None
+    referenced_by: Mapping[CheckpointKey, str] = field(default_factory=dict)
+    needed_by: Mapping[CheckpointKey, str] = field(default_factory=dict)
+
+
+class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One intended removal, as the journal holds it.
+
+    `created` tells a checkpoint from a later one that was saved under the same run and step.
+    """
+
+    what: Literal["delete", "slim"]
+    experiment_id: str
+    run_id: str
+    step: int
+    created: datetime
+    location: str
+    bytes: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class PendingAction:
+    """An action that the journal holds as intended and not as done.
+
+    Attributes:
+        action: What was intended.
+        begun: Whether it may have taken some files already.
+    """
+
+    action: Action
+    begun: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the plan says of one checkpoint.
+
+    Attributes:
+        record: The checkpoint.
+        keep: False: it goes.
+        slim: It stays, without its optimizer state.
+        protected: It stays as it is whatever the policy says.
+        reason: Why, in one line.
+        budget_rank: n: it is the n-th of its run that goes for the budget alone; 0: it stays, or
+            goes for another reason.
+    """
+
+    record: CheckpointRecord
+    keep: bool
+    slim: bool
+    protected: bool
+    reason: str
+    budget_rank: int = 0
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes that carrying it out sets free."""
+        if not self.keep:
+            return self.record.bytes
+        return self.record.slimmable_bytes if self.slim else 0
+
+
+class _Rule(IntEnum):
+    """What keeps a checkpoint; the budget takes the lower ones first."""
+
+    YOUNG = 0
+    EVERY_STEPS = 1
+    LAST = 2
+    BEST = 3
+
+
+_Identity = tuple[str, int, datetime]
+"""(run id, step, creation time) of a checkpoint."""
+
+_Begun = Mapping[_Identity, Literal["delete", "slim"]]
+"""What an interrupted pruning had begun to do."""
+
+
+@dataclass
+class _Kept:
+    """One checkpoint that rules keep.
+
+    `order` says which goes first among those with the same strongest rule: the lower.
+    """
+
+    rule: _Rule
+    order: int
+    reasons: list[str]
+    young: bool = False
+
+
+def plan_pruning(
+    records: Iterable[CheckpointRecord],
+    policy: PruningPolicy,
+    now: datetime,
+    protections: Protections,
+    pending: Iterable[PendingAction] = (),
+) -> list[Verdict]:
+    """Decide for each checkpoint whether it stays. Changes nothing.
+
+    A checkpoint being written counts towards no rule, because it may never be complete; nor
+    does one whose deletion was begun, because files of it may be gone. Protected ones count:
+    they may be the last and best, and their bytes are part of the budget.
+
+    Args:
+        records: All checkpoints that are stored, also where only some of them may go: one
+            that is not among them counts as gone.
+        policy: The section `pruning` of the configuration.
+        now: The present, with its time zone.
+        protections: What the registry and other runs need.
+        pending: What an interrupted pruning left (`Journal.pending`).
+
+    Returns:
+        One verdict a record, sorted by run and step.
+    """
+    ordered = sorted(records, key=lambda record: (record.key, record.created))
+    begun: _Begun = {_identity(entry.action): entry.action.what for entry in pending if entry.begun}
+    verdicts: list[Verdict] = []
+    for _, group in groupby(ordered, key=lambda record: record.run_id):
+        verdicts.extend(_plan_run(list(group), policy, now, protections, begun))
+    return verdicts
+
+
+def actions_to_take(
+    verdicts: Iterable[Verdict],
+    protections: Protections,
+    pending: Iterable[PendingAction] = (),
+) -> list[Action]:
+    """List what a plan removes, and begun deletions whose checkpoint is no longer stored.
+
+    A crash may have removed just the entry by which a checkpoint is found and left its bytes.
+    They go now, unless another checkpoint has come to lie there or they are protected.
+
+    Args:
+        verdicts: The whole plan (`plan_pruning`).
+        protections: What was given to the plan.
+        pending: What was given to the plan.
+    """
+    # The budget's share comes last and in its order: were it gone after a crash and the rest not,
+    # the rerun's last and best would be other checkpoints, which this plan lets go.
+    verdicts = sorted(verdicts, key=lambda verdict: verdict.budget_rank)
+    planned = [_action(verdict) for verdict in verdicts if verdict.slim or not verdict.keep]
+    stored = {verdict.record.key for verdict in verdicts}
+    locations = {verdict.record.location for verdict in verdicts}
+    needed = protections.referenced_by.keys() | protections.needed_by.keys()
+    orphans = [
+        entry.action
+        for entry in pending
+        if entry.begun
+        and entry.action.what == "delete"
+        and entry.action.experiment_id == protections.experiment_id
+        and protections.run_id in (None, entry.action.run_id)
+        and (entry.action.run_id, entry.action.step) not in stored | needed
+        and entry.action.location not in locations
+    ]
+    return orphans + planned
+
+
+def carry_out(
+    actions: Sequence[Action], journal: "Journal", perform: Callable[[Action], None]
+) -> None:
+    """Perform the actions one by one, each noted in the journal before and after.
+
+    Args:
+        actions: What to do (`actions_to_take`).
+        journal: Where it is noted first.
+        perform: Removes a checkpoint's bytes. It must accept that some or all of them are gone
+            already, because it is called again after a crash. What it raises ends the work.
+    """
+    if not actions:
+        return
+    journal.intend(actions)
+    # A deletion is begun on the disk before its first file goes: see `Journal`.
+    for action in actions:
+        journal.begin(action)
+        perform(action)
+        journal.finish(action)
+
+
+def _plan_run(
+    records: list[CheckpointRecord],
+    policy: PruningPolicy,
+    now: datetime,
+    protections: Protections,
+    begun: _Begun,
+) -> list[Verdict]:
+    """Decide over the checkpoints of one run, given by ascending step."""
+    interrupted = [begun.get(_identity(record)) for record in records]
+    whole = [
+        index
+        for index, record in enumerate(records)
+        if not record.being_written and interrupted[index] != "delete"
+    ]
+    newest_resumable = max(
+        (index for index in whole if records[index].resumable and interrupted[index] is None),
+        default=None,
+    )
+    kept = _kept_by_rules(records, whole, policy, now)
+
+    verdicts = []
+    for index, record in enumerate(records):
+        protection = _protection(record, protections, index == newest_resumable)
+        if protection is not None:
+            if interrupted[index] is not None:
+                protection += "; an interrupted pruning may have taken some of its files"
+            verdict = Verdict(record, keep=True, slim=False, protected=True, reason=protection)
+        elif interrupted[index] == "delete":
+            reason = "an interrupted pruning had begun to delete it"
+            verdict = Verdict(record, keep=False, slim=False, protected=False, reason=reason)
+        elif index not in kept:
+            reason = _why_no_rule(record, policy)
+            verdict = Verdict(record, keep=False, slim=False, protected=False, reason=reason)
+        else:
+            # A begun slimming is finished whatever the policy says now: a part of an optimizer
+            # state is of no use to anyone.
+            slim = interrupted[index] == "slim" or (
+                policy.slim and record.slimmable_bytes > 0 and not kept[index].young
+            )
+            reason = ", ".join(kept[index].reasons)
+            verdict = Verdict(record, keep=True, slim=slim, protected=False, reason=reason)
+        verdicts.append(verdict)
+    return verdicts if policy.max_bytes is None else _fit(verdicts, kept, policy.max_bytes)
+
+
+def _protection(
+    record: CheckpointRecord, protections: Protections, is_newest_resumable: bool
+) -> str | None:
+    """Say why a checkpoint may not be touched; None: it may."""
+    if record.experiment_id != protections.experiment_id:
+        return f"protected: it belongs to experiment {record.experiment_id}"
+    if protections.run_id not in (None, record.run_id):
+        return f"protected: only run {protections.run_id} is pruned"
+    if record.pinned:
+        return "protected: it is pinned"
+    if record.key in protections.referenced_by:
+        return f"protected: the registry points at it ({protections.referenced_by[record.key]})"
+    if record.being_written:
+        return "protected: it is being written"
+    if record.key in protections.needed_by:
+        return f"protected: run {protections.needed_by[record.key]} needs it"
+    if is_newest_resumable and record.run_state != "finished":
+        return f"protected: its run is {record.run_state} and would resume from it"
+    return None
+
+
+def _kept_by_rules(
+    records: Sequence[CheckpointRecord], whole: Sequence[int], policy: PruningPolicy, now: datetime
+) -> dict[int, _Kept]:
+    """Apply the rules to one run's complete checkpoints, the weakest rule first.
+
+    Returns:
+        What is kept, by its index among the records.
+    """
+    kept: dict[int, _Kept] = {}
+
+    def keep(index: int, rule: _Rule, order: int, reason: str) -> None:
+        before = kept.get(index, _Kept(rule, order, []))
+        young = before.young or rule is _Rule.YOUNG
+        kept[index] = _Kept(rule, order, [reason, *before.reasons], young)
+
+    if policy.younger_than_days is not None:
+        limit = timedelta(days=policy.younger_than_days)
+        for index in whole:
+            if now - records[index].created < limit:
+                reason = f"younger than {policy.younger_than_days:g} days"
+                keep(index, _Rule.YOUNG, index, reason)
+    if policy.every_steps is not None:
+        for index in whole:
+            if records[index].step % policy.every_steps == 0:
+                reason = f"its step is a multiple of {policy.every_steps}"
+                keep(index, _Rule.EVERY_STEPS, index, reason)
+    for index in whole[max(0, len(whole) - policy.keep_last) :]:
+        keep(index, _Rule.LAST, index, f"among the last {policy.keep_last} of its run")
+    for rank, index in enumerate(_ranked(records, whole, policy)[: policy.keep_best], start=1):
+        value = records[index].metric
+        keep(index, _Rule.BEST, -rank, f"number {rank} of its run by {policy.metric} ({value:.6g})")
+    return kept
+
+
+def _ranked(
+    records: Sequence[CheckpointRecord], whole: Sequence[int], policy: PruningPolicy
+) -> list[int]:
+    """Sort the measured ones, the best first and the newer first among equals."""
+
+    def badness(index: int) -> tuple[float, int]:
+        value = records[index].metric or 0.0
+        return (-value if policy.greater_is_better else value), -index
+
+    # A NaN compares with nothing, so that a single one would leave the rest unsorted.
+    measured = [
+        index
+        for index in whole
+        if (value := records[index].metric) is not None and math.isfinite(value)
+    ]
+    return sorted(measured, key=badness)
+
+
+def _fit(verdicts: list[Verdict], kept: Mapping[int, _Kept], max_bytes: int) -> list[Verdict]:
+    """Let more go until one run's checkpoints fit, the most dispensable first."""
+    verdicts = list(verdicts)
+    excess = -max_bytes + sum(verdict.record.bytes - verdict.freed_bytes for verdict in verdicts)
+    dispensable = sorted(
+        (index for index, verdict in enumerate(verdicts) if verdict.keep and not verdict.protected),
+        key=lambda index: (kept[index].rule, kept[index].order),
+    )
+    for rank, index in enumerate(dispensable, start=1):
+        if excess <= 0:
+            break
+        verdict = verdicts[index]
+        excess -= verdict.record.bytes - verdict.freed_bytes
+        reason = f"over the {max_bytes:,} bytes of its run, though {verdict.reason}"
+        verdicts[index] = Verdict(
+            verdict.record, False, slim=False, protected=False, reason=reason, budget_rank=rank
+        )
+    return verdicts
+
+
+def _why_no_rule(record: CheckpointRecord, policy: PruningPolicy) -> str:
+    reasons = [f"not among the last {policy.keep_last} of its run"]
+    if record.metric is None or not math.isfinite(record.metric):
+        reasons.append(f"without a {policy.metric}")
+    else:
+        reasons.append(
+            f"not among the best {policy.keep_best} by {policy.metric} ({record.metric:.6g})"
+        )
+    if policy.every_steps is not None:
+        reasons.append(f"no multiple of {policy.every_steps} steps")
+    if policy.younger_than_days is not None:
+        reasons.append(f"not younger than {policy.younger_than_days:g} days")
+    return ", ".join(reasons)
+
+
+def _action(verdict: Verdict) -> Action:
+    record = verdict.record
+    return Action(
+        what="slim" if verdict.keep else "delete",
+        experiment_id=record.experiment_id,
+        run_id=record.run_id,
+        step=record.step,
+        created=record.created,
+        location=record.location,
+        bytes=verdict.freed_bytes,
+        reason=verdict.reason,
+    )
+
+
+def _identity(checkpoint: CheckpointRecord | Action) -> _Identity:
+    return checkpoint.run_id, checkpoint.step, checkpoint.created
+
+
+class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of the journal."""
+
+    event: Literal["intended", "begun", "done"]
+    at: datetime
+    actions: list[Action]
+
+
+class Journal:
+    """A write-ahead log of removals, as JSON Lines: intended, begun, done.
+
+    It is on the disk before the first byte goes, so that after a crash it tells which
+    checkpoints may be half gone. It only grows, and is the record of what was removed and why.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the file's path; it is made when something is first intended."""
+        self.path = path
+
+    def intend(self, actions: Sequence[Action]) -> None:
+        """Note what is to be removed. Earlier intentions that were not begun lapse."""
+        self._append("intended", actions)
+
+    def begin(self, action: Action) -> None:
+        """Note that files go from now on."""
+        self._append("begun", [action])
+
+    def finish(self, action: Action) -> None:
+        """Note that all is gone that was to go."""
+        self._append("done", [action])
+
+    def pending(self) -> list[PendingAction]:
+        """List what was intended and not done, in the order of the intentions.
+
+        Raises:
+            UserError: A line is not one of a journal.
+        """
+        pending: dict[_Identity, PendingAction] = {}
+        for event in self._events():
+            if event.event == "intended":
+                pending = {key: entry for key, entry in pending.items() if entry.begun}
+            for action in event.actions:
+                identity = _identity(action)
+                if event.event == "done":
+                    pending.pop(identity, None)
+                elif event.event == "begun":
+                    pending[identity] = PendingAction(action, begun=True)
+                else:
+                    pending.setdefault(identity, PendingAction(action, begun=False))
+        return list(pending.values())
+
+    def _events(self) -> list[_Event]:
+        if not self.path.exists():
+            return []
+        events = []
+        # What follows the last line end was cut off by a crash before it was on the disk, and so
+        # before anything was done about it.
+        complete = self.path.read_bytes().split(b"\n")[:-1]
+        for number, line in enumerate(complete, start=1):
+            try:
+                events.append(msgspec.json.decode(line, type=_Event))
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise UserError(
+                    f"{self.path}, line {number}: not an entry of a pruning journal ({error}): "
+                    "move the file away, then check the checkpoints that it names"
+                ) from None
+        return events
+
+    def _append(
+        self, event: Literal["intended", "begun", "done"], actions: Sequence[Action]
+    ) -> None:
+        line = msgspec.json.encode(_Event(event, datetime.now(UTC), list(actions))) + b"\n"
+        is_new = not self.path.exists()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab+") as file:
+            _cut_torn_line(file)
+            file.write(line)
+            file.flush()
+            # A lost `done` only means that a removal is repeated; the others must not be lost.
+            if event != "done":
+                os.fsync(file.fileno())
+        if is_new:
+            _fsync_folder(self.path.parent)
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    """Cut off what a crash left behind the last line end, or the next line would join it."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return
+    file.seek(end - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

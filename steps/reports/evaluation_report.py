@@ -1,0 +1,270 @@
+"""The page of an evaluation: figures with intervals, papers, texts, surprise token by token.
+
+    write_evaluation_report(path, model_name=..., metrics=..., per_paper=..., ...)
+
+One self-contained HTML file; it loads nothing from elsewhere and holds no script.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import log
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.evaluation.likelihood import TokenScore
+from steps.evaluation.summary import PAPERS_FOR_RELIABLE_INTERVALS, summarise
+from steps.reports.page import PageFigure, format_cell, inline_svg
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Template
+    from matplotlib.figure import Figure
+
+TEMPLATE = Path(__file__).with_name("evaluation.html.j2")
+
+_GENERATIONS_SHOWN = 12
+_PAPERS_SHOWN = 5
+_TOKENS_SHOWN = 400
+# Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
+_BITS_OF_FULL_COLOUR = 10.0
+_BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"
+_HEADLINES = ("bits_per_byte", "pseudo_bits_per_byte", "mlm_loss")
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """A text as one model or two read it.
+
+    Attributes:
+        paper_id: The paper that it is from.
+        tokens: From `steps.evaluation.likelihood.score_tokens` with the evaluated model.
+        base_tokens: The same from the base, or None.
+    """
+
+    paper_id: str
+    tokens: Sequence[TokenScore]
+    base_tokens: Sequence[TokenScore] | None = None
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A line of the table of metrics; None where there is no value."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    base: float | None
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A paper in bits per byte under both models."""
+
+    paper_id: str
+    base: float
+    value: float
+
+
+@dataclass(frozen=True)
+class _ShownToken:
+    text: str
+    bits: float
+    opacity: float
+    in_gene: bool
+
+
+def write_evaluation_report(
+    path: Path,
+    *,
+    model_name: str,
+    metrics: Mapping[str, float],
+    per_paper: "pd.DataFrame",
+    base_per_paper: "pd.DataFrame | None",
+    generations: "pd.DataFrame",
+    token_examples: Sequence[TokenExample] | None,
+) -> None:
+    """Write the page.
+
+    Args:
+        path: The HTML file to write; its folder is there.
+        model_name: What the reader knows the model by.
+        metrics: From `summarise`, without the split in front.
+        per_paper: The rows of papers that the metrics were computed from.
+        base_per_paper: The same of the base model, or None.
+        generations: From `steps.evaluation.generation.generate`; may be empty.
+        token_examples: Texts to show token by token, or None.
+    """
+    base_metrics = {} if base_per_paper is None else summarise(base_per_paper)
+    page = _template().render(
+        model_name=model_name,
+        lead=headline(metrics, base_metrics),
+        papers=int(metrics["papers"]),
+        reliable=bool(metrics["intervals_reliable"]),
+        papers_needed=PAPERS_FOR_RELIABLE_INTERVALS,
+        figures=_figures(metrics, base_metrics),
+        metrics=metric_rows(metrics, base_metrics),
+        with_base=bool(base_metrics),
+        moved=_papers_that_moved(per_paper, base_per_paper),
+        generations=generations.head(_GENERATIONS_SHOWN).to_dict("records"),
+        generations_in_all=len(generations),
+        examples=[_shown_example(example) for example in token_examples or ()],
+        full_colour=_BITS_OF_FULL_COLOUR,
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def headline(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> str:
+    """The result in one sentence, or "" for metrics without a likelihood."""
+    name = next((name for name in _HEADLINES if name in metrics), None)
+    if name is None:
+        return ""
+    sentence = f"{metrics[name]:.4f} {_in_words(name)}"
+    if f"{name}_ci_low" in metrics:
+        low, high = metrics[f"{name}_ci_low"], metrics[f"{name}_ci_high"]
+        sentence += f" (95 % interval {low:.4f} to {high:.4f})"
+    if name in base_metrics:
+        change = 1 - metrics[name] / base_metrics[name]
+        sentence += (
+            f"; the base model needs {base_metrics[name]:.4f}, so this one needs "
+            f"{abs(change):.1%} {'less' if change >= 0 else 'more'}"
+        )
+    return sentence + "."
+
+
+def metric_rows(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> list[MetricRow]:
+    """The metrics in their order, each with its interval on the same line."""
+    return [
+        MetricRow(
+            _in_words(name),
+            value,
+            metrics.get(f"{name}_ci_low"),
+            metrics.get(f"{name}_ci_high"),
+            base_metrics.get(name),
+        )
+        for name, value in metrics.items()
+        if not name.endswith(("_ci_low", "_ci_high")) and name != "intervals_reliable"
+    ]
+
+
+def _figures(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> list[PageFigure]:
+    """One figure for each kind of likelihood that has parts: whole text, strata, sections."""
+    figures = []
+    for kind in (*_HEADLINES, "mlm_accuracy"):
+        parts = [
+            name
+            for name in metrics
+            if name == kind or (name.endswith(f"_{kind}") and not _is_of_another_kind(name, kind))
+        ]
+        if kind in metrics and len(parts) > 1:
+            caption = f"{_in_words(kind).capitalize()} of parts of the text, 95 % intervals"
+            figures.append(inline_svg(_draw(parts, kind, metrics, base_metrics), caption))
+    return figures
+
+
+def _is_of_another_kind(name: str, kind: str) -> bool:
+    """Whether a name that ends as a kind does is one of a longer kind, or of other texts."""
+    return name.startswith("general_") or (
+        kind == "bits_per_byte" and name.endswith("pseudo_bits_per_byte")
+    )
+
+
+def _draw(
+    parts: Sequence[str],
+    kind: str,
+    metrics: Mapping[str, float],
+    base_metrics: Mapping[str, float],
+) -> "Figure":
+    """Points with intervals, one line a part, the base above the model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.8 + 0.45 * len(parts)), layout="constrained")
+    axes = figure.subplots()
+    sides = [("this model", metrics, _MODEL_COLOUR, 0.12)]
+    if base_metrics:
+        sides.insert(0, ("base", base_metrics, _BASE_COLOUR, -0.12))
+    for label, values, colour, shift in sides:
+        there = [(place, name) for place, name in enumerate(parts) if name in values]
+        centres = [values[name] for _, name in there]
+        low = [c - values.get(f"{n}_ci_low", c) for c, (_, n) in zip(centres, there, strict=True)]
+        high = [values.get(f"{n}_ci_high", c) - c for c, (_, n) in zip(centres, there, strict=True)]
+        axes.errorbar(
+            centres,
+            [place + shift for place, _ in there],
+            xerr=[[max(0.0, x) for x in low], [max(0.0, x) for x in high]],
+            fmt="o",
+            color=colour,
+            capsize=3,
+            label=label,
+        )
+    labels = [_in_words(name.removesuffix(kind).rstrip("_")) or "whole text" for name in parts]
+    axes.set_yticks(range(len(parts)), labels, parse_math=False)
+    axes.set_ylim(len(parts) - 0.5, -0.5)
+    axes.set_xlabel(_in_words(kind))
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if base_metrics:
+        axes.legend(frameon=False)
+    return figure
+
+
+def _papers_that_moved(
+    per_paper: "pd.DataFrame", base_per_paper: "pd.DataFrame | None"
+) -> dict[str, list[PaperRow]]:
+    """The papers that gained most and those that gained least, in bits per byte."""
+    if base_per_paper is None or "nats" not in per_paper or "nats" not in base_per_paper:
+        return {}
+    both = per_paper.merge(base_per_paper, on="paper_id", suffixes=("", "_base"))
+    both = both[both["bytes"] > 0]
+    both["bits"] = both["nats"] / (log(2) * both["bytes"])
+    both["bits_base"] = both["nats_base"] / (log(2) * both["bytes_base"])
+    order = (both["bits"] - both["bits_base"]).sort_values().index
+    rows = [
+        PaperRow(str(paper_id), float(base), float(value))
+        for paper_id, base, value in zip(
+            both.loc[order, "paper_id"],
+            both.loc[order, "bits_base"],
+            both.loc[order, "bits"],
+            strict=True,
+        )
+    ]
+    shown = min(_PAPERS_SHOWN, len(rows) // 2)
+    if not shown:
+        return {}
+    return {"gained most": rows[:shown], "gained least": rows[: -shown - 1 : -1]}
+
+
+def _shown_example(example: TokenExample) -> dict[str, Any]:
+    sides = {"this model": example.tokens}
+    if example.base_tokens is not None:
+        sides = {"base": example.base_tokens, **sides}
+    return {
+        "paper_id": example.paper_id,
+        "sides": {side: _shown_tokens(tokens) for side, tokens in sides.items()},
+        "cut": len(example.tokens) > _TOKENS_SHOWN,
+    }
+
+
+def _shown_tokens(tokens: Sequence[TokenScore]) -> list[_ShownToken]:
+    shown = []
+    for token in tokens[:_TOKENS_SHOWN]:
+        bits = token.nats / log(2)
+        opacity = min(1.0, max(0.0, bits / _BITS_OF_FULL_COLOUR))
+        shown.append(_ShownToken(token.text, bits, opacity, token.in_gene))
+    return shown
+
+
+def _in_words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["shown"] = format_cell
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -1,0 +1,97 @@
+"""The table that ends the pipeline: what was trained, what it gained, what was decided."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steps import config
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+COLUMNS = (
+    "variant",
+    "trained\nweights",
+    "seconds",
+    "tokens\nper s",
+    "bits/byte\nbefore",
+    "bits/byte after\n(95% interval)",
+    "gene bits/byte\nbefore → after",
+    "decision",
+)
+
+
+def summary_rows(
+    trained: "Mapping[str, Run]", measured: "Mapping[str, Run]", decisions: Mapping[str, Any]
+) -> list[tuple[str, ...]]:
+    """One row a variant, in the order of `COLUMNS`; narrow enough for 80 columns.
+
+    Args:
+        trained: Finetune runs by variant.
+        measured: Evaluation runs by variant, and "base".
+        decisions: Decisions by the URI of the challenger.
+    """
+    base = measured["base"].data.metrics
+    rows: list[tuple[str, ...]] = []
+    for variant, run in trained.items():
+        metrics = run.data.metrics
+        test = measured[variant].data.metrics
+        decision = decisions.get(run.data.tags.get("forge.model_version", ""), {})
+        rows.append(
+            (
+                variant,
+                f"{metrics['train/trainable_parameters'] / 1e6:.2f} M",
+                f"{metrics['train/seconds']:.0f}",
+                f"{metrics['train/mean_tokens_per_second']:.0f}",
+                _figure(base),
+                f"{_figure(test)}\n({_figure(test, '_ci_low')}–{_figure(test, '_ci_high')})",
+                f"{_figure(base, '', 'gene_')}\n→ {_figure(test, '', 'gene_')}",
+                decision.get("outcome", "champion"),
+            )
+        )
+    return rows
+
+
+def _figure(metrics: Mapping[str, float], end: str = "", front: str = "") -> str:
+    for name in ("bits_per_byte", "mlm_loss"):
+        value = metrics.get(f"test/{front}{name}{end}")
+        if value is not None:
+            return f"{value:.3f}"
+    return "–"
+
+
+def show_summary(
+    run: Any,
+    training: config.Training,
+    trained: "Mapping[str, Run]",
+    measured: "Mapping[str, Run]",
+    decision: Mapping[str, Any],
+    tracking_uri: str,
+) -> None:
+    """Print the table, the reasons, and the line that opens the MLflow UI."""
+    from rich.console import Console
+    from rich.table import Table
+
+    decisions: dict[str, Any] = {d["challenger_uri"]: d for d in decision["decisions"]}
+    papers = next(iter(decisions.values()))["papers"]
+    note = measured["base"].data.tags.get("forge.base_note", "")
+    table = Table(title=f"{training.model.name} on {papers} held-out papers")
+    for column in COLUMNS:
+        table.add_column(column)
+    for row in summary_rows(trained, measured, decisions):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    if note:
+        console.print(f"base: {note}")
+    for one in decisions.values():
+        console.print(f"{one['challenger']}: [bold]{one['outcome']}[/bold]. {one['reason']}")
+    console.print(decision.get("aliases", ""))
+    console.print(
+        f"reports and charts: mlflow ui --backend-store-uri {tracking_uri}", soft_wrap=True
+    )
+    rows = summary_rows(trained, measured, decisions)
+    named = [dict(zip((c.replace("\n", " ") for c in COLUMNS), row, strict=True)) for row in rows]
+    file = run.scratch / "summary.json"
+    file.write_text(json.dumps(named, indent=1, ensure_ascii=False), encoding="utf-8")
+    run.artifact(file)

@@ -1,0 +1,1 @@
+"""The only place that imports mlflow: runs, artifacts, datasets, registry, reuse."""

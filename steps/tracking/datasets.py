@@ -1,0 +1,57 @@
+"""Datasets as MLflow knows them: logged as inputs under our own digest, and downloads."""
+
+from pathlib import Path
+from typing import Any
+
+from steps.errors import UserError
+from steps.tracking.store import _one_line
+
+# MLflow's limit for a digest.
+DIGEST_LENGTH = 36
+
+
+def log_dataset_input(run_id: str, name: str, digest: str, *, context: str) -> None:
+    """Log a dataset as an input of the active run, under our digest.
+
+    MLflow's own digest of a Hugging Face dataset ignores list columns and reads only the
+    first 10,000 rows.
+
+    Args:
+        run_id: The preprocess run that holds the dataset.
+        name: Name to show.
+        digest: Digest of all columns of all rows, "sha256:…".
+        context: What for: "output", "training", "evaluation".
+    """
+    import mlflow
+
+    mlflow.log_input(as_mlflow_dataset(run_id, name, digest), context=context)
+
+
+def as_mlflow_dataset(run_id: str, name: str, digest: str) -> Any:
+    """Describe the dataset of a run for MLflow."""
+    import mlflow
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.meta_dataset import MetaDataset
+
+    uri = mlflow.get_run(run_id).info.artifact_uri
+    source = resolve_dataset_source(f"{uri}/dataset")
+    return MetaDataset(source, name=name, digest=digest.removeprefix("sha256:")[:DIGEST_LENGTH])
+
+
+def download(uri: str, target: Path) -> Path:
+    """Download an artifact.
+
+    Raises:
+        UserError: It is not there.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(target)))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"papers {uri!r} cannot be downloaded ({_one_line(error)}): check the URI and "
+            "MLFLOW_TRACKING_URI"
+        ) from None

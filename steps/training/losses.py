@@ -1,0 +1,126 @@
+"""Cross-entropy over a large vocabulary without ever holding all logits.
+
+The logits of 4,096 positions over 32,000 words take 0.5 GB in float32, and as much again
+for their gradient. Here they exist for `CHUNK` positions at a time, and the gradient of
+the hidden states (and of the head, where it is trained) is computed right away in the
+forward pass, so that nothing is computed twice. Same idea as Liger's fused linear
+cross-entropy (Hsu et al. 2024, arXiv:2410.10989); Liger itself needs Triton, so it does
+not run on the CPU, and computes the head's gradient also where the head is frozen.
+"""
+
+import types
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100
+CHUNK = 512
+
+
+class _ChunkedLinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        hidden_gradient = torch.empty_like(hidden) if hidden.requires_grad else None
+        weight_gradient = (
+            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+            if weight.requires_grad
+            else None
+        )
+        head = weight.to(hidden.dtype)
+        for start in range(0, hidden.shape[0], CHUNK):
+            rows = hidden[start : start + CHUNK].detach()
+            wanted = targets[start : start + CHUNK, None]
+            logits = (rows @ head.detach().T).float()
+            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+            total += (normaliser - logits.gather(1, wanted)).sum()
+            if hidden_gradient is None and weight_gradient is None:
+                continue
+            # d loss / d logits = softmax - one_hot, in place of the logits.
+            gradient = logits.sub_(normaliser).exp_()
+            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+            gradient = gradient.to(hidden.dtype)
+            if hidden_gradient is not None:
+                hidden_gradient[start : start + CHUNK] = gradient @ head.detach()
+            if weight_gradient is not None:
+                weight_gradient += (gradient.T @ rows).float()
+        ctx.hidden_gradient = hidden_gradient
+        ctx.weight_gradient = weight_gradient
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (scale,) = outputs
+        hidden = ctx.hidden_gradient
+        weight = ctx.weight_gradient
+        return (
+            None if hidden is None else hidden * scale.to(hidden.dtype),
+            None if weight is None else (weight * scale).to(ctx.weight_dtype),
+            None,
+        )
+
+
+def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the cross-entropies of `hidden @ weight.T` against `targets`, in nats.
+
+    Args:
+        hidden: `[positions, width]`, in the number format that the head computes in.
+        weight: `[vocabulary, width]`; its gradient is computed only if it is trained.
+        targets: `[positions]` int64; positions with `IGNORED` cost nothing.
+
+    Returns:
+        A float32 scalar; 0 with a gradient of 0 if every position is ignored.
+    """
+    scored = targets != IGNORED
+    loss = _ChunkedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden[scored], weight, targets[scored]
+    )
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def use_chunked_loss(model: Any) -> None:
+    """Let a causal model compute its loss in chunks when it is given labels.
+
+    The model's `forward` then returns only the loss, normalised by `num_items_in_batch`
+    (target tokens of the whole accumulated batch, over all ranks), which makes the loss
+    independent of how a batch is cut into micro-batches. Without labels it works as ever.
+    Bound to the instance below any wrapper, so that peft, DDP and DeepSpeed see no change.
+
+    Args:
+        model: A `PreTrainedModel` with a decoder and an output head without bias.
+    """
+    plain_forward = model.forward
+
+    def forward(self: nn.Module, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        count = kwargs.pop("num_items_in_batch", None)
+        if labels is None:
+            return plain_forward(*args, **kwargs)
+        kwargs.pop("return_dict", None)
+        outputs = model.get_decoder()(*args, **kwargs)
+        hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
+        targets = labels[:, 1:].flatten()
+        total = linear_cross_entropy_sum(hidden, model.get_output_embeddings().weight, targets)
+        if count is None:
+            count = (targets != IGNORED).sum()
+        return CausalLMOutputWithPast(loss=total / count)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether the model's logits are `hidden @ weight.T`, with nothing before or after."""
+    head = model.get_output_embeddings()
+    settings = model.config
+    return (
+        type(head) is nn.Linear
+        and head.bias is None
+        and not getattr(settings, "final_logit_softcapping", None)
+        and getattr(settings, "logits_scaling", 1.0) in (None, 1.0)
+        and getattr(settings, "logit_scale", 1.0) in (None, 1.0)
+        and not isinstance(model.get_decoder(), type(model))
+    )

@@ -1,0 +1,25 @@
+"""What the training reports to: a small protocol, so that it knows no tracking store."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+
+class Recorder(Protocol):
+    """Takes what a training run wants kept."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Keep metrics of one optimiser step, under their full names (`train/loss`)."""
+
+    def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Keep a complete checkpoint folder; called again for a step, it changes nothing."""
+
+
+class SilentRecorder:
+    """Keeps nothing: for scripts that use the trainer without a tracking store."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Drop them."""
+
+    def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
+        """Leave the folder where it is."""

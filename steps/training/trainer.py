@@ -1,0 +1,397 @@
+"""`ModelTrainer`: one training run, from configuration, model and papers.
+
+    trainer = ModelTrainer(training, model, tokenizer, train_papers, validation_papers, folder)
+    trainer.train()
+    trainer.evaluate()          # {"eval_loss": ..., "eval_bits_per_byte": ...}
+    trainer.save_model("adapter")
+
+The API for people with their own scripts as well as for the `finetune` step. It is
+transformers' Trainer (accumulation, precision, schedules, DDP, DeepSpeed) with packed
+papers, a chunked loss that is normalised over the whole accumulated batch, validation by
+bits per byte, atomic checkpoints, and a `Recorder` in place of its integrations.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch.utils.data import Dataset
+
+from steps import config
+from steps.errors import UserError
+from steps.evaluation.likelihood import score_papers
+from steps.papers.text import PaperText
+from steps.training.attention import (
+    PER_DOCUMENT_SDPA,
+    register_per_document_attention,
+    supports_packing,
+)
+from steps.training.checkpoints import rotate, writing_checkpoint
+from steps.training.losses import has_plain_head, use_chunked_loss
+from steps.training.packing import PackedPapers, collate_packed
+from steps.training.recorder import Recorder, SilentRecorder
+
+# Context that a later window of a long paper repeats: enough to pick the thread up again.
+WINDOW_OVERLAP = 64
+# A validation batch is forward only, so it can be longer than a training row.
+VALIDATION_TOKENS = 2048
+DIVERGED_FACTOR = 3.0
+
+
+class TrainingDiverged(UserError):
+    """The loss became NaN, infinite, or far worse than it was at the start."""
+
+
+class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
+    """Trains adapters, or a whole model, on papers.
+
+    Attributes:
+        train_rows: The packed training rows (their `tokens`, `targets` and `len` are facts
+            that a step can print).
+        tokens_seen: Target tokens trained on so far.
+    """
+
+    def __init__(
+        self,
+        training: config.Training,
+        model: Any,
+        tokenizer: Any,
+        train_papers: Sequence[PaperText],
+        validation_papers: Sequence[PaperText],
+        folder: Path,
+        *,
+        recorder: Recorder | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        micro_batch: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Prepare a run; nothing is computed yet.
+
+        Args:
+            training: The configuration.
+            model: From `load_model`, wrapped by `add_adapter`.
+            tokenizer: From `load_tokenizer`.
+            train_papers: What is learned from.
+            validation_papers: What the checkpoints are ranked by; may be empty, then nothing
+                is validated and the last state is the result.
+            folder: Where checkpoints are written.
+            recorder: Where metrics and checkpoints are reported to; None keeps them local.
+            dtype: Number format of the computation (adapters stay float32).
+            micro_batch: Rows of one forward pass; None takes `hyperparameters.batch_size`.
+            facts: What a checkpoint's manifest states besides (dataset digest, …).
+
+        Raises:
+            UserError: No paper to train on, or a model whose documents cannot be packed.
+        """
+        if not train_papers:
+            raise UserError("the training split holds no paper: widen the filters of preprocess")
+        self.training_config = training
+        self.tokenizer = tokenizer
+        self.validation_papers = list(validation_papers)
+        self.recorder: Recorder = recorder or SilentRecorder()
+        self.facts = dict(facts or {})
+        self.tokens_seen = 0
+        self.last_metrics: dict[str, float] = {}
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self._step_losses: list[torch.Tensor] = []
+        self._started = time.monotonic()
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        prepare_for_packed_training(inner)
+        self.train_rows = PackedPapers(
+            train_papers,
+            tokenizer,
+            training.model.max_length,
+            min(WINDOW_OVERLAP, training.model.max_length // 4),
+        )
+        arguments = training_arguments(
+            training, folder, dtype, micro_batch, validates=bool(self.validation_papers)
+        )
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=self.train_rows,
+            eval_dataset=[] if self.validation_papers else None,  # type: ignore[arg-type]
+            data_collator=collate_packed,  # type: ignore[arg-type]
+            callbacks=[_StopAndWatch(self)],
+        )
+        for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
+            self.remove_callback(callback)
+        # The bound forward divides by the tokens of the accumulated batch itself.
+        self.model_accepts_loss_kwargs = True
+
+    def evaluate(  # type: ignore[override]
+        self,
+        eval_dataset: Dataset[Any] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Score the validation papers, by the definition that `evaluate` uses.
+
+        Returns:
+            `eval_loss` (nats a token) and `eval_bits_per_byte`.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        context = self.training_config.model.max_length
+        with self.autocast_smart_context_manager():
+            frame = score_papers(
+                model,
+                self.tokenizer,
+                self.validation_papers,
+                context=context,
+                stride=max(1, context // 2),
+                batch_tokens=max(VALIDATION_TOKENS, context),
+            )
+        model.train(was_training)
+        metrics = {
+            f"{metric_key_prefix}_loss": float(frame.nats.sum() / frame.tokens.sum()),
+            f"{metric_key_prefix}_bits_per_byte": float(
+                frame.nats.sum() / (math.log(2) * frame.bytes.sum())
+            ),
+        }
+        self.last_metrics = metrics
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        metrics: dict[str, float] = super()._evaluate(*arguments, **keywords)
+        if self.state.best_global_step == self.state.global_step and self._keeps_best():
+            self.best_weights = {
+                name: p.detach().to("cpu", copy=True)
+                for name, p in self.model.named_parameters()
+                if p.requires_grad
+            }
+        return metrics
+
+    def train(self, *arguments: Any, **keywords: Any) -> Any:
+        """Train, and end on the best validated weights if the configuration says so."""
+        output = super().train(*arguments, **keywords)
+        if self._keeps_best() and self.best_weights:
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    if name in self.best_weights:
+                        parameter.copy_(self.best_weights[name])
+        return output
+
+    def _keeps_best(self) -> bool:
+        # Only adapters: a copy of a whole model would double the memory.
+        return (
+            self.training_config.logging.load_best_model_at_end
+            and bool(self.validation_papers)
+            and self.training_config.qlora.adapts
+        )
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One forward and backward pass, with the tokens counted."""
+        self.tokens_seen += int((inputs["labels"] != -100).sum())
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Hand metrics to the recorder, under the project's names."""
+        super().log(logs, start_time)
+        self.recorder.metrics(self._named(logs), self.state.global_step)
+
+    def _named(self, logs: Mapping[str, float]) -> dict[str, float]:
+        names = {
+            "loss": "train/loss",
+            "grad_norm": "train/gradient_norm",
+            "learning_rate": "train/learning_rate",
+            "eval_loss": "validation/loss",
+            "eval_bits_per_byte": "validation/bits_per_byte",
+        }
+        named = {names[key]: float(value) for key, value in logs.items() if key in names}
+        if "train/loss" in named:
+            elapsed = time.monotonic() - self._started
+            named["train/tokens_seen"] = float(self.tokens_seen)
+            named["train/tokens_per_second"] = self.tokens_seen / max(elapsed, 1e-9)
+            named["train/epoch"] = float(self.state.epoch or 0.0)
+            named["train/memory_gb"] = _peak_memory_bytes() / 2**30
+        return named
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        root = Path(str(self.args.output_dir))
+        with writing_checkpoint(root, step, self.facts) as staging:
+            self.save_model(str(staging), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(staging))
+            self._save_scaler(str(staging))
+            self._save_rng_state(str(staging))
+            self.state.save_to_json(str(staging / "trainer_state.json"))
+        self.recorder.checkpoint(root / f"checkpoint-{step}", step, self.last_metrics)
+        limit = self.training_config.output.save_total_limit
+        if limit is not None:
+            best = {self.state.best_global_step} if self.state.best_global_step else set()
+            rotate(root, limit, best)
+
+
+class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
+    """The progress bar, and the stop when the loss runs away."""
+
+    def __init__(self, trainer: ModelTrainer) -> None:
+        self.trainer = trainer
+        self.bar: Any = None
+        self.first_loss: float | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        from tqdm import tqdm
+
+        self.trainer._started = time.monotonic()
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            elapsed = time.monotonic() - self.trainer._started
+            rate = self.trainer.tokens_seen / max(elapsed, 1e-9)
+            self.bar.update()
+            self.bar.set_postfix(
+                tokens_per_s=f"{rate:.0f}", memory=f"{_peak_memory_bytes() / 2**30:.1f}GB"
+            )
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if self.bar is not None:
+            self.bar.set_description(f"training, loss {loss:.3f}")
+        if self.first_loss is None:
+            self.first_loss = loss
+        if not math.isfinite(loss) or loss > DIVERGED_FACTOR * self.first_loss + 1.0:
+            raise TrainingDiverged(
+                f"the training loss is {loss:g} at step {state.global_step} (it began at "
+                f"{self.first_loss:g}): lower training.hyperparameters.learning_rate (now "
+                f"{args.learning_rate:g}) or max_grad_norm (now {args.max_grad_norm:g}); the last "
+                "checkpoint before this step is kept"
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def prepare_for_packed_training(model: Any) -> None:
+    """Give a causal model per-document attention and the chunked loss.
+
+    Args:
+        model: A `PreTrainedModel`, the one inside any adapter.
+
+    Raises:
+        UserError: Packed documents would see each other in this model.
+    """
+    if not supports_packing(model):
+        raise UserError(
+            f"{type(model).__name__} lets packed papers attend to each other (its attention takes "
+            "no document borders): choose another model"
+        )
+    if not has_plain_head(model):
+        raise UserError(
+            f"{type(model).__name__} has an output head that the chunked loss does not cover "
+            "(a bias, soft-capped or scaled logits): choose another model"
+        )
+    register_per_document_attention()
+    model.set_attn_implementation(PER_DOCUMENT_SDPA)
+    model.config.use_cache = False
+    use_chunked_loss(model)
+
+
+def training_arguments(
+    training: config.Training,
+    folder: Path,
+    dtype: torch.dtype,
+    micro_batch: int | None,
+    *,
+    validates: bool,
+) -> transformers.TrainingArguments:
+    """Express the configuration as transformers' arguments."""
+    values = training.hyperparameters
+    logging = training.logging
+    device = "cuda" if torch.cuda.is_available() and training.hardware.device != "cpu" else "cpu"
+    rows = micro_batch or values.batch_size
+    assert isinstance(rows, int)
+    warmup = training.warmup_steps
+    checkpointing = training.memory_optimization.gradient_checkpointing
+    evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
+    metric = logging.metric_for_best_model.replace("validation/", "eval_")
+    return transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=values.gradient_accumulation_steps,
+        num_train_epochs=values.num_epochs,
+        max_steps=values.max_steps,
+        learning_rate=values.learning_rate,
+        # Below 1 it is a share of all steps.
+        warmup_steps=training.scheduler.warmup_ratio if warmup is None else warmup,
+        lr_scheduler_type=training.scheduler.type,
+        weight_decay=values.weight_decay,
+        max_grad_norm=values.max_grad_norm,
+        optim=optimizer_name(training.optimizer.type, device),
+        adam_beta1=training.optimizer.beta1,
+        adam_beta2=training.optimizer.beta2,
+        adam_epsilon=training.optimizer.epsilon,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=device == "cpu",
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        logging_steps=logging.log_steps,
+        logging_first_step=True,
+        # A NaN must reach the eye, not be replaced by a mean.
+        logging_nan_inf_filter=False,
+        eval_strategy=evaluates,
+        eval_steps=logging.eval_steps,
+        save_strategy=logging.save_strategy,
+        save_steps=logging.save_steps,
+        metric_for_best_model=metric if validates else None,
+        greater_is_better=logging.greater_is_better,
+        load_best_model_at_end=False,
+        save_total_limit=None,
+        seed=values.seed,
+        data_seed=values.seed,
+        dataloader_num_workers=training.hardware.dataloader_num_workers,
+        dataloader_pin_memory=training.hardware.dataloader_pin_memory and device == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        average_tokens_across_devices=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def optimizer_name(wanted: str, device: str) -> str:
+    """Transformers' name of an optimiser; `auto` takes paged 8-bit AdamW on a GPU.
+
+    Raises:
+        UserError: Transformers knows no such optimiser.
+    """
+    from transformers.training_args import OptimizerNames
+
+    older = {"adamw": "adamw_torch", "adam": "adamw_torch", "auto": "auto"}
+    name = older.get(wanted.lower(), wanted.lower())
+    if name == "auto":
+        return "paged_adamw_8bit" if device == "cuda" else "adamw_torch_fused"
+    known = [member.value for member in OptimizerNames]
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        raise UserError(f"optimizer.type is {wanted!r}; nearest known: {', '.join(near)} (or auto)")
+    return name
+
+
+def _peak_memory_bytes() -> float:
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

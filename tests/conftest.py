@@ -1,0 +1,122 @@
+"""What all tests share: a clean environment, tiny models, a store of their own."""
+# ruff: noqa: E402
+
+import os
+
+# `-e test` runs inside an MLflow run: its variables would send our runs into that one.
+for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "FORGE_"))]:
+    del os.environ[_name]
+# Tiny models gain nothing from threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def demo_texts() -> list[str]:
+    """Titles and abstracts of the demo papers."""
+    content = json.loads((ROOT / "data/high_quality_papers_demo.json").read_text(encoding="utf-8"))
+    return [f"{p['title']}\n\n{p['abstract']}" for p in content["papers"][:52]]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random LLaMA of 2 layers and a byte-level tokenizer."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    backend = ByteLevelBPETokenizer()
+    backend.train_from_iterator(
+        demo_texts(), vocab_size=600, special_tokens=["<s>", "</s>", "<unk>"]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend._tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            # Larger than usual, so that adapters under a frozen random head can move the logits.
+            initializer_range=0.3,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty tracking database; its migrations take seconds, so they run once."""
+    import mlflow
+
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def store(
+    tmp_path: Path, _migrated_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """A tracking store of this test's own, in an otherwise empty working folder."""
+    import mlflow
+
+    shutil.copy(_migrated_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(uri)
+    yield uri
+    while mlflow.active_run() is not None:
+        mlflow.end_run()
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path, tiny_llama_folder: Path) -> Path:
+    """A configuration that trains the tiny model on the demo papers in seconds."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(
+        f"""
+extends: {ROOT / "configs" / "training.yaml"}
+training:
+  model: {{name: {tiny_llama_folder}, max_length: 256}}
+  qlora: {{method: lora, lora_dropout: 0.0}}
+  hyperparameters:
+    {{batch_size: 2, gradient_accumulation_steps: 1, max_steps: 30, learning_rate: 2e-2}}
+  scientific_data:
+    data_file: {ROOT / "data" / "high_quality_papers_demo.json"}
+    filters: {{min_score: 50}}
+    sections: [title, abstract]
+    split: {{validation_fraction: 0.1, test_fraction: 0.25}}
+    num_workers: 1
+  logging: {{log_steps: 5, eval_steps: 15, save_steps: 15}}
+  memory_optimization: {{gradient_checkpointing: false}}
+  hardware: {{bf16: false}}
+  mlflow: {{experiment_name: tiny, registered_model_name: tiny}}
+  evaluation: {{generation: {{prompts: 2, max_new_tokens: 8}}, cloze_items: 10}}
+  variants: {{lora: {{}}}}
+""",
+        encoding="utf-8",
+    )
+    return file

@@ -1,0 +1,185 @@
+"""The page of an evaluation."""
+
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from steps.evaluation.likelihood import TokenScore
+from steps.evaluation.summary import summarise
+from steps.reports.evaluation_report import (
+    TokenExample,
+    headline,
+    metric_rows,
+    write_evaluation_report,
+)
+
+NO_GENERATIONS = pd.DataFrame(columns=["paper_id", "prompt", "generation", "reference"])
+
+
+def frame_of(papers, factor=1.0):
+    generator = np.random.default_rng(0)
+    size = generator.integers(500, 900, papers)
+    nats = size * generator.normal(0.7, 0.05, papers) * factor
+    return pd.DataFrame(
+        {
+            "paper_id": [f"paper{n}" for n in range(papers)],
+            "nats": nats,
+            "bytes": size,
+            "tokens": size // 4,
+            "words": size // 6,
+            "nats_gene": nats * 0.2,
+            "bytes_gene": size // 10,
+            "nats_section_title": nats * 0.1,
+            "bytes_section_title": size // 8,
+        }
+    )
+
+
+def page_of(tmp_path, **changes):
+    frame = frame_of(70, 0.9)
+    arguments = {
+        "model_name": "genomics 3",
+        "metrics": summarise(frame),
+        "per_paper": frame,
+        "base_per_paper": frame_of(70),
+        "generations": NO_GENERATIONS,
+        "token_examples": None,
+    }
+    path = tmp_path / "report.html"
+    write_evaluation_report(path, **(arguments | changes))
+    return path.read_text(encoding="utf-8")
+
+
+class Outline(HTMLParser):
+    """Elements left open, text, and what a page would load."""
+
+    VOID = ("meta", "link", "img", "br", "hr")
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.loads, self.text = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag, attributes):
+        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_whole_and_loads_nothing(tmp_path):
+    page = page_of(tmp_path)
+    outline = Outline(page)
+    assert outline.open == []
+    assert [target for target in outline.loads if not target.startswith("#")] == []
+    assert "<script" not in page
+    assert page.count("<svg") == 1
+
+
+def test_the_lead_says_what_was_gained(tmp_path):
+    page = page_of(tmp_path)
+    assert "so this one needs 10.0% less" in page
+    assert "are too narrow" not in page
+
+
+def test_few_papers_come_with_a_warning(tmp_path):
+    few = frame_of(10)
+    page = page_of(tmp_path, per_paper=few, metrics=summarise(few), base_per_paper=None)
+    assert "10 papers: below 60 the intervals are too narrow" in page
+
+
+def test_every_metric_stands_in_the_table_with_its_interval():
+    metrics = summarise(frame_of(70))
+    rows = {row.name: row for row in metric_rows(metrics, {})}
+    assert rows["gene bits per byte"].value == metrics["gene_bits_per_byte"]
+    assert rows["gene bits per byte"].low == metrics["gene_bits_per_byte_ci_low"]
+    assert rows["papers"].low is None
+    assert not [name for name in rows if "ci" in name.split()]
+
+
+def test_the_figure_names_each_part_of_the_text_once(tmp_path, monkeypatch):
+    import steps.reports.evaluation_report as report
+
+    drawn = []
+    draw = report._draw
+    monkeypatch.setattr(
+        report, "_draw", lambda parts, *rest: drawn.append(parts) or draw(parts, *rest)
+    )
+    metrics = summarise(frame_of(70)) | {"general_bits_per_byte": 1.0}
+    page_of(tmp_path, metrics=metrics)
+    assert drawn == [["bits_per_byte", "gene_bits_per_byte", "title_bits_per_byte"]]
+
+
+def test_papers_that_gained_most_come_first(tmp_path):
+    frame = frame_of(70)
+    frame.loc[7, "nats"] *= 0.5
+    frame.loc[9, "nats"] *= 2
+    page = page_of(tmp_path, per_paper=frame)
+    most, least = page.split("Papers that gained most")[1].split("Papers that gained least")
+    assert re.findall(r"<td>(paper\d+)</td>", most)[0] == "paper7"
+    assert re.findall(r"<td>(paper\d+)</td>", least)[0] == "paper9"
+
+
+def test_tokens_are_coloured_by_surprise_and_genes_outlined(tmp_path):
+    tokens = [
+        TokenScore("Loss of", 0.0, False),
+        TokenScore(" TP53", 5 * math.log(2), True),
+        TokenScore("\n<b>", 99.0, False),
+    ]
+    page = page_of(tmp_path, token_examples=[TokenExample("paper1", tokens, tokens)])
+    assert page.count('class="gene"') == 2
+    assert 'rgba(220,50,47,0.50)" title="5.0 bits"> TP53</span>' in page
+    assert 'rgba(220,50,47,1.00)" title="142.8 bits">\n&lt;b&gt;</span>' in page
+    assert "Loss of</span><span" in page, "white space between tokens would be shown"
+
+
+def test_text_of_papers_and_models_is_escaped(tmp_path):
+    bad = "<script>alert(1)</script>"
+    rows = pd.DataFrame(
+        {"paper_id": [bad], "prompt": [bad], "generation": [bad], "reference": [bad]}
+    )
+    example = TokenExample(bad, [TokenScore(bad, 1.0, False)])
+    page = page_of(tmp_path, model_name=bad, generations=rows, token_examples=[example])
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 7
+
+
+def test_the_same_evaluation_gives_the_same_page(tmp_path):
+    assert page_of(tmp_path) == page_of(tmp_path)
+
+
+def test_a_masked_model_has_its_own_headline_and_figures(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "paper_id": ["a", "b", "c"],
+            "mlm_nats": [10.0, 12.0, 9.0],
+            "mlm_targets": [5.0, 5.0, 5.0],
+            "mlm_hits": [3.0, 2.0, 4.0],
+            "mlm_nats_gene": [4.0, 2.0, 3.0],
+            "mlm_targets_gene": [1.0, 1.0, 1.0],
+            "mlm_hits_gene": [0.0, 1.0, 1.0],
+        }
+    )
+    metrics = summarise(frame)
+    assert headline(metrics, {}).startswith("2.0667 mlm loss (95 % interval")
+    page = page_of(tmp_path, per_paper=frame, base_per_paper=frame, metrics=metrics)
+    assert page.count("<svg") == 2
+    assert "Papers that moved" not in page
+
+
+@pytest.mark.parametrize(("change", "words"), [(0.9, "10.0% less"), (1.2, "20.0% more")])
+def test_a_loss_is_called_more_and_a_gain_less(change, words):
+    base = {"bits_per_byte": 1.0}
+    assert words in headline({"bits_per_byte": change}, base)

@@ -1,0 +1,175 @@
+"""The steps in a row on a tiny model, against one real store, each from a folder of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def step(name: str, folder: Path, *arguments: str, code: int = 0) -> str:
+    """Run a step as a process of its own, in a working folder of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    finished = subprocess.run(
+        [sys.executable, "-m", f"steps.{name}", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == code, finished.stderr
+    assert "Traceback" not in finished.stderr
+    return finished.stdout + finished.stderr
+
+
+def newest(client: mlflow.MlflowClient, name: str) -> Any:
+    """The newest run of a step."""
+    experiment = client.get_experiment_by_name("tiny")
+    return client.search_runs(
+        [experiment.experiment_id], f"tags.`forge.step` = '{name}'", max_results=1
+    )[0]
+
+
+def test_each_step_finds_its_input_in_the_store_alone(
+    store: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    given = ("--config", str(tiny_config))
+
+    step("preprocess", tmp_path / "one", *given)
+    prepared = newest(client, "preprocess")
+    assert prepared.info.status == "FINISHED"
+    assert prepared.data.metrics["papers/accepted"] == 52
+    assert {f.path for f in client.list_artifacts(prepared.info.run_id)} >= {
+        "dataset",
+        "rejected.jsonl",
+        "report.html",
+    }
+
+    step("finetune", tmp_path / "two", *given)
+    trained = newest(client, "finetune")
+    assert trained.data.tags["forge.dataset_digest"] == prepared.data.tags["forge.dataset_digest"]
+    version = client.get_model_version_by_alias("tiny", "challenger")
+    assert version.run_id == trained.info.run_id
+    checkpoints = {f.path for f in client.list_artifacts(trained.info.run_id, "checkpoints")}
+    assert checkpoints == {"checkpoints/checkpoint-15", "checkpoints/checkpoint-30"}
+
+    said = step("ab_compare", tmp_path / "three", *given)
+    decided = newest(client, "ab_compare")
+    assert decided.data.tags["forge.decision"] == "promote", said
+    assert client.get_model_version_by_alias("tiny", "champion").version == version.version
+    assert client.get_registered_model("tiny").aliases == {"champion": version.version}
+
+    # Nothing is left to compare, and saying so is no error.
+    assert "nothing to compare" in step("ab_compare", tmp_path / "four", *given)
+    twice = step(
+        "ab_compare",
+        tmp_path / "four",
+        *given,
+        "--champion",
+        "models:/tiny/1",
+        "--challenger",
+        "models:/tiny/1",
+        code=2,
+    )
+    assert "stands on both sides" in twice
+
+    step("prune_checkpoints", tmp_path / "five", *given, "--apply", "true")
+    left = {f.path for f in client.list_artifacts(trained.info.run_id, "checkpoints")}
+    assert left == {"checkpoints/checkpoint-30"}
+
+    # The registered version holds no path of this machine, and loads where only the base is.
+    loaded = mlflow.pyfunc.load_model("models:/tiny@champion").unwrap_python_model()
+    assert loaded.probe_difference() == 0.0
+    folder = Path(
+        mlflow.artifacts.download_artifacts(
+            "models:/tiny@champion", dst_path=str(tmp_path / "copy")
+        )
+    )
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix in (".json", ".yaml", ".yml", ".txt"):
+            text = file.read_text(encoding="utf-8").replace(store, "")
+            assert str(tmp_path) not in text or file.name == "MLmodel", file
+
+
+def test_an_adapter_of_zeros_scores_as_the_base_does(
+    store: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    from steps.config import load_config
+    from steps.evaluate import measure
+    from steps.training.adapted import AdaptedModel, load_base
+    from steps.training.adapters import add_adapter
+    from steps.training.models import resolve_base
+    from tests.training.test_trainer import papers
+
+    training = load_config(tiny_config).training
+    base = load_base(resolve_base(training.model), hardware=training.hardware)
+    plain = measure(training, base, papers(4), papers(2))
+    wrapped = add_adapter(base.model, training.qlora, "causal").eval()
+    zeros = AdaptedModel(
+        wrapped, base.tokenizer, base.objective, base.dtype, base.device, base.description
+    )
+    adapted = measure(training, zeros, papers(4), papers(2))
+    pd.testing.assert_frame_equal(plain.per_paper, adapted.per_paper)
+    assert plain.metrics == adapted.metrics
+
+
+def test_an_adapter_trained_on_shuffled_text_is_not_promoted(
+    store: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    import random
+
+    content = json.loads((ROOT / "data/high_quality_papers_demo.json").read_text(encoding="utf-8"))
+    shuffler = random.Random(0)
+    for paper in content["papers"][:52]:
+        letters = list(paper["abstract"])
+        shuffler.shuffle(letters)
+        paper["abstract"] = "".join(letters)
+    shuffled = tmp_path / "shuffled.json"
+    shuffled.write_text(json.dumps(content), encoding="utf-8")
+
+    given = (
+        "--config",
+        str(tiny_config),
+        "--overrides",
+        "training.scientific_data.filters.language=null",
+    )
+    step("preprocess", tmp_path / "a", *given, "--papers", str(shuffled))
+    step("finetune", tmp_path / "b", *given)
+    step("preprocess", tmp_path / "c", *given)
+    step("ab_compare", tmp_path / "d", *given)
+    client = mlflow.MlflowClient()
+    assert newest(client, "ab_compare").data.tags["forge.decision"] in ("keep", "inconclusive")
+    assert "champion" not in client.get_registered_model("tiny").aliases
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("finetune", ("--dataset", "latest"), "no finished preprocess run"),
+        ("finetune", ("--dataset", "0123abcd"), "has no dataset that can be read"),
+        ("evaluate", ("--model", "models:/tiny@challenger"), "is not in the registry"),
+        ("evaluate", ("--model", "nonsense"), "is not in the registry or the store"),
+        ("ab_compare", ("--rollback", "true"), "nothing to roll back to"),
+        ("preprocess", ("--papers", "missing.json"), "does not exist"),
+        ("prune_checkpoints", ("--run", "0123abcd"), "is not in this tracking store"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_failed_run_with_the_error_as_a_tag(
+    store: str, tiny_config: Path, tmp_path: Path, name: str, arguments: tuple[str, ...], words: str
+) -> None:
+    said = step(name, tmp_path / "x", "--config", str(tiny_config), *arguments, code=2)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    run = newest(mlflow.MlflowClient(), name)
+    assert run.info.status == "FAILED"
+    assert words in run.data.tags["forge.error"]

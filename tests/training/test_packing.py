@@ -1,0 +1,96 @@
+"""Windows and rows: every token a target once, no paper sees another."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steps.papers.text import PaperText, Span
+from steps.training.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.training.losses import IGNORED
+from steps.training.packing import PackedPapers, Window, collate_packed, pack, windows_of
+
+
+class Letters:
+    """A tokenizer of one token a letter."""
+
+    bos_token_id = 1
+    eos_token_id = 2
+
+    def __call__(self, text: str, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[3 + ord(c) % 50 for c in text])
+
+
+def paper(length: int, name: str = "p") -> PaperText:
+    return PaperText(
+        name,
+        "abcdefghij"[: length % 10] + "x" * (length - length % 10),
+        (Span(0, length, "abstract"),),
+    )
+
+
+@given(st.integers(0, 300), st.integers(8, 64), st.data())
+def test_every_token_but_the_first_is_a_target_exactly_once(
+    length: int, max_length: int, data: Any
+) -> None:
+    overlap = data.draw(st.integers(1, max_length - 2))
+    one = paper(length)
+    windows = windows_of(one, Letters(), max_length, overlap)
+    targets = [t for w in windows for t in w.tokens[w.first_target :]]
+    assert targets == [*Letters()(one.text).input_ids, 2]
+    assert windows[0].tokens[0] == 1
+    assert all(len(w.tokens) <= max_length and w.first_target >= 1 for w in windows)
+
+
+@given(st.lists(st.integers(1, 32), max_size=60))
+def test_packing_keeps_every_window_whole_and_no_row_overflows(lengths: list[int]) -> None:
+    windows = [Window(str(i), tuple(range(n)), 1) for i, n in enumerate(lengths)]
+    rows = pack(windows, 32)
+    assert sorted(w.paper_id for row in rows for w in row) == sorted(w.paper_id for w in windows)
+    assert all(sum(len(w.tokens) for w in row) <= 32 for row in rows)
+    assert rows == pack(windows, 32)
+
+
+def test_positions_restart_and_no_window_predicts_the_next_ones_first_token() -> None:
+    batch = collate_packed(
+        [[Window("a", (1, 5, 6), 1), Window("b", (1, 7), 1)], [Window("c", (9, 8, 7, 2), 2)]]
+    )
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
+    assert batch["labels"].tolist() == [[IGNORED, 5, 6, IGNORED, 7, IGNORED, IGNORED, 7, 2]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5, 9]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_papers_have_the_logits_of_single_ones(checkpointing: bool) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=60,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            initializer_range=0.3,
+        )
+    )
+    register_per_document_attention()
+    model.set_attn_implementation(PER_DOCUMENT_SDPA)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+    papers = [paper(23, "a"), paper(70, "b"), paper(9, "c")]
+    rows = PackedPapers(papers, Letters(), 64, 8)
+    batch = collate_packed([rows[i] for i in range(len(rows))])
+    packed = model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits[0]
+    borders = batch["cu_seq_lens_q"].tolist()
+    windows = [w for row in rows.rows for w in row]
+    for window, start, end in zip(windows, borders, borders[1:], strict=False):
+        alone = model(input_ids=torch.tensor([window.tokens]), use_cache=False).logits[0]
+        torch.testing.assert_close(packed[start:end], alone, rtol=0, atol=1e-4)
+    assert sum(w.targets for w in windows) == rows.targets == 23 + 70 + 9 + 3

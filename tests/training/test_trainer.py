@@ -1,0 +1,125 @@
+"""ModelTrainer: accumulation does not change the result, training learns, bad runs stop."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steps import config
+from steps.errors import UserError
+from steps.papers.text import PaperText, Span
+from steps.training.adapters import add_adapter, trainable_parameters
+from steps.training.models import load_model, load_tokenizer, resolve_base
+from steps.training.trainer import ModelTrainer, optimizer_name
+from tests.conftest import demo_texts
+
+
+def settings(folder: Path, **hyperparameters: Any) -> config.Training:
+    values = {
+        "batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        **hyperparameters,
+    }
+    return config.Training(
+        model=config.Model(name=str(folder), max_length=128),
+        qlora=config.Qlora(method="lora", r=4, lora_dropout=0.0),
+        hyperparameters=config.Hyperparameters(**values),
+        logging=config.Logging(log_steps=1, eval_steps=2, save_steps=2),
+        memory_optimization=config.MemoryOptimization(gradient_checkpointing=False),
+        hardware=config.Hardware(bf16=False),
+    )
+
+
+def papers(count: int) -> list[PaperText]:
+    texts = demo_texts()[:count]
+    # Documents of unequal length.
+    cut = [text[: 150 + 90 * i] for i, text in enumerate(texts)]
+    return [PaperText(f"p{i}", t, (Span(0, len(t), "abstract"),)) for i, t in enumerate(cut)]
+
+
+def trainer(training: config.Training, folder: Path, **keywords: Any) -> ModelTrainer:
+    base = resolve_base(training.model)
+    torch.manual_seed(training.hyperparameters.seed)
+    model = load_model(base, training.qlora.quantization, training.qlora.bits, torch.float32, "cpu")
+    model = add_adapter(model, training.qlora, base.objective)
+    tokenizer = load_tokenizer(base.folder)
+    validation = keywords.pop("validation", papers(2))
+    return ModelTrainer(
+        training, model, tokenizer, papers(12), validation, folder, dtype=torch.float32, **keywords
+    )
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
+
+
+def test_accumulation_changes_neither_the_losses_nor_the_adapter(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    results = []
+    for batch_size, accumulation in ((8, 1), (4, 2), (1, 8)):
+        one = trainer(
+            settings(
+                tiny_llama_folder, batch_size=batch_size, gradient_accumulation_steps=accumulation
+            ),
+            tmp_path / f"{batch_size}",
+            validation=[],
+        )
+        one.train()
+        losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
+        weights = torch.cat([p.flatten() for p in one.model.parameters() if p.requires_grad])
+        results.append((torch.tensor(losses), weights.detach()))
+    for losses, weights in results[1:]:
+        torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
+
+
+def test_training_lowers_the_loss_and_ends_on_the_best_validated_adapter(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    one = trainer(settings(tiny_llama_folder, max_steps=12), tmp_path)
+    before = one.evaluate()
+    one.train()
+    after = one.evaluate()
+    assert after["eval_bits_per_byte"] < before["eval_bits_per_byte"] - 0.05
+    seen = [e["eval_bits_per_byte"] for e in one.state.log_history if "eval_bits_per_byte" in e]
+    assert after["eval_bits_per_byte"] == pytest.approx(min(seen), abs=1e-6)
+
+
+def test_only_adapters_are_trained_and_saved(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    one = trainer(settings(tiny_llama_folder), tmp_path)
+    one.train()
+    folder = tmp_path / "checkpoint-4"
+    with safe_open(folder / "adapter_model.safetensors", "pt") as tensors:
+        count = sum(tensors.get_tensor(key).numel() for key in tensors.keys())  # noqa: SIM118
+    assert count == trainable_parameters(one.model)
+    assert (folder / "manifest.json").is_file()
+
+
+def test_a_diverging_run_stops_and_names_the_step_and_the_knob(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    one = trainer(
+        settings(tiny_llama_folder, learning_rate=1e38, max_grad_norm=1e9, max_steps=20), tmp_path
+    )
+    with pytest.raises(UserError, match=r"at step \d+ .*learning_rate"):
+        one.train()
+
+
+def test_an_empty_training_split_is_refused(tiny_llama_folder: Path, tmp_path: Path) -> None:
+    training = settings(tiny_llama_folder)
+    with pytest.raises(UserError, match="holds no paper"):
+        ModelTrainer(training, None, None, [], [], tmp_path)
+
+
+def test_an_unknown_optimiser_is_named_with_its_neighbours() -> None:
+    assert optimizer_name("AdamW", "cpu") == "adamw_torch"
+    assert optimizer_name("auto", "cuda") == "paged_adamw_8bit"
+    with pytest.raises(UserError, match="nearest known: adamw_torch"):
+        optimizer_name("adamw_troch", "cpu")
