@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Raised whenever a definition changes, so that old figures are not compared with new ones.
 METRIC_VERSION = "1"
 SPLITS = ("train", "validation", "test")
+GENERATION_COLUMNS = ["paper_id", "prompt", "generation", "reference"]
 # Texts that the report shows token by token.
 EXAMPLES = 2
 EXAMPLE_CHARACTERS = 700
@@ -201,7 +202,7 @@ def measure(
 
     settings = training.evaluation
     per_paper = _score(training, adapted, papers, "papers")
-    generations = pd.DataFrame(columns=["paper_id", "prompt", "generation", "reference"])
+    generations = pd.DataFrame(columns=GENERATION_COLUMNS)
     with adapted.computing():
         per_paper = join_per_paper(per_paper, *_cloze(training, adapted, papers, train_papers))
         if adapted.objective == "causal" and settings.generation.prompts:
@@ -300,15 +301,20 @@ def _generate(
     train_papers: "list[PaperText]",
 ) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Let the model write on from titles, and count genes and copies in what it writes."""
+    import pandas as pd
+
     from steps.evaluation.generation import generate, generation_prompts, generation_scores
     from steps.papers.genes import GeneLexicon, find_genes
 
     settings = training.evaluation
+    prompts = generation_prompts(papers, count=settings.generation.prompts, seed=settings.seed)
+    if not prompts:
+        return pd.DataFrame(columns=GENERATION_COLUMNS), pd.DataFrame({"paper_id": []})
     lexicon = GeneLexicon.load()
     generations = generate(
         adapted.model,
         adapted.tokenizer,
-        generation_prompts(papers, count=settings.generation.prompts, seed=settings.seed),
+        prompts,
         max_new_tokens=settings.generation.max_new_tokens,
     )
     scores = generation_scores(

@@ -4,14 +4,12 @@
     python -m steps.plan --overrides "training.model.max_length=4096"
     python -m steps.plan --tokens 20000000 --tokens-per-second 2400
 
-Prints the table and writes `plan.json`. It needs neither weights nor a GPU: the sizes follow
-from the model's shape (see `steps.training.memory`).
+Prints the table and leaves `plan.json` in its run. It needs neither weights nor a GPU: the
+sizes follow from the model's shape (see `steps.training.memory`).
 """
 
 import json
 import math
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import click
@@ -27,12 +25,10 @@ from steps.config import Training, load_config
     type=click.FloatRange(min=0, min_open=True),
     help="Measured or stated rate; for the hours (`train/tokens_per_second` of an earlier run).",
 )
-@click.option("--output", default="", help="Folder for plan.json; empty: a temporary one.")
 @step_command
 def main(
     tokens: int | None,
     tokens_per_second: float | None,
-    output: str,
     config_path: str,
     overrides: str,
     verbose: bool,
@@ -40,13 +36,16 @@ def main(
     """Plan the memory, time and disk of a training run."""
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
-    plan = run_plan(loaded.training, tokens=tokens, tokens_per_second=tokens_per_second)
-    show(plan)
-    folder = Path(output or tempfile.mkdtemp(prefix="plan-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "plan.json"
-    file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
-    say(f"plan written to {file}")
+
+    from steps.tracking.runs import step_run
+
+    with step_run("plan", loaded.training, verbose=verbose) as run:
+        plan = run_plan(loaded.training, tokens=tokens, tokens_per_second=tokens_per_second)
+        show(plan)
+        file = run.scratch / "plan.json"
+        file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+        run.artifact(file)
+        say(f"plan.json is in run {run.id}")
 
 
 def run_plan(

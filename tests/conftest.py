@@ -7,6 +7,8 @@ import os
 for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "FORGE_"))]:
     del os.environ[_name]
 # Tiny models gain nothing from threads.
+# Many short processes: let them keep what they compile.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"

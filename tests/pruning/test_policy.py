@@ -78,7 +78,9 @@ def test_the_last_are_those_with_the_highest_steps() -> None:
     assert verdicts[1000].reason == "among the last 2 of its run"
     assert verdicts[200].keep
     assert not verdicts[9].keep
-    assert verdicts[9].reason == "not among the last 2 of its run, without a validation/loss"
+    assert (
+        verdicts[9].reason == "not among the last 2 of its run, without a validation/bits_per_byte"
+    )
 
 
 @pytest.mark.parametrize(("greater_is_better", "best"), [(False, [2, 4]), (True, [1, 5])])
@@ -157,7 +159,7 @@ def test_the_budget_takes_the_most_dispensable_first() -> None:
         verdicts = plan(records, policy)
         assert [step for step in order if not verdicts[step].keep] == order[:gone]
     assert verdicts[2].reason == (
-        "over the 1 bytes of its run, though number 2 of its run by validation/loss (0.2)"
+        "over the 1 bytes of its run, though number 2 of its run by validation/bits_per_byte (0.2)"
     )
 
 
