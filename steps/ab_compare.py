@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Bring the previous champion back.",
 )
-@step_command
+@step_command()
 def main(
     champion: str,
     challenger: str,

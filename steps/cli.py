@@ -12,34 +12,58 @@ import click
 
 from steps.errors import UserError
 
-BAD_INPUT = 2
+
+def step_command(
+    default_config: str = "configs/training.yaml",
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a step: common options, one line for bad input, no orphans.
+
+    Args:
+        default_config: What `--config` is where it is not given.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        @click.option(
+            "--config",
+            "config_path",
+            default=default_config,
+            show_default=True,
+            help="YAML configuration; looked up in the working folder, then in the project.",
+        )
+        @click.option("--overrides", default="", help='Dotted values: "training.qlora.r=32".')
+        @click.option(
+            "--verbose", is_flag=True, envvar="FORGE_VERBOSE", help="Show library messages."
+        )
+        @functools.wraps(function)
+        def wrapped(*arguments: Any, **options: Any) -> None:
+            leave_with_the_launcher()
+            try:
+                function(*arguments, **options)
+            except UserError as error:
+                _tag_unjoined_run(error)
+                click.secho(f"error: {error}", fg="red", err=True)
+                sys.exit(error.exit_code)
+            except KeyboardInterrupt:
+                click.secho("interrupted", err=True)
+                sys.exit(130)
+
+        return wrapped
+
+    return decorate
 
 
-def step_command(function: Callable[..., None]) -> Callable[..., None]:
-    """Make a function a step: common options, one line for bad input, no orphans."""
+def _tag_unjoined_run(error: UserError) -> None:
+    """Write an error that came before the step joined its run into that run.
 
-    @click.option(
-        "--config",
-        "config_path",
-        default="configs/training.yaml",
-        show_default=True,
-        help="YAML configuration; looked up in the working folder, then in the project.",
-    )
-    @click.option("--overrides", default="", help='Dotted values, such as "training.qlora.r=32".')
-    @click.option("--verbose", is_flag=True, envvar="FORGE_VERBOSE", help="Show library messages.")
-    @functools.wraps(function)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        leave_with_the_launcher()
-        try:
-            function(*arguments, **options)
-        except UserError as error:
-            click.secho(f"error: {error}", fg="red", err=True)
-            sys.exit(BAD_INPUT)
-        except KeyboardInterrupt:
-            click.secho("interrupted", err=True)
-            sys.exit(130)
+    `mlflow run` has made the run and closes it as FAILED; without the tag it would not say why.
+    A step that has joined its run has deleted the variable (see `steps.tracking.runs`).
+    """
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id is None or "MLFLOW_TRACKING_URI" not in os.environ:
+        return
+    from steps.tracking.runs import tag_failure
 
-    return wrapped
+    tag_failure(run_id, str(error), error.exit_code)
 
 
 def leave_with_the_launcher() -> None:

@@ -8,3 +8,5 @@ class UserError(Exception):
     record where there is one, and the fix. The step prints it and exits 2. Raise it
     where the cause is understood, and never to dress up a bug.
     """
+
+    exit_code = 2

@@ -68,7 +68,7 @@ class Results:
 @click.option(
     "--split", default="test", show_default=True, type=click.Choice(SPLITS), help="Split to score."
 )
-@step_command
+@step_command()
 def main(
     model: str, dataset: str, split: str, config_path: str, overrides: str, verbose: bool
 ) -> None:
@@ -159,7 +159,7 @@ def evaluate_side(
         **cache_tags(parts),
     )
     results = measure(training, adapted, papers, read_papers(stored.folder, "train"))
-    _write(run, side, results, split, token_examples(training, adapted, papers))
+    _write(run, side, adapted, results, split, token_examples(training, adapted, papers))
     model_id = getattr(side.version, "model_id", None)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
     run.metrics(
@@ -432,9 +432,16 @@ def _general_file(texts: str) -> Path:
     return find_file(texts, "evaluation.general_texts", "training.evaluation.general_texts")
 
 
+def _shown_name(side: "Side", adapted: "AdaptedModel") -> str:
+    base = adapted.description["base"]
+    note = f"; {base['note']}" if base["note"] else ""
+    return f"{side.name} ({base['name']}{note})"
+
+
 def _write(
     run: "StepRun",
     side: "Side",
+    adapted: "AdaptedModel",
     results: Results,
     split: str,
     examples: "list[TokenExample]",
@@ -449,7 +456,7 @@ def _write(
     )
     write_evaluation_report(
         run.scratch / "report.html",
-        model_name=side.name,
+        model_name=_shown_name(side, adapted),
         metrics=results.metrics,
         per_paper=results.per_paper,
         base_per_paper=None,

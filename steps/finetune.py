@@ -46,7 +46,7 @@ LOGGED_SECTIONS = (
 @click.option(
     "--alias", default="challenger", show_default=True, help="Alias of the registered version."
 )
-@step_command
+@step_command()
 def main(
     dataset: str,
     resume: str,

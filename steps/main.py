@@ -21,6 +21,7 @@ import click
 
 from steps.cli import say, show_notices, step_command
 from steps.config import PROJECT_ROOT, LoadedConfig, load_config
+from steps.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -37,7 +38,7 @@ GLIBC_TUNABLES = (
 )
 
 
-class StepFailed(Exception):
+class StepFailed(UserError):
     """A step ended badly: what it said, and its exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -133,12 +134,14 @@ class Pipeline:
 
 
 @click.command()
-@step_command
+@step_command(default_config="configs/demo.yaml")
 def main(config_path: str, overrides: str, verbose: bool) -> None:
     """Run all steps in order, reusing what has not changed."""
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
     os.environ.setdefault("GLIBC_TUNABLES", GLIBC_TUNABLES)
+    # The steps' commands say `python`: let that be this one, activated environment or not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # A dozen processes import torch, transformers and mlflow: from compiled files that takes 8 s
     # each, and 18 s where the environment forbids to keep them.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -148,12 +151,8 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
 
     from steps.tracking.runs import step_run
 
-    try:
-        with step_run("main", loaded.training, verbose=verbose) as run:
-            run_pipeline(Pipeline(run, loaded))
-    except StepFailed as error:
-        click.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(error.exit_code)
+    with step_run("main", loaded.training, verbose=verbose) as run:
+        run_pipeline(Pipeline(run, loaded))
 
 
 def run_pipeline(pipeline: Pipeline) -> None:

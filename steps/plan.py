@@ -25,7 +25,7 @@ from steps.config import Training, load_config
     type=click.FloatRange(min=0, min_open=True),
     help="Measured or stated rate; for the hours (`train/tokens_per_second` of an earlier run).",
 )
-@step_command
+@step_command()
 def main(
     tokens: int | None,
     tokens_per_second: float | None,

@@ -18,7 +18,7 @@ from steps.config import PROJECT_ROOT, ScientificData, load_config
 @click.option(
     "--papers", default="", help="File, folder, glob or artifact URI; empty: the config's."
 )
-@step_command
+@step_command()
 def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
     """Turn papers into a clean, leak-free, documented dataset."""
     loaded = load_config(config_path, overrides)

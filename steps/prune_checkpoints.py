@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Delete what the plan lists.",
 )
-@step_command
+@step_command()
 def main(which: str, apply: bool, config_path: str, overrides: str, verbose: bool) -> None:
     """Plan which checkpoints to delete, by policy and registry; delete them with --apply true."""
     loaded = load_config(config_path, overrides)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,27 @@ def test_each_step_finds_its_input_in_the_store_alone(
     said = step("ab_compare", tmp_path / "six", *given)
     assert newest(client, "ab_compare").data.tags["forge.decision"] == "keep", said
     assert client.get_registered_model("tiny").aliases == {"champion": 1, "challenger": 2}
+
+
+def test_a_failing_step_stops_main_with_its_line_and_its_exit_code(
+    store: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    overrides = "training.qlora.target_modules=[nonsense]"
+    said = step("main", tmp_path, "--config", str(tiny_config), "--overrides", overrides, code=2)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    # The step says it, and main says which step it was.
+    assert len(errors) == 2
+    assert "qlora.target_modules names 'nonsense'" in errors[0]
+    assert re.fullmatch(
+        r"error: finetune lora failed \(run \w+\): qlora.target_modules .*", errors[1]
+    )
+    client = mlflow.MlflowClient()
+    statuses = {
+        name: newest(client, name).info.status for name in ("main", "preprocess", "finetune")
+    }
+    assert statuses == {"main": "FAILED", "preprocess": "FINISHED", "finetune": "FAILED"}
+    parent = newest(client, "finetune").data.tags["mlflow.parentRunId"]
+    assert parent == newest(client, "main").info.run_id
 
 
 def shuffled_papers(folder: Path) -> Path:

@@ -50,8 +50,6 @@ def test_defaults_of_the_entry_point_and_of_the_program_agree(step: str) -> None
     entry = PROJECT["entry_points"][step]
     for option, name in re.findall(r"(--[a-z-]+) \{(\w+)\}", entry["command"]):
         parameter = next(p for p in command_of(step).params if option in p.opts)
-        if (step, name) == ("main", "config"):
-            continue  # The demo is what a stranger runs first; `python -m` has the same default.
         stated = entry["parameters"][name]["default"]
         assert str(parameter.default).lower() == str(stated).lower()
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 COLUMNS = (
     "variant",
     "trained\nweights",
-    "seconds",
+    "time\n(s)",
     "tokens\nper s",
     "bits/byte\nbefore",
-    "bits/byte after\n(95% interval)",
-    "gene bits/byte\nbefore → after",
+    "bits/byte\nafter (95%)",
+    "of genes",
     "decision",
 )
 
@@ -40,11 +40,11 @@ def summary_rows(
         rows.append(
             (
                 variant,
-                f"{metrics['train/trainable_parameters'] / 1e6:.2f} M",
+                f"{metrics['train/trainable_parameters'] / 1e6:.2f}M",
                 f"{metrics['train/seconds']:.0f}",
                 f"{metrics['train/mean_tokens_per_second']:.0f}",
                 _figure(base),
-                f"{_figure(test)}\n({_figure(test, '_ci_low')}–{_figure(test, '_ci_high')})",
+                f"{_figure(test)}\n{_figure(test, '_ci_low')}–{_figure(test, '_ci_high')}",
                 f"{_figure(base, '', 'gene_')}\n→ {_figure(test, '', 'gene_')}",
                 decision.get("outcome", "champion"),
             )
@@ -69,15 +69,21 @@ def show_summary(
     tracking_uri: str,
 ) -> None:
     """Print the table, the reasons, and the line that opens the MLflow UI."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     decisions: dict[str, Any] = {d["challenger_uri"]: d for d in decision["decisions"]}
     papers = next(iter(decisions.values()))["papers"]
     note = measured["base"].data.tags.get("forge.base_note", "")
-    table = Table(title=f"{training.model.name} on {papers} held-out papers")
+    # Narrow, so that it fits a terminal of 80 columns.
+    table = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=f"{training.model.name} on {papers} held-out papers",
+    )
     for column in COLUMNS:
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for row in summary_rows(trained, measured, decisions):
         table.add_row(*row)
     console = Console()

@@ -44,6 +44,7 @@ NOISY_LOGGERS = (
     "evaluate",
     "py.warnings",
     "git",
+    "traceback",
 )
 MAX_TAG = 4000
 MAX_PARAM = 6000
@@ -149,7 +150,7 @@ def step_run(
                 yield run
                 status = "FINISHED"
             except UserError as error:
-                run.tag(error=str(error), exit_code="2")
+                run.tag(error=str(error), exit_code=str(error.exit_code))
                 raise
             except (KeyboardInterrupt, SystemExit) as error:
                 code = error.code if isinstance(error, SystemExit) else 130
@@ -157,12 +158,27 @@ def step_run(
                 run.tag(exit_code=str(code or 0))
                 raise
             except BaseException as error:
-                logging.getLogger("steps").error("%s", traceback.format_exc())
+                # The terminal gets it from Python; this is the copy for the run.
+                logging.getLogger("traceback").error("%s", traceback.format_exc())
                 run.tag(error=f"{type(error).__name__}: {error}", exit_code="1")
                 raise
             finally:
                 _upload_log(run, log_file)
                 mlflow.end_run(status)
+
+
+def tag_failure(run_id: str, error: str, exit_code: int) -> None:
+    """Say in a run why its step ended, where the step could not open the run itself."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    client = mlflow.MlflowClient()
+    try:
+        client.set_tag(run_id, "forge.error", error[:MAX_TAG])
+        client.set_tag(run_id, "forge.exit_code", str(exit_code))
+    except MlflowException:
+        # The store itself may be what is wrong; the error is on the terminal either way.
+        logging.getLogger("steps").warning("run %s could not be tagged", run_id)
 
 
 def _upload_log(run: StepRun, log_file: Path) -> None:
