@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,11 @@ def newest(client: mlflow.MlflowClient, name: str) -> Any:
 
 
 def test_each_step_finds_its_input_in_the_store_alone(
-    store: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: str,
+    tiny_config: Path,
+    tiny_llama_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = mlflow.MlflowClient()
     given = ("--config", str(tiny_config))
@@ -89,9 +94,23 @@ def test_each_step_finds_its_input_in_the_store_alone(
     left = {f.path for f in client.list_artifacts(trained.info.run_id, "checkpoints")}
     assert left == {"checkpoints/checkpoint-30"}
 
+    # So does a stranger's process, elsewhere, with the base moved to another place.
+    moved = tmp_path / "moved" / "base"
+    shutil.copytree(tiny_llama_folder, moved)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("FORGE_CACHE", str(tmp_path / "empty"))
+        elsewhere.setenv("FORGE_BASE_MODELS", str(moved))
+        checked = step("tracking.check_model", tmp_path / "seven", "models:/tiny@champion")
+    assert "probe logits: 0\n" in checked
+
     # The registered version holds no path of this machine, and loads where only the base is.
-    loaded = mlflow.pyfunc.load_model("models:/tiny@champion").unwrap_python_model()
-    assert loaded.probe_difference() == 0.0
+    loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
+    assert loaded.unwrap_python_model().probe_difference() == 0.0
+    short, longer = (
+        loaded.predict(["BRCA1 is"], params={"max_new_tokens": count})[0] for count in (2, 8)
+    )
+    assert longer.startswith(short)
+    assert len(longer) > len(short)
     folder = Path(
         mlflow.artifacts.download_artifacts(
             "models:/tiny@champion", dst_path=str(tmp_path / "copy")

@@ -68,7 +68,7 @@ def _splits(preparation: Preparation) -> PageSection:
             f"{split['papers'] / total:.1%}",
             split["sections"],
             split["words"],
-            split["digest"],
+            f"{split['digest'][:19]}…",
         )
         for name, split in splits.items()
     ]
@@ -179,7 +179,8 @@ def _histogram(
     figure = Figure(figsize=(4.6, 2.8), layout="constrained")
     axes = figure.add_subplot()
     low, high = float(values.min()), float(values.max())
-    if logarithmic:
+    # Ticks of a log scale run into each other where the values span less than a decade.
+    if logarithmic and high > 10 * max(1.0, low):
         bins = np.geomspace(max(1.0, low), max(high, low + 1) + 1, 31)
         axes.set_xscale("log")
     else:

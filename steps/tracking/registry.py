@@ -201,15 +201,15 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
 
 
 def _signature() -> Any:
-    import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     # Params that are not in the signature are dropped without a word, and a request would then
     # write on without end.
     return ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("str"), (-1,))]),
-        outputs=Schema([TensorSpec(np.dtype("str"), (-1,))]),
+        # One column without a name is what a plain list of texts fits.
+        inputs=Schema([ColSpec(DataType.string)]),
+        outputs=Schema([ColSpec(DataType.string)]),
         params=ParamSchema(
             [ParamSpec("max_new_tokens", "long", 64), ParamSpec("temperature", "double", 0.0)]
         ),

@@ -1,10 +1,8 @@
 """The memory plan by itself: sizes follow from definitions, and searches keep their promises."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -298,12 +296,16 @@ def test_the_table_names_every_part_and_the_budget() -> None:
     assert all(part in table for part in (*PARTS, "total", "of 16.0"))
 
 
-def test_the_plan_program_writes_its_plan_and_says_whether_it_fits(tmp_path: Path) -> None:
-    arguments = ["--output", str(tmp_path), "--tokens", "20000000", "--tokens-per-second", "2000"]
+def test_the_plan_program_leaves_its_plan_in_its_run_and_says_whether_it_fits(store: str) -> None:
+    import mlflow
+
+    arguments = ["--tokens", "20000000", "--tokens-per-second", "2000"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "it fits" in result.output
-    written = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
+    run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
+    assert run.info.status == "FINISHED"
+    written = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/plan.json")
     expected = run_plan(
         config.load_config("configs/training.yaml").training,
         tokens=20_000_000,
@@ -312,7 +314,7 @@ def test_the_plan_program_writes_its_plan_and_says_whether_it_fits(tmp_path: Pat
     assert written == expected
     assert written["memory"]["total"] == sum(written["memory"]["parts"].values())
 
-    result = CliRunner().invoke(main, ["--output", str(tmp_path), "--overrides", FULL])
+    result = CliRunner().invoke(main, ["--overrides", FULL])
     assert result.exit_code == 0, result.output
     assert "it does not fit" in result.output
     assert "training.qlora.method=qlora" in result.output
