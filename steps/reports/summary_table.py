@@ -14,8 +14,8 @@ COLUMNS = (
     "trained\nweights",
     "time\n(s)",
     "tokens\nper s",
-    "bits/byte\nbefore",
-    "bits/byte\nafter (95%)",
+    "before",
+    "after\n(95%)",
     "of genes",
     "decision",
 )
@@ -80,7 +80,7 @@ def show_summary(
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title=f"{training.model.name} on {papers} held-out papers",
+        title=f"{training.model.name}: bits per byte on {papers} held-out papers",
     )
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
