@@ -3,10 +3,11 @@
 The shapes, lengths and batches of the slow test are drawn anew in each run, so that nothing can
 be fitted to them; the fast ones draw by their own name, so that a run is repeated by its name.
 One draw of the slow test is known to miss: `Case(4038637623, method="full")`, a LLaMA of one
-layer and width 32, is planned at 0.854 of what was measured; the cause is not found. What is compared is
-the peak of all tensor memory of a step: the tensors that stand when it begins, plus every
-allocation and release that torch's CPU allocator reports to the profiler. (A `TorchDispatchMode` would miss what kernels allocate inside, and switches off
-autograd's sums in place.)
+layer and width 32, is planned at 0.854 of what was measured; the cause is not found. What is
+compared is the peak of all tensor memory of a step: the tensors that stand when it begins, plus
+every allocation and release that torch's CPU allocator reports to the profiler. (A
+`TorchDispatchMode` would miss what kernels allocate inside, and switches off autograd's sums in
+place.)
 """
 
 import gc
