@@ -6,6 +6,7 @@
 Leaves `dataset/` with `manifest.json`, `rejected.jsonl` and `report.html` in its run.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -38,7 +39,9 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         parts = key_parts("preprocess", training, {"papers": digest_of_files(files)})
         run.params(_params(settings, papers))
 
-        preparation = prepare_dataset(files, settings, run.scratch, _Progress())
+        # Closed before anything else is said, an error included: the bar's line stays open.
+        with closing(_Progress()) as progress:
+            preparation = prepare_dataset(files, settings, run.scratch, progress)
         write_report(preparation, run.scratch / "report.html")
 
         manifest = preparation.manifest
@@ -101,8 +104,10 @@ class _Progress:
         self.bar.set_description(stage)
         self.bar.n = done
         self.bar.refresh()
-        if stage == "write":
-            self.bar.close()
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self.bar.close()
 
 
 if __name__ == "__main__":
