@@ -23,8 +23,8 @@ import click
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-# Abstracts of ordinary length, so that the cost of a paper is about the same.
-FEWEST_WORDS, MOST_WORDS = 60, 200
+# Abstracts of ordinary length; the general ones at hand are longer.
+FEWEST_WORDS, MOST_WORDS, MOST_GENERAL_WORDS = 60, 200, 400
 GENERAL_HELD_OUT = 60
 SETTINGS: dict[str, Any] = {
     "hyperparameters": {
@@ -54,14 +54,14 @@ SEEDED = f"{LORA} training.hyperparameters.seed=7"
 @click.option("--genomics", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--general", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--folder", required=True, type=click.Path(path_type=Path))
-@click.option("--papers", default=700, show_default=True, help="Abstracts of each kind.")
+@click.option("--papers", default=700, show_default=True, help="Genomics abstracts.")
 def main(genomics: Path, general: Path, folder: Path, papers: int) -> None:
     """Train, score, compare, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = choose(genomics, papers)
-    others = choose(general, papers + GENERAL_HELD_OUT)
+    chosen = choose(genomics, MOST_WORDS)[:papers]
+    others = choose(general, MOST_GENERAL_WORDS)
     write_json(folder / "genomics.json", chosen)
-    write_json(folder / "control.json", others[GENERAL_HELD_OUT:])
+    write_json(folder / "control.json", as_many_words(others[GENERAL_HELD_OUT:], chosen))
     write_json(
         folder / "general_texts.json",
         {
@@ -106,18 +106,33 @@ def main(genomics: Path, general: Path, folder: Path, papers: int) -> None:
     click.echo(bench.table(list(sides)))
 
 
-def choose(file: Path, count: int) -> list[dict[str, Any]]:
-    """The first abstracts of ordinary length, in an order that only their identifiers decide."""
+def choose(file: Path, most_words: int) -> list[dict[str, Any]]:
+    """The abstracts of ordinary length, in an order that only their identifiers decide."""
     content = json.loads(file.read_text(encoding="utf-8"))
     papers = content["papers"] if isinstance(content, dict) else content
-    fitting = [
-        paper
-        for paper in papers
-        if FEWEST_WORDS <= len((paper.get("abstract") or "").split()) <= MOST_WORDS
-    ]
+    fitting = [paper for paper in papers if FEWEST_WORDS <= num_words(paper) <= most_words]
     return sorted(
         fitting, key=lambda paper: hashlib.sha256(str(paper["pmid"]).encode()).hexdigest()
-    )[:count]
+    )
+
+
+def num_words(paper: dict[str, Any]) -> int:
+    """Words of the abstract."""
+    return len((paper.get("abstract") or "").split())
+
+
+def as_many_words(
+    papers: list[dict[str, Any]], example: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """So many of the papers that they hold about as many words as the example."""
+    words = sum(map(num_words, example))
+    taken: list[dict[str, Any]] = []
+    for paper in papers:
+        if words <= 0:
+            break
+        taken.append(paper)
+        words -= num_words(paper)
+    return taken
 
 
 def write_json(file: Path, content: Any) -> None:
