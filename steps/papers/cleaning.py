@@ -19,6 +19,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import cycle, islice, pairwise
 
 import ftfy
@@ -621,7 +622,8 @@ def remove_citations(text: str) -> str:
         text = _LATEX_CITATION.sub(_GONE, text)
     if "[@" in text or "^" in text:
         text = _MARKDOWN_CITATION.sub(_GONE, text)
-    if _MAYBE_YEAR.search(text) or any(mark in text for mark in _MAYBE_GROUP):
+    century = "19" in text or "20" in text or "18" in text
+    if (century and _MAYBE_YEAR.search(text)) or any(mark in text for mark in _MAYBE_GROUP):
         text = _GROUP.sub(_without_author_year, text)
         text = _YEAR_AFTER_NAME.sub(_without_narrative_year, text)
     if "[" in text:
@@ -898,6 +900,8 @@ _E_NOTATION = re.compile(rf"([0-9])[eE]{_MINUS}0{{0,2}}(\d{{1,3}})(?!\w|\.\d)")
 _E_MANTISSA = re.compile(r"(?<![\w.,-])\d{1,3}(?:\.\d{1,6})?[eE][^eE]{2,6}$")
 # Cheap to search for, since it begins with letters of its own.
 _MAYBE_POWER = re.compile(rf"10(?:\s?\(\s?[-−–⁻\d]|\s?\^|⁻|{_RAISED}|\s?[-−–]\s?\d|[3-9]|1[0-2])")
+# From the rare end: the sign of a product right before a ten.
+_MAYBE_FLAT_POWER = re.compile(r"10(?:(?<=[×xX]10)|(?<=[×xX]\s10))")
 _P_VALUE = re.compile(r"([<>=≤≥]=?) ?(?:([01]?) ?\. ?(\d{1,9})(?!\w)|(?=\d))")
 _DECIMAL_MIDDLE_DOT = re.compile(r"(?<![\w.·])(\d{0,4})·(\d{1,6})(?![\w·])")  # 0·05, in the Lancet
 _P_BEFORE = re.compile(r"(?<![\w.*/-])[Pp](?:[- ]?[Vv]alues?)?( ?)$")
@@ -913,9 +917,11 @@ def normalize_scientific_notation(text: str) -> str:
     """
     if _MAYBE_POWER.search(text):
         text = _POWER_WITH_MANTISSA.sub(_power, text)
-        text = _FLAT_POWER.sub(lambda m: f"{m[1] or m[3]}e{m[2] or m[4]}", text)
+        if _MAYBE_FLAT_POWER.search(text):
+            text = _FLAT_POWER.sub(lambda m: f"{m[1] or m[3]}e{m[2] or m[4]}", text)
         text = _BARE_POWER.sub(_bare_power, text)
-        text = _FLAT_NEGATIVE_POWER.sub(lambda m: f"{m[1] or ''}1e-{int(m[2] or m[4])}", text)
+        if "10-" in text or "10−" in text or "10–" in text:
+            text = _FLAT_NEGATIVE_POWER.sub(lambda m: f"{m[1] or ''}1e-{int(m[2] or m[4])}", text)
     if "·" in text:
         text = _DECIMAL_MIDDLE_DOT.sub(r"\1.\2", text)
     if "E-" in text or "e-0" in text or "E−" in text or "e−" in text or "E–" in text:
@@ -980,6 +986,7 @@ def _p_value(match: re.Match[str]) -> str:
 
 _MICRO = re.compile(r"micro(?<![A-Za-z-]micro)(M|g|l|L|m|Ci|mol)(?![A-Za-z])")
 _ASCII_MICRO = re.compile(r" u(?<=[0-9] u)([MgLlm]|Ci|mol)(?![\w-])")
+_MAYBE_ASCII_MICRO = (" uM", " ug", " uL", " ul", " um", " uCi", " umol")
 _DEGREES = re.compile(r"(?<=\d)\s?(?:[°º˚]\s?|degrees?\s)([CF])\b")
 _PERCENT = re.compile(r"(?<=\d)\s%")
 _AMOUNT = re.compile(
@@ -999,7 +1006,8 @@ def normalize_units(text: str) -> str:
         text = text.replace("µ", "μ")
     if "micro" in text:
         text = _MICRO.sub(r"μ\1", text)
-    text = _ASCII_MICRO.sub(r" μ\1", text)
+    if any(amount in text for amount in _MAYBE_ASCII_MICRO):
+        text = _ASCII_MICRO.sub(r" μ\1", text)
     if "°" in text or "degree" in text or "º" in text or "˚" in text:
         text = _DEGREES.sub(r" °\1", text)
     if " %" in text:
@@ -1048,7 +1056,9 @@ def _unwrapped(paragraph: str) -> str:
 
 # The recipe -----------------------------------------------------------------------------------
 
-RECIPE: tuple[Callable[[str], str], ...] = (
+Recipe = tuple[Callable[[str], str], ...]
+
+RECIPE: Recipe = (
     repair_unicode,
     decode_entities,
     strip_latex,
@@ -1112,8 +1122,14 @@ def clean_text(text: str, rules: Mapping[str, bool] | None = None) -> str:
     return text
 
 
-def _active(rules: Mapping[str, bool]) -> tuple[Callable[[str], str], ...]:
-    off = {name for name, on in rules.items() if not on}
+def _active(rules: Mapping[str, bool]) -> Recipe:
+    return _recipe_of(tuple(rules.items()))
+
+
+@lru_cache(maxsize=64)  # a run cleans a million texts with one set of switches
+def _recipe_of(switches: tuple[tuple[str, bool], ...]) -> Recipe:
+    rules = dict(switches)
+    off = {name for name, on in switches if not on}
     unknown = [name for name in rules if name not in RULE_NAMES and name not in GROUP_SWITCHES]
     if unknown:
         raise UserError(

@@ -92,7 +92,7 @@ def detect_language(text: str, expected: str) -> tuple[str, float]:
     sample = text[:LANGUAGE_SAMPLE_CHARACTERS]
     if expected == "en":
         words = sample.lower().split()
-        if sum(word in ENGLISH_FUNCTION_WORDS for word in words) >= ENGLISH_SHARE * len(words):
+        if sum(map(ENGLISH_FUNCTION_WORDS.__contains__, words)) >= ENGLISH_SHARE * len(words):
             return "en", 1.0
     language, confidence = _identifier().classify(sample)
     return str(language), float(confidence)

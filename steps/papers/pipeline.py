@@ -74,6 +74,8 @@ CHUNK_BYTES = 1 << 20
 # Below this a second process costs more than it saves.
 MIN_BYTES_FOR_PROCESSES = 8_000_000
 CHUNKS_IN_FLIGHT = 3
+# Papers whose word hashes are read at once: about 200 kB of abstracts.
+STRETCH_PAPERS = 256
 # How much the report shows; the files hold everything.
 MAX_EXAMPLES = 8
 MAX_REJECTED_SHOWN = 200
@@ -229,6 +231,25 @@ class _Run:
             self.word_spool.read(row["words_at"], 4 * row["num_hashes"]), np.uint32
         )
 
+    def words_of(self, papers: Sequence[int]) -> Iterator[Words]:
+        """The word hashes of many papers, in the order of their numbers.
+
+        They are read a stretch of the file at a time, those between them too: for most of
+        the papers of a run that is ten times as fast as one by one.
+        """
+        wanted = np.asarray(papers, dtype=np.int64)
+        for stretch in np.split(wanted, range(STRETCH_PAPERS, len(wanted), STRETCH_PAPERS)):
+            if not len(stretch):
+                return
+            starts = self.table["words_at"][stretch] // 4
+            ends = starts + self.table["num_hashes"][stretch]
+            read = self.word_spool.read(int(4 * starts[0]), int(4 * (ends[-1] - starts[0])))
+            hashes = np.frombuffer(read, np.uint32)
+            for start, end in zip(
+                (starts - starts[0]).tolist(), (ends - starts[0]).tolist(), strict=True
+            ):
+                yield hashes[start:end]
+
     # -- reading
 
     def read(self, report: Progress) -> None:
@@ -288,32 +309,32 @@ class _Run:
         self.signature_spool.append(prepared.signatures)
         self.examples = (self.examples + prepared.examples)[:MAX_EXAMPLES]
 
-        entries = np.zeros(len(prepared.papers), dtype=PAPER)
+        papers = prepared.papers
+        taken = [chunk[paper.position] for paper in papers]
+        self.paper_ids.extend(paper.paper_id for paper in papers)
+        entries = np.zeros(len(papers), dtype=PAPER)
+        entries["input"] = [number for number, _ in taken]
+        entries["record"] = [record.number for _, record in taken]
+        sizes = np.array([len(record.data) for _, record in taken], dtype=np.int64)
+        raw_at = self.raw_spool.append(b"".join(record.data for _, record in taken))
+        entries["raw_at"] = raw_at + _starts(sizes)
+        entries["raw_size"] = sizes
         entries["chunk"] = len(self.batches) - 1
-        first_row = 0
-        for entry, paper in zip(entries, prepared.papers, strict=True):
-            number, record = chunk[paper.position]
-            self.paper_ids.append(paper.paper_id)
-            entry["input"] = number
-            entry["record"] = record.number
-            entry["raw_at"] = self.raw_spool.append(record.data)
-            entry["raw_size"] = len(record.data)
-            entry["first_row"] = first_row
-            entry["words_at"] = words_at
-            entry["score"] = np.nan if paper.score is None else paper.score
-            entry["digest"] = np.frombuffer(paper.digest, np.uint8)
-            for key in (
-                "num_rows",
-                "num_hashes",
-                "num_words",
-                "pmid_key",
-                "doi_key",
-                "title_hash",
-                "content_hash",
-            ):
-                entry[key] = getattr(paper, key)
-            first_row += paper.num_rows
-            words_at += 4 * paper.num_hashes
+        for key in (
+            "num_rows",
+            "num_hashes",
+            "num_words",
+            "pmid_key",
+            "doi_key",
+            "title_hash",
+            "content_hash",
+        ):
+            entries[key] = [getattr(paper, key) for paper in papers]
+        entries["first_row"] = _starts(entries["num_rows"])
+        entries["words_at"] = words_at + 4 * _starts(entries["num_hashes"])
+        entries["score"] = [np.nan if paper.score is None else paper.score for paper in papers]
+        digests = b"".join(paper.digest for paper in papers)
+        entries["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         return entries
 
     # -- rejecting
@@ -489,8 +510,8 @@ class _Run:
 
     def _leakage(self, test: list[int], train: list[int]) -> leakage.Leakage:
         return leakage.measure_leakage(
-            lambda: map(self.words, test),
-            lambda: map(self.words, train),
+            lambda: self.words_of(test),
+            lambda: self.words_of(train),
             int(self.table["num_hashes"][test].sum()),
         )
 
@@ -505,8 +526,9 @@ class _Run:
     def _summary(self, split: str) -> SplitSummary:
         papers = self._in_split(split)
         digest = SplitDigest()
-        for n in papers:
-            digest.add(self.table["digest"][n].tobytes(), self.clusters[n])
+        own = self.table["digest"][papers].tobytes()
+        for place, n in enumerate(papers):
+            digest.add(own[32 * place : 32 * (place + 1)], self.clusters[n])
         return SplitSummary(
             papers=len(papers),
             sections=int(self.table["num_rows"][papers].sum()),
@@ -517,8 +539,9 @@ class _Run:
 
     def _pieces(self) -> Iterator[tuple[str, pa.RecordBatch, list[str]]]:
         """The rows of the kept papers batch by batch, with their split and clusters."""
-        chunk_of = self.table["chunk"]
-        for chunk, papers in groupby(self.kept, key=lambda n: int(chunk_of[n])):
+        chunk_of = self.table["chunk"].tolist()
+        first_row, num_rows = self.table["first_row"].tolist(), self.table["num_rows"].tolist()
+        for chunk, papers in groupby(self.kept, key=chunk_of.__getitem__):
             batch = pa.ipc.open_stream(
                 self.batch_spool.read(*self.batches[chunk])
             ).read_next_batch()
@@ -529,9 +552,8 @@ class _Run:
                 rows: list[int] = []
                 clusters: list[str] = []
                 for n in members:
-                    first, count = int(self.table["first_row"][n]), int(self.table["num_rows"][n])
-                    rows.extend(range(first, first + count))
-                    clusters.extend([self.clusters[n]] * count)
+                    rows.extend(range(first_row[n], first_row[n] + num_rows[n]))
+                    clusters.extend([self.clusters[n]] * num_rows[n])
                 if rows:
                     yield split, batch.take(pa.array(rows, pa.int64())), clusters
 
@@ -556,7 +578,7 @@ class _Run:
                 "accepted": len(self.kept),
                 "rejected": dict(sorted(self.rejected.items())),
             },
-            "splits": {name: asdict(summaries[name]) for name in SPLITS},
+            "splits": {name: vars(summaries[name]) for name in SPLITS},
             "leakage": leakage_report,
             "configuration": _configuration(self.settings),
             "versions": {"python": platform.python_version()}
@@ -609,6 +631,11 @@ def _in_order(
         finally:
             for _, future in waiting:
                 future.cancel()
+
+
+def _starts(sizes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Where pieces of these sizes begin when they follow each other."""
+    return np.cumsum(sizes, dtype=np.int64) - sizes
 
 
 def _follow_the_main_process() -> None:

@@ -6,7 +6,7 @@ so that the result is the same in whatever process and order chunks are prepared
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -131,6 +131,7 @@ def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedC
         chunk: JSON text of each record.
         settings: The section `scientific_data`.
     """
+    rules = cleaning_rules(settings.preprocessing)
     rejections: list[Rejection] = []
     accepted: list[_Accepted] = []
     for position, data in enumerate(chunk):
@@ -138,7 +139,7 @@ def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedC
             paper = parse_paper(data)
             identity = identify(paper)
             check_quality(paper, settings.filters)
-            sections = clean_sections(paper, settings)
+            sections = clean_sections(paper, settings, rules)
             text = "\n\n".join(text for _, text in sections)
             num_words = len(text.split())
             check_text(text, num_words, settings.filters)
@@ -179,17 +180,24 @@ def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedC
     )
 
 
-def clean_sections(paper: Paper, settings: ScientificData) -> Sections:
+def clean_sections(
+    paper: Paper, settings: ScientificData, rules: Mapping[str, bool] | None = None
+) -> Sections:
     """The cleaned sections of a paper in reading order, under their canonical names.
 
     A paper without a body (no abstract and no text) gets a "keywords" section in place of
     it: its keywords, benchmarks and validation methods as one readable line.
 
+    Args:
+        paper: The record.
+        settings: The section `scientific_data`.
+        rules: `cleaning_rules(settings.preprocessing)`, where the caller has them at hand.
+
     Raises:
         RecordProblem: With reason wrong_type, where the sections of the full text are not
             what the layout says.
     """
-    rules = cleaning_rules(settings.preprocessing)
+    rules = rules or cleaning_rules(settings.preprocessing)
     title = clean_text(paper.title or "", rules)
     abstract = clean_text(paper.abstract or "", rules)
     try:
@@ -215,7 +223,6 @@ def clean_sections(paper: Paper, settings: ScientificData) -> Sections:
     return truncate_sections(sections, settings.preprocessing.max_paper_length)
 
 
-@cache
 def cleaning_rules(preprocessing: Preprocessing) -> dict[str, bool]:
     """The switches among the preprocessing settings, by name."""
     return {k: v for k, v in preprocessing.model_dump().items() if isinstance(v, bool)}

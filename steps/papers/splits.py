@@ -90,7 +90,7 @@ def assign_splits(clusters: Sequence[str], fixed: Mapping[str, str], split: Spli
             "their sum must be below 1"
         )
     place = {name: unit_hash(name, split.salt) for name in set(clusters)}
-    chosen = {name: fixed.get(name) or split_alone(name, split) for name in place}
+    chosen = {name: fixed.get(name) or _split_at(place[name], split) for name in place}
     if len(clusters) >= MIN_PAPERS_TO_FILL:
         _fill_empty_splits(chosen, place, fixed, split)
     for name in SPLITS:
@@ -114,7 +114,10 @@ def fraction_of(name: str, split: Split) -> float:
 
 def split_alone(name: str, split: Split) -> str:
     """The split of a paper or cluster by its name alone, whatever others there are."""
-    place = unit_hash(name, split.salt)
+    return _split_at(unit_hash(name, split.salt), split)
+
+
+def _split_at(place: float, split: Split) -> str:
     if place < split.test_fraction:
         return "test"
     if place < split.test_fraction + split.validation_fraction:
