@@ -635,7 +635,8 @@ def _in_order(
 
 def _starts(sizes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Where pieces of these sizes begin when they follow each other."""
-    return np.cumsum(sizes, dtype=np.int64) - sizes
+    starts: npt.NDArray[np.int64] = np.cumsum(sizes, dtype=np.int64) - sizes
+    return starts
 
 
 def _follow_the_main_process() -> None:
