@@ -65,13 +65,16 @@ def main(
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
-    from steps.tracking.promotion import promotion_lock, roll_back
+    from steps.tracking.promotion import finish_interrupted_move, promotion_lock, roll_back
     from steps.tracking.runs import step_run
 
     with (
         step_run("ab_compare", loaded.training, verbose=verbose) as run,
         promotion_lock(loaded.training),
     ):
+        finished = finish_interrupted_move(run.client, loaded.training.mlflow.registered_model_name)
+        if finished:
+            say(finished)
         if rollback:
             say(roll_back(run, loaded.training.mlflow.registered_model_name))
             return
@@ -124,7 +127,12 @@ def compare(
                 run.artifact(picture, "figures")
 
     moved = "no alias moved (promote=never)" if not may_promote else "no alias moved"
-    if winner is not None and may_promote:
+    if winner is not None and may_promote and winner.version is None:
+        moved = (
+            f"{winner.uri} is better, but no registered version, so no alias was moved: name the "
+            "version that finetune registered"
+        )
+    elif winner is not None and may_promote:
         moved = promote_version(run, training.mlflow.registered_model_name, winner, best[2], before)
     content = {
         "champion": ours.uri,

@@ -353,7 +353,7 @@ class Guard(Section):
 
 
 DEFAULT_GUARDS = (
-    Guard(metric="general_bits_per_byte", margin=0.03),
+    Guard(metric="general", margin=0.03),
     Guard(
         metric="unknown_gene_share",
         margin=0.10,
@@ -367,7 +367,7 @@ DEFAULT_GUARDS = (
 class Comparison(Section):
     """The promotion rule."""
 
-    metric: str = "bits_per_byte"
+    metric: str = "auto"
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     min_gain: Annotated[float, Field(ge=0)] = 0.002
     min_papers: Positive = 6

@@ -234,6 +234,7 @@ def decide(
     Raises:
         UserError: If the sides cannot be compared, or the rule names an unknown metric.
     """
+    rule = fitted(rule, challenger.objective)
     check_comparable(champion, challenger, rule.metric)
     ours = challenger.per_paper
     theirs = _in_order_of(champion.per_paper, ours)
@@ -308,6 +309,27 @@ def decide(
         ),
         decisions_taken_before=decisions_taken_before,
         notes=_notes(primary, guards, decisions_taken_before, rule),
+    )
+
+
+def fitted(rule: "Comparison", objective: str) -> "Comparison":
+    """The rule with its metric named, where the configuration leaves that to the objective.
+
+    Args:
+        rule: Section `comparison`; a metric `auto`, and a guard `general`, are filled in.
+        objective: `causal` (bits per byte) or `masked` (loss under the fixed mask).
+    """
+    likelihood = "bits_per_byte" if objective == "causal" else "mlm_loss"
+    return rule.model_copy(
+        update={
+            "metric": likelihood if rule.metric == "auto" else rule.metric,
+            "guards": tuple(
+                guard.model_copy(update={"metric": GENERAL + likelihood})
+                if guard.metric == "general"
+                else guard
+                for guard in rule.guards
+            ),
+        }
     )
 
 
@@ -434,6 +456,7 @@ def rank(sides: Sequence[SideInfo], rule: "Comparison") -> Ranking:
     """
     if len(sides) < 2:
         raise UserError(f"a ranking needs at least 2 models, not {len(sides)}; name another one")
+    rule = fitted(rule, sides[0].objective)
     for a, b in combinations(sides, 2):
         check_comparable(a, b, rule.metric)
     first = sides[0].per_paper

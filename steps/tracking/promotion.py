@@ -1,8 +1,10 @@
 """Moving aliases: the champion's place changes hands here and nowhere else."""
 
-import time
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from steps import config
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from steps.comparison.decision import Decision
 
 LOCK_SECONDS = 600
+JOURNAL = "forge.alias_move"
 
 
 @contextmanager
@@ -59,67 +62,151 @@ def promote_version(
 ) -> str:
     """Make the winner champion, keep the old one as previous_champion, drop challenger.
 
-    The order makes a crash harmless: the old champion is noted first, so that a rerun, which
-    decides the same, finds what is left to do.
+    Args:
+        run: The run that decided; the versions' tags name it.
+        name: The registered model.
+        winner: The version that is promoted.
+        decision: Goes into the tags and descriptions of both versions.
+        before: The aliases that the decision was based on.
 
     Returns:
         One line that says what moved.
 
     Raises:
-        UserError: The winner is no registered version, or an alias moved meanwhile.
+        UserError: An alias moved meanwhile.
     """
-    client = run.client
-    if winner.version is None:
-        raise UserError(f"{winner.uri} is no registered version and cannot be promoted")
-    now = alias_state(client, name)
+    now = alias_state(run.client, name)
     if now != dict(before):
         raise UserError(
             f"the aliases of {name} were moved meanwhile (from {dict(before)} to {now}): "
             "nothing was changed here; run ab_compare again"
         )
-    old = find_alias(client, name, CHAMPION)
-    if old is not None and old.version is not None and old.uri != winner.uri:
-        client.set_registered_model_alias(name, PREVIOUS, old.version.version)
-        _audit(client, name, old, f"replaced by {winner.uri}", run, decision)
-    client.set_registered_model_alias(name, CHAMPION, winner.version.version)
-    _audit(client, name, winner, "promoted", run, decision)
-    if CHALLENGER in now:
-        client.delete_registered_model_alias(name, CHALLENGER)
-    before_name = old.uri if old else "nothing"
-    return f"promoted: @{CHAMPION} is now {winner.uri} (before: {before_name})"
+    old = now.get(CHAMPION)
+    after = {CHAMPION: winner.uri}
+    if old is not None and old != winner.uri:
+        after[PREVIOUS] = old
+    elif PREVIOUS in now:
+        after[PREVIOUS] = now[PREVIOUS]
+    notes = {winner.uri: f"promoted to @{CHAMPION} (before: {old or 'nothing'})"}
+    if old is not None and old != winner.uri:
+        notes[old] = f"replaced as @{CHAMPION} by {winner.uri}"
+    move = AliasMove(run.id, _timestamp(), now, after, notes, decision.outcome, decision.reason)
+    _carry_out(run.client, name, move)
+    return f"promoted: @{CHAMPION} is now {winner.uri} (before: {old or 'nothing'})"
 
 
 def roll_back(run: StepRun, name: str) -> str:
     """Bring the previous champion back.
 
+    Returns:
+        One line that says what moved.
+
     Raises:
         UserError: There is none.
     """
-    client = run.client
-    previous = find_alias(client, name, PREVIOUS)
-    current = find_alias(client, name, CHAMPION)
-    if previous is None or previous.version is None:
+    now = alias_state(run.client, name)
+    if PREVIOUS not in now:
         raise UserError(
             f"{name} has no version with the alias @{PREVIOUS}: nothing to roll back to"
         )
-    client.set_registered_model_alias(name, CHAMPION, previous.version.version)
-    client.delete_registered_model_alias(name, PREVIOUS)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    client.set_model_version_tag(
-        name, previous.version.version, "forge.audit", f"{now} rolled back to by run {run.id}"
+    back, old = now[PREVIOUS], now.get(CHAMPION)
+    after = {key: uri for key, uri in now.items() if key != PREVIOUS} | {CHAMPION: back}
+    notes = {back: f"brought back to @{CHAMPION} (before: {old or 'nothing'})"}
+    if old is not None and old != back:
+        notes[old] = f"rolled back, @{CHAMPION} is {back} again"
+    reason = "Rolled back by hand."
+    _carry_out(
+        run.client, name, AliasMove(run.id, _timestamp(), now, after, notes, "rollback", reason)
     )
-    run.tag(decision="rollback", champion_after=previous.uri)
-    before = current.uri if current else "nothing"
-    return f"rolled back: @{CHAMPION} is now {previous.uri} (before: {before})"
+    run.tag(decision="rollback", champion_after=back)
+    return f"rolled back: @{CHAMPION} is now {back} (before: {old or 'nothing'})"
 
 
-def _audit(
-    client: "MlflowClient", name: str, side: Side, what: str, run: StepRun, decision: "Decision"
-) -> None:
-    assert side.version is not None
-    number = side.version.version
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    client.set_model_version_tag(name, number, "forge.audit", f"{now} {what}, run {run.id}")
-    client.set_model_version_tag(name, number, "forge.decision", decision.outcome)
-    client.set_model_version_tag(name, number, "forge.decision_run", run.id)
-    client.update_model_version(name, number, description=f"{what}. {decision.reason}")
+# --- a move is written down before it is made ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """One promotion or rollback, as the registered model's journal tag holds it.
+
+    Attributes:
+        run: The run that decided.
+        time: When, in UTC.
+        before: Aliases before.
+        after: Aliases afterwards.
+        notes: What the audit tag of each version says.
+        outcome: Of the decision.
+        reason: Of the decision.
+    """
+
+    run: str
+    time: str
+    before: dict[str, str]
+    after: dict[str, str]
+    notes: dict[str, str]
+    outcome: str
+    reason: str
+
+
+def finish_interrupted_move(client: "MlflowClient", name: str) -> str | None:
+    """Finish a move whose process died in the middle of it.
+
+    Returns:
+        One line that says what was done; None where there was nothing to finish.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        journal = client.get_registered_model(name).tags.get(JOURNAL)
+    except MlflowException:
+        return None  # nothing is registered under this name yet
+    if not journal:
+        return None
+    move = AliasMove(**json.loads(journal))
+    now = alias_state(client, name)
+    aliases = (CHAMPION, CHALLENGER, PREVIOUS)
+    if any(now.get(key) not in (move.before.get(key), move.after.get(key)) for key in aliases):
+        client.delete_registered_model_tag(name, JOURNAL)
+        return (
+            f"a move of the aliases of {name} by run {move.run} had been interrupted, and they "
+            f"were moved elsewhere since (now {now}): they are left as they are"
+        )
+    _carry_out(client, name, move)
+    return f"finished a move of the aliases that run {move.run} had begun: now {move.after}"
+
+
+def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
+    """Move the aliases; done again after a crash, it finishes what is left.
+
+    Raises:
+        UserError: Somebody else moved an alias at the same time.
+    """
+    client.set_registered_model_tag(name, JOURNAL, json.dumps(asdict(move)))
+    # The old champion is noted before it loses its place.
+    for alias in (PREVIOUS, CHAMPION, CHALLENGER):
+        if alias in move.after:
+            client.set_registered_model_alias(name, alias, _number(move.after[alias]))
+        elif alias in move.before:
+            client.delete_registered_model_alias(name, alias)
+    for uri, note in move.notes.items():
+        number = _number(uri)
+        # One tag a move: none of them overwrites another.
+        client.set_model_version_tag(name, number, f"forge.audit.{move.time}", note)
+        client.set_model_version_tag(name, number, "forge.decision", move.outcome)
+        client.set_model_version_tag(name, number, "forge.decision_run", move.run)
+        client.update_model_version(name, number, description=f"{note}. {move.reason}")
+    client.delete_registered_model_tag(name, JOURNAL)
+    now = alias_state(client, name)
+    if now != move.after:
+        raise UserError(
+            f"the aliases of {name} were moved by somebody else at the same time (wanted "
+            f"{move.after}, found {now}): decide who is right, then run ab_compare again"
+        )
+
+
+def _number(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
