@@ -13,6 +13,8 @@ length of the text, whatever the text. Each pattern names literals that any matc
 must hold, and is skipped where the text holds none of them.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -412,6 +414,94 @@ _PATTERNS = (
 )
 
 
+# --- where to look at all ------------------------------------------------------------------
+
+# The notations are costly, and most of a text names no variant. Every notation holds one of the
+# anchors below, so only the text around an anchor is read with the notations. The anchors are
+# searched with `re`, which skips to their first character faster than `regex`.
+_HYPHENS = r"\-\u2010\u2011\u2012\u2013\u2212"
+_CODE3 = (
+    "(?:A(?:la|LA|rg|RG|sn|SN|sp|SP)|C[yY][sS]|G[lL][nNuUyY]|H[iI][sS]|I[lL][eE]|L[eEyY][uUsS]"
+    "|M[eE][tT]|P[hHrR][eEoO]|S[eE][rR]|T[hHrRyY][rRpP]|V[aA][lL])"
+)
+_NAME_START = (
+    "(?:alan|argin|aspar|cystei|glutam|glyci|histid|isoleu|leuci|lysin|methio|phenyl|proli|serin"
+    "|threon|trypto|tyros|valin)"
+)
+_STOP = "(?:[sS]top|STOP|[tT]er(?!m)|TER)"
+_EVENT_START = r"(?:mut|sub|var|poly|gen|allel)"
+_INDEL_START = (
+    r"(?:(?:indel|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP"
+    r"|(?:deletion|insertion|duplication)\s?(?:/|of\s[ACGT]|[ACGT]))"
+)
+ANCHOR_AFTER_DIGIT = re.compile(
+    rf"""[0-9](?:
+    (?=[A-Z])(?:  # a capital right after the number: V600E, C677T, 12Pro, F508del, R97fs
+        .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z]-[0-9].)(?<![A-Za-z]..[0-9].)|(?=\)?\s{_EVENT_START}))
+      | {_CODE3}
+      | [ACGTU]{{2}}(?!\w)
+      | [ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
+      | [A-Z]/[A-Z]
+      | [A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)
+      | (?:DEL|INS|DUP)[ACGT]
+      | .(?:top|TOP|er|ER)(?!\w)
+      | FS
+    )
+  | (?=[a-z])(?:(?:kb)?\s?{_INDEL_START}|fs|{_STOP}|nt?\s?[+{_HYPHENS}]?[0-9]|[pq](?:[0-9]|ter|cen|(?!\w)))
+  | \*
+  | \s(?:
+        [ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
+      | \(?{_CODE3}
+      | (?:to\s)?(?:{_NAME_START}|{_STOP})
+      | to\s(?:[A-Z](?!\w)|{_CODE3})
+      | [A-Z]\s{_EVENT_START}
+      | {_INDEL_START}|{_CODE3}?fs(?!\w)
+      | [Dd]elta|\u0394
+      | n?t?\s?[+{_HYPHENS}]?[0-9]{{1,9}}(?=\s?nt)
+    )
+  | [/,){_HYPHENS}](?:
+        \s?[A-Z](?![A-Za-z0-9])
+      | \s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP}|T[AG]{{2}})
+      | \s?{_INDEL_START}|X(?!\w)|\*
+      | \s?to\s[A-Z](?!\w)
+      | \s?[ACGT]{{2,3}}(?!\w)
+    )
+  | [0-9](?:
+        [0-9](?:(?<=[rR][sS]...)|(?<=s[\s\#]...)|(?<=s\s\#...))
+      | (?<=del..)|(?<=ins..)|(?<=dup..)
+    )
+  )""",
+    re.VERBOSE,
+)
+ANCHOR_ARROW = re.compile(
+    rf"[>&{ARROW_SIGNS}{_HYPHENS}](?:(?<=>)|(?<=[{ARROW_SIGNS}])|(?<=&)gt;|(?<=[{_HYPHENS}])[{_HYPHENS}]{{2}})"
+    rf"\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
+)
+ANCHOR_PREFIX = re.compile(
+    r"\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}(?:[-+*?\u2010-\u2212]?\s?\d"
+    r"|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con)"
+)
+ANCHOR_SLASH = re.compile(
+    rf"/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
+    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s"
+)
+ANCHOR_INDEL = re.compile(r"[dDiI](?:el|ns|up)(?<![\w.]...)[\s-]?[\d(A-Z]")
+ANCHOR_TO = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.){_CODE3}")
+ANCHORS = (
+    ANCHOR_AFTER_DIGIT,
+    ANCHOR_ARROW,
+    ANCHOR_PREFIX,
+    ANCHOR_SLASH,
+    ANCHOR_INDEL,
+    ANCHOR_TO,
+)
+ANCHOR_WORDS = ("IVS", "ivs", "elta", "\u0394", "\u2206", "Xp", "Xq", "Yp", "Yq")
+
+# A mention reaches at most so far from an anchor in it: the sequence before an arrow, the words
+# and the position behind it. Beyond that, a margin for what the notations ask of the context.
+REACH_LEFT, REACH_RIGHT, CONTEXT = 70, 110, 24
+
+
 def find_variants(text: str) -> list[VariantMention]:
     """Find the sequence variants and cytobands named in a text.
 
@@ -424,14 +514,46 @@ def find_variants(text: str) -> list[VariantMention]:
     Returns:
         Mentions in reading order; no two overlap.
     """
-    found = [
-        VariantMention(match.start(), match.end(), pattern.kind, match.group())
-        for pattern in _PATTERNS
-        if pattern.hint.search(text)
-        for match in pattern.regex.finditer(text)
-        if match.group() not in NOT_VARIANTS and not UNCHANGED.fullmatch(match.group())
-    ]
+    windows = _windows(text)
+    if not windows:
+        return []
+    found = [mention for start, end in windows for mention in _read_window(text, start, end)]
     return _settle_kinds(text, _keep_longest(found))
+
+
+def _windows(text: str) -> list[tuple[int, int]]:
+    """The stretches of a text that can hold a variant, in reading order and apart."""
+    places = [match.span() for anchor in ANCHORS for match in anchor.finditer(text)]
+    for word in ANCHOR_WORDS:
+        place = text.find(word)
+        while place >= 0:
+            places.append((place, place + len(word)))
+            place = text.find(word, place + 1)
+    windows: list[tuple[int, int]] = []
+    for start, end in sorted(places):
+        left = max(0, start - REACH_LEFT - CONTEXT)
+        right = min(len(text), end + REACH_RIGHT + CONTEXT)
+        if windows and left <= windows[-1][1]:
+            windows[-1] = (windows[-1][0], right)
+        else:
+            windows.append((left, right))
+    return windows
+
+
+def _read_window(text: str, start: int, end: int) -> Iterator[VariantMention]:
+    """All matches of all notations in one stretch, but those that its end may have cut."""
+    whole_from = start + CONTEXT if start else 0
+    whole_until = end - CONTEXT if end < len(text) else end
+    for pattern in _PATTERNS:
+        if pattern.hint.search(text, start, end):
+            for match in pattern.regex.finditer(text, start, end):
+                if (
+                    whole_from <= match.start()
+                    and match.end() <= whole_until
+                    and match.group() not in NOT_VARIANTS
+                    and not UNCHANGED.fullmatch(match.group())
+                ):
+                    yield VariantMention(match.start(), match.end(), pattern.kind, match.group())
 
 
 def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
