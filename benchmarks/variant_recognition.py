@@ -23,6 +23,7 @@ TYPE_OF_KIND: dict[VariantKind, str] = {
     "indel": "DNAMutation",
     "hgvs_protein": "ProteinMutation",
     "protein_substitution": "ProteinMutation",
+    "protein_indel": "ProteinMutation",
     "rsid": "SNP",
 }
 

@@ -13,6 +13,8 @@ length of the text, whatever the text. Each pattern names literals that any matc
 must hold, and is skipped where the text holds none of them.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +28,7 @@ VariantKind = Literal[
     "nucleotide_substitution",
     "rsid",
     "indel",
+    "protein_indel",
     "cytoband",
 ]
 
@@ -38,8 +41,9 @@ class VariantMention:
         start: First character, counted from 0.
         end: One past the last character.
         kind: Which notation the variant is written in. `hgvs_genomic` covers the
-            reference types g., m., n., o. and r.; `indel` covers deletions, insertions,
-            duplications and frameshifts without an HGVS prefix.
+            reference types g., m., n., o. and r.; `indel` covers deletions, insertions and
+            duplications without an HGVS prefix, `protein_indel` those of residues (F508del)
+            and frameshifts (Arg97fs).
         surface: The mention as it stands, `text[start:end]`.
     """
 
@@ -75,31 +79,42 @@ ANY_RESIDUE = f"(?:{RESIDUE3}|{RESIDUE})"
 MINUS = r"[-\u2010\u2011\u2012\u2013\u2212]"  # hyphens, en dash, minus sign
 UP_TO = r"[-_\u2010\u2011\u2012\u2013\u2212]"  # between the ends of a range
 SIGN = rf"(?:\+|{MINUS})"
-ARROW = rf"\s?(?:{MINUS}{{1,4}}\s?>|{MINUS}{{3,4}}|=?>|\u2192|\u2794|\u2b62)\s?"
+# ->, -->, ---->, -- >, ----, =>, >, &gt; left over from HTML, and the arrows of Unicode
+ARROW_SIGNS = "\u2192\u21d2\u27f6\u2794\u279c\u279d\u2b62"
+ARROW = (
+    rf"\s?(?:{MINUS}{{1,4}}\s?(?:>|&gt;)|{MINUS}{{3,4}}|=?(?:>|&gt;)|[{ARROW_SIGNS}])\s?"
+)
 SLASH_OR_ARROW = rf"(?:{ARROW}|\s?/\s?)"
 
 NUMBER = r"\d{1,9}"  # the longest chromosome has 249 million bases
-INTRON = r"(?:IVS|ivs)[\s-]?(?:\d{1,3}|[IVX]{1,5})[a-z]?"
+INTRON = r"(?:IVS|ivs)[\s-]?(?:\d{1,3}|[IVX]{1,5})(?:(?!n)[a-z])?"
 # Exonic 1799, intronic 357-3 and 33 + 2, untranslated -13 and *12, and IVS3+1.
-OFFSET = rf"(?:\s?{SIGN}\s?(?:{NUMBER}|\?))"
+KILOBASES = r"\d{1,2}(?:\.\d)?\s?kb\s?"  # far inside an intron: 3849+10kbC>T
+OFFSET = rf"(?:\s?(?:{SIGN}|nt?\s?{SIGN}?)\s?(?:{KILOBASES}|{NUMBER}|\?))"
 POSITION = rf"(?:{INTRON}{OFFSET}?|ORF\d{{1,3}}{OFFSET}|(?:{SIGN}\s?|\*)?{NUMBER}{OFFSET}?)"
-PLAIN_POSITION = rf"(?:{INTRON}{OFFSET}|{SIGN}?{NUMBER}(?:\s?{SIGN}\s?{NUMBER})?)"
+# "33 + 2" is one position, but "6 -174" in "IL-6 -174G/C" is two numbers.
+PLAIN_OFFSET = rf"(?:{SIGN}\s?|\s{SIGN}\s)(?:{KILOBASES}|{NUMBER})"
+PLAIN_POSITION = rf"(?:{INTRON}{OFFSET}|{SIGN}?{NUMBER}(?:{PLAIN_OFFSET})?)"
 RANGE = rf"{POSITION}(?:\s?(?:_|{MINUS}|\bto\b)\s?{POSITION})?"
-PLAIN_RANGE = rf"{PLAIN_POSITION}(?:\s?(?:_|{MINUS}|\bto\b)\s?{PLAIN_POSITION})?"
+PLAIN_RANGE = (
+    rf"(?:\d{{2,6}}/\d{{2,6}}|{PLAIN_POSITION}(?:\s?(?:_|{MINUS}|\bto\b)\s?{PLAIN_POSITION})?)"
+)
 
 # A word or a number must not go on across the edge of a mention.
 BEFORE = r"(?<![\w.])"
 AFTER = r"(?![\w])"
-# A signed position may be glued to the gene (TNF-308G/A), a bare number may not.
+# A signed position may be glued to the gene (TNF-308G/A, IL-10-1082A/G), a bare number only to
+# "nt" or, with a change of base after it, to a symbol in capitals (MTHFR677C>T).
 BEFORE_POSITION = (
-    rf"(?<!\d[,.])(?:(?<![\w.>])|(?<=[A-Z]\d{{0,2}})(?={SIGN}\d{{2}})|(?<=[a-z])(?=\+\d{{2}}))"
+    rf"(?<!\d[,.])(?:(?<![\w.>])(?!(?<=[A-Z]-)\d{{1,2}}-\d)|(?<=[A-Z]\d{{0,2}}|[A-Z]-\d{{1,2}}|[\u03b1-\u03c9])(?={SIGN}\d{{2,5}}[^\d-])"
+    rf"|(?<=[a-z])(?=\+\d{{2}})|(?<=\bnt)|(?<=(?<![\w-])[A-Z]{{3,6}})(?=\d{{2,5}}[ACGT](?:>|/|\u2192|--)))"
 )
 
 # What is deleted, inserted or duplicated: delTT, del28, ins(GCG), del 8 bp, delexon3
 LENGTH = r"\d{1,5}(?:\s?(?:bp|kb|nts?|base pairs?))?"
 SEQUENCE = rf"{NUCLEOTIDE}{{1,60}}(?!(?!ins)[A-Za-z])"
 INDEL_WORD = r"(?:delins|deletion|insertion|duplication|indel|del|ins|dup|inv|con)"
-INDEL_OBJECT = rf"(?:{SEQUENCE}|\({NUCLEOTIDE}{{1,60}}\)|{LENGTH})"
+INDEL_OBJECT = rf"(?:{SEQUENCE}|\({NUCLEOTIDE}{{1,60}}\)|\({LENGTH}\)|{LENGTH})"
 _FRAMESHIFT_END = r"(?:\*|X|Ter|ter|stop)\s?(?:\d{1,4}|\?)?"
 FRAMESHIFT = (
     rf"(?:fs|FS)(?:[\s-]?(?:\({_FRAMESHIFT_END}\)|{_FRAMESHIFT_END})|/\d{{1,4}}|\d{{1,4}})?"
@@ -107,30 +122,40 @@ FRAMESHIFT = (
 
 # --- HGVS ------------------------------------------------------------------------------
 
+_UNKNOWN_ENDS = r"\([\d?*+_-]{1,20}\)_\([\d?*+_-]{1,20}\)"
 _DNA_CHANGE = (
     rf"(?:{RANGE}\s?[ACGTUacgtu]{{1,30}}{SLASH_OR_ARROW}[ACGTUacgtu]{{1,30}}"  # c.1799T>A
     rf"|{NUCLEOTIDE}{POSITION}{NUCLEOTIDE}(?![A-Za-z])"  # c.G1714C
     rf"|{RANGE}\s?{INDEL_WORD}(?:\s?{INDEL_OBJECT})?(?:\s?ins\s?{INDEL_OBJECT})?"
     rf"|{INDEL_WORD}\s?{RANGE}(?:{NUCLEOTIDE}{{1,30}})?"
-    rf"|{RANGE}[ACGT]{{1,30}}(?:\[\d{{1,3}}\]|\(\d{{1,3}}\)))"  # repeats: c.52GCA[12]
+    rf"|{RANGE}[ACGT]{{1,30}}(?:\[\d{{1,3}}\]|\(\d{{1,3}}\))"  # repeats: c.52GCA[12]
+    rf"|{RANGE}[ACGT]\sto\s[ACGT](?![\w-])"
+    rf"|{_UNKNOWN_ENDS}{INDEL_WORD}|\d{{1,6}}-\?_\d{{1,6}}\+\?)"  # c.(?_-30)_(12+1_13-1)del
 )
-_ANY_DNA_CHANGE = rf"(?:\({_DNA_CHANGE}\)|\[{_DNA_CHANGE}\]|{_DNA_CHANGE})"
-HGVS_CODING = rf"{BEFORE}c\.\s?{_ANY_DNA_CHANGE}"
-HGVS_GENOMIC = rf"{BEFORE}[gmnor]\.\s?{_ANY_DNA_CHANGE}"
+_DNA_ALLELE = rf"\[{_DNA_CHANGE}(?:;\s?{_DNA_CHANGE}){{0,4}}\]"  # c.[76A>C;83G>C]
+_ANY_DNA_CHANGE = (
+    rf"(?:\({_DNA_CHANGE}\)|{_DNA_ALLELE}(?:\s?[;+]\s?{_DNA_ALLELE})?|{_DNA_CHANGE})"
+)
+HGVS_CODING = rf"{BEFORE}(?:c\.\s?|C\.(?=\d)){_ANY_DNA_CHANGE}"
+HGVS_GENOMIC = rf"{BEFORE}(?:[gmnor]|mt)\.\s?{_ANY_DNA_CHANGE}"
 
 _PROTEIN_CHANGE = (
-    rf"(?:{RESIDUE3}{NUMBER}(?:{UP_TO}{RESIDUE3}?{NUMBER})?"
+    rf"(?:(?:{RESIDUE3}|Ter){NUMBER}(?:{UP_TO}{RESIDUE3}?{NUMBER})?"
     rf"|{RESIDUE_OR_STOP}{NUMBER}(?:{UP_TO}{RESIDUE}?{NUMBER})?)"
 )
 _PROTEIN_RESULT = (
     rf"(?:\s?{INDEL_WORD}(?:\s?{RESIDUE3}{{1,10}}|\s?{RESIDUE}{{1,20}}(?![a-z])|\d{{1,4}})?"
     rf"|{FRAMESHIFT}"
     rf"|(?:{RESIDUE3_OR_STOP}|{RESIDUE_OR_STOP})(?:{FRAMESHIFT}|ext[*\w-]{{1,12}})?"
-    rf"|=|\?)"
+    rf"|\[\d{{1,3}}\]|=|\?)"
+)
+_PROTEIN_ALLELE = (
+    rf"\[{_PROTEIN_CHANGE}{_PROTEIN_RESULT}(?:;\s?{_PROTEIN_CHANGE}{_PROTEIN_RESULT}){{0,4}}\]"
 )
 HGVS_PROTEIN = (
-    rf"{BEFORE}p\.\s?(?:\({_PROTEIN_CHANGE}{_PROTEIN_RESULT}\)"
-    rf"|\[?{_PROTEIN_CHANGE}{_PROTEIN_RESULT}(?![A-Za-z0-9]))"
+    rf"{BEFORE}(?:p\.\s?|P\.(?=[A-Z][a-z\d]))(?:\({_PROTEIN_CHANGE}{_PROTEIN_RESULT}\)"
+    rf"|{_PROTEIN_ALLELE}(?:\s?[;+]\s?{_PROTEIN_ALLELE})?"
+    rf"|{_PROTEIN_CHANGE}{_PROTEIN_RESULT}(?![A-Za-z0-9]))"
 )
 
 # --- free text: nucleotides ------------------------------------------------------------
@@ -156,18 +181,19 @@ _ALLELES = rf"{NUCLEOTIDE}{{1,12}}{SLASH_OR_ARROW}{NUCLEOTIDE}{{1,12}}"
 POSITION_FIRST = (
     rf"{BEFORE_POSITION}{PLAIN_POSITION}"
     rf"(?:\s?,?\s?-?{_ALLELES}(?![A-Za-z/])|\s?[acgt]{ARROW}[acgt](?![A-Za-z/])"
-    rf"|\s?{NUCLEOTIDE}\sto\s{NUCLEOTIDE}(?![\w/-])|\s?\({_ALLELES}\)|\s(?!A-T){NUCLEOTIDE}{MINUS}{NUCLEOTIDE}(?![\w-]))"
+    rf"|\s?{NUCLEOTIDE}(?:\sto\s|-to-){NUCLEOTIDE}(?![\w/-])|\s?\({_ALLELES}\)"
+    rf"|(?:\s|(?<=\d{{3}}))(?!A-T){NUCLEOTIDE}{MINUS}{NUCLEOTIDE}(?![\w-]))"
 )
-# "C677T", "G-395A", "C(-260)T", "T-1131C", "CAC(3543)TAC"
+# "C677T", "G-395A", "C(-260)T", "T-1131C", "CAC(3543)TAC", "A3243-->G", "C-677-T"
 FLANKED_POSITION = (
     rf"(?<![\w.]){NUCLEOTIDE}(?:{SIGN}?\d{{2,6}}|\s?\(\s?{SIGN}?{NUMBER}\s?\)\s?"
-    rf"|{NUMBER}{SIGN}{NUMBER}){NUCLEOTIDE}(?![\w])"
+    rf"|{NUMBER}{SIGN}{NUMBER}|{SIGN}?\d{{2,6}}{ARROW}|{MINUS}\d{{2,5}}{MINUS}){NUCLEOTIDE}(?![\w])"
     rf"|(?<![\w.]){NUCLEOTIDE}{{3}}\({NUMBER}\){NUCLEOTIDE}{{3}}(?![\w])"
 )
 # "IVS9 + 217T", "IVS2-2A", "IVS12nt1"
-INTRON_ALLELE = rf"{BEFORE}{INTRON}(?:{OFFSET}\s?{NUCLEOTIDE}|\s?nt\s?{SIGN}?{NUMBER})(?![\w])"
+INTRON_ALLELE = rf"{BEFORE}{INTRON}(?:{OFFSET}\s?{NUCLEOTIDE}|\s?nt?\s?{SIGN}?{NUMBER})(?![\w])"
 # "G-->A", "C>T", "GAG-->GAA"
-BARE_CHANGE = rf"(?<![\w/>.-]){NUCLEOTIDE}{{1,12}}{ARROW}{NUCLEOTIDE}{{1,12}}(?![\w/>])"
+BARE_CHANGE = rf"(?:(?<![\w/>.-])|(?<=\brs\d{{3,10}})){NUCLEOTIDE}{{1,12}}{ARROW}{NUCLEOTIDE}{{1,12}}(?![\w/>])"
 # "C/T": alleles only beside a word that says so, for A/T is also an antigen, a ratio, a column.
 _ALLELE_PAIR = rf"{NUCLEOTIDE}\s?/\s?{NUCLEOTIDE}(?![\w/-])"
 SNP_ALLELES = (
@@ -180,37 +206,61 @@ SNP_ALLELES = (
 
 # "Val600Glu", "Arg 1306 Trp", "Glu 272 to stop", "Arg(506)Gln", "Ser-326-Cys", "Gly12-->Asp"
 THREE_LETTER_SUBSTITUTION = (
-    rf"(?<![A-Za-z0-9.]){RESIDUE3}(?:\s|{MINUS}|\()?\d{{1,5}}\)?"
-    rf"(?:{ARROW}|\s?/\s?|\sto\s|\s|{MINUS})?{RESIDUE3_OR_STOP}(?![A-Za-z0-9])"
+    rf"(?<![A-Za-z0-9.])(?:{RESIDUE3}(?:\s|{MINUS}|\({MINUS}?)?\d{{1,5}}\)?"
+    rf"(?:{ARROW}|\s?/\s?|\sto\s|-to-)?{RESIDUE3_OR_STOP}(?![A-Za-z0-9])"
+    # but not the neighbours Lys 116-Pro 117
+    rf"|{RESIDUE3}(?:\s|{MINUS}|\()?\d{{1,5}}\)?(?:\s|{MINUS}){RESIDUE3_OR_STOP}(?![A-Za-z0-9]|[\s-]\d)"
+    rf"|(?i:{RESIDUE3})[\s-]?\d{{1,5}}{ARROW}(?i:{RESIDUE3}|ter|stop)(?![A-Za-z0-9]))"
 )
 # "arginine 150 proline"
 RESIDUE_NAME_SUBSTITUTION = (
     rf"(?<![A-Za-z]){RESIDUE_NAME}[\s-]?\d{{1,5}}"
     rf"(?:\sto\s|{ARROW}|[\s-])?{RESIDUE_NAME}(?![A-Za-z])"
 )
-# "Arg-->Leu"
-BARE_RESIDUE_CHANGE = rf"(?<![A-Za-z0-9]){RESIDUE3}{ARROW}{RESIDUE3_OR_STOP}(?![A-Za-z0-9])"
+# "Arg-->Leu", "6 Glu-->Val", "104(G11)Cys-->Tyr", "histidine --> tyrosine"; but "Val > Ala" ranks.
+BARE_RESIDUE_CHANGE = (
+    rf"(?:(?<![\w.,-])\d{{1,4}}(?:\([A-H]{{1,2}}\d{{1,2}}\))?[\s-]?)?(?<![A-Za-z])"
+    rf"(?:(?:{RESIDUE3}(?!\s>){ARROW}{RESIDUE3_OR_STOP}"
+    rf"|(?i:{RESIDUE3})(?!\s?>){ARROW}(?i:{RESIDUE3}|ter|stop)"
+    rf"|{RESIDUE_NAME}(?!\s?>){ARROW}{RESIDUE_NAME})(?![A-Za-z0-9]))"
+)
+# "192 Gln/Arg", and "192Q/R polymorphism"
+RESIDUE_PAIR = (
+    rf"(?<![\w.,/])\d{{1,4}}[\s-]?{RESIDUE3}/{RESIDUE3}(?![\w/-])"
+    rf"|(?<![\w.,/])\d{{2,4}}{RESIDUE}/{RESIDUE}(?=\)?\s(?:polymorphi|variant|genotyp|allel|mutation))"
+)
 # "Asn --> Ser substitution at codon 127", "Arg to Trp at position 64"
 RESIDUE_CHANGE_PHRASE = (
-    rf"(?<![A-Za-z0-9]){RESIDUE3}(?:{ARROW}|\sto\s|/){RESIDUE3_OR_STOP}"
+    rf"(?<![A-Za-z0-9]){RESIDUE3}(?:{ARROW}|\sto\s|-to-|/){RESIDUE3_OR_STOP}"
     rf"\s(?:{_EVENT}\s)?(?:at|in|of)\s(?:the\s)?"
     rf"(?:amino\sacid\s|codons?\s|residues?\s|positions?\s){{1,2}}\d{{1,5}}(?![\w])"
 )
-# "codon 12 GGT-->GAT", "codon 72 Arg/Pro"
-CODON_CHANGE = (
-    rf"{BEFORE}codon\s(?:\(CD\)\s?)?\d{{1,5}}\s?\(?(?:{NUCLEOTIDE}{{1,3}}{SLASH_OR_ARROW}"
-    rf"{NUCLEOTIDE}{{1,3}}|{RESIDUE3}{SLASH_OR_ARROW}{RESIDUE3_OR_STOP})(?![A-Za-z])"
+# "codon 12 GGT-->GAT", "codon 72 Arg/Pro", "CD17 (A>T)"
+_CODON_SWAP = (
+    rf"(?:{NUCLEOTIDE}{{1,3}}{SLASH_OR_ARROW}{NUCLEOTIDE}{{1,3}}"
+    rf"|{RESIDUE3}{SLASH_OR_ARROW}{RESIDUE3_OR_STOP})"
 )
-# "V600E", "R238X", and glued to the gene: "BRAFV600E", "JAK2V617F"
+CODON_CHANGE = (
+    rf"{BEFORE}(?:codon\s(?:\(CD\)\s?)?\d{{1,5}}\s?(?:{_CODON_SWAP}|\({_CODON_SWAP}\))(?![A-Za-z])"
+    rf"|CD\s?\d{{1,5}}\s?\({NUCLEOTIDE}{{1,3}}{ARROW}{NUCLEOTIDE}{{1,3}}\))"
+)
+# "V600E", "R238X", and glued to the gene: "BRAFV600E", "JAK2V617F", "KrasG12D", "H3K27M"; but
+# not the marker D11S287E, nor R677C in "MTHFR677C>T"
 # What stands before the residue is looked at after it: capitals are rarer than places.
 ONE_LETTER_SUBSTITUTION = (
     rf"{RESIDUE}(?=[1-9]\d)"
-    rf"(?:(?<![\w.*].)|(?<=[a-z].)(?=\d{{3}})|(?<=(?<![\w-])[A-Z][A-Z0-9]{{2,7}}.))"
-    rf"\d{{2,5}}(?:{RESIDUE}|X|\*|stop|STOP|Ter|ter)(?![\w])"
+    rf"(?:(?<![\w.*].)|(?<=[a-z].)(?=\d{{3}})|(?<=(?<!\w)[A-Z][a-z]{{2,3}}.)(?=\d{{2}}[A-Z])|(?<=\bp53.)"
+    rf"|(?<=(?<!\w)H3.)(?=27[MI]|34[RVWL]|36M|9M)"
+    rf"|(?<=(?<![\w-])(?!D[\dXY]{{1,2}}S\d)[A-Z][A-Z0-9]{{2,7}}.)(?!\d{{2,5}}[ACGT](?:>|/[ACGT]\b|\u2192|--)))"
+    rf"\d{{2,5}}(?:{RESIDUE}|X|\*|[Ss]top|STOP|Ter|ter|TER)(?![\w])"
 )
-# "P10-->R", and "R-4Q" in a signal peptide
-ONE_LETTER_ARROW = rf"(?<![\w.*]){RESIDUE}\s?[1-9]\d{{0,4}}\s?{ARROW}(?:{RESIDUE}|X|stop)(?![\w])"
-SIGNAL_PEPTIDE_SUBSTITUTION = rf"(?<![\w.-]){RESIDUE}-[1-9]\d?{RESIDUE}(?![\w-])"
+# "P10-->R", "R506 to Q", "E873-TAG", "V600 E mutation", and "R-4Q" in a signal peptide
+ONE_LETTER_ARROW = (
+    rf"(?<![\w.*]){RESIDUE}\s?[1-9]\d{{0,4}}\s?{ARROW}(?:{RESIDUE}|X|stop)(?![\w])"
+    rf"|(?<![\w.*-]){RESIDUE}[1-9]\d{{1,3}}(?:\sto\s{RESIDUE}(?![\w-])|-(?:TAG|TAA|TGA)(?!\w)"
+    rf"|\s{RESIDUE}(?=\s(?:mutation|mutant|substitution|variant|polymorphism)))"
+)
+SIGNAL_PEPTIDE_SUBSTITUTION = rf"(?<![\w.-])(?!H-2){RESIDUE}-[1-9]\d?{RESIDUE}(?![\w-])"
 # A position of one digit looks like many other things, so it needs a word beside it, unless
 # it is the start codon.
 START_SUBSTITUTION = (
@@ -223,17 +273,26 @@ START_SUBSTITUTION = (
 # "899dupC", "1067 del A", "904-906delGAG", "IVS4+2delT", "499-13 Delta-14 bp indel TGA"
 POSITION_INDEL = (
     rf"{BEFORE_POSITION}{PLAIN_RANGE}"
-    rf"(?:\s?(?:delins|indel|del|ins|dup|inv)(?:\s?/?\s?{INDEL_OBJECT})?(?:\s?ins\s?{INDEL_OBJECT})?"
+    rf"(?:\s?(?:ins(?:ertion)?\s?/\s?del(?:etion)?|del(?:etion)?\s?/\s?ins(?:ertion)?)\s?{SEQUENCE}"
+    rf"|\s?(?:DEL|INS|DUP)[ACGT]{{1,30}}"
+    rf"|\s?(?:delins|indel|del|ins|dup|inv)(?:\s?/?\s?{INDEL_OBJECT})?(?:\s?ins\s?{INDEL_OBJECT})?"
     rf"|,?\s?(?:deletion|insertion|duplication)\s?/\s?{INDEL_OBJECT}"
     rf"|\s(?:deletion|insertion|duplication)\s(?:of\s)?[ACGT]{{1,30}}(?!\w))(?![A-Za-z])"
 )
-DELTA_INDEL = rf"(?<![\w.]){PLAIN_RANGE}\s(?:Delta|\u0394)-?\d{{1,4}}\sbp(?:\sindel\s{SEQUENCE})?"
-# "delTTCA", "del642T", "dup24bp", "delF508", "del-(439-443)", "insAGT"
+DELTA_INDEL = rf"(?<![\w.]){PLAIN_RANGE}\s(?:Delta|delta|\u0394)-?(?:\d{{1,4}}\sbp(?:\sindel\s{SEQUENCE})?|[ACGT]{{1,30}}(?!\w))"
+# "delTTCA", "del642T", "dup24bp", "del-(439-443)", "Tdel219"
 INDEL_FIRST = (
     rf"(?<![\w.])(?:del|ins|dup|Del|Ins|Dup)[\s-]?"
     rf"(?:{NUCLEOTIDE}{{1,40}}(?![\w])|\({NUCLEOTIDE}{{1,40}}\)|\(\d{{1,5}}{MINUS}\d{{1,5}}\)"
-    rf"|\d{{1,5}}\s?bp\b|{ANY_RESIDUE}\d{{2,5}}(?![\w])|\d{{1,6}}(?:{UP_TO}\d{{1,6}})?"
-    rf"{NUCLEOTIDE}{{1,20}}(?![\w]))"
+    rf"|\d{{1,5}}\s?bp\b|\(\d{{1,5}}\s?bp\)|{NUCLEOTIDE}\d{{2,5}}(?![\w])"
+    rf"|\d{{1,6}}(?:{UP_TO}\d{{1,6}})?{NUCLEOTIDE}{{1,20}}(?![\w]))"
+    rf"|(?<![\w.-])[ACGT]{{1,6}}(?:del|ins|dup)\d{{2,6}}(?!\w)"
+)
+# "delF508", "delE746-A750", "DeltaF508", "Delta F304/305"
+RESIDUE_DELETION = (
+    rf"(?<![\w.])(?:del|Del|ins|Ins|dup|Dup)[\s-]?{ANY_RESIDUE}\d{{2,5}}(?:{UP_TO}{ANY_RESIDUE}\d{{2,5}})?(?![\w])"
+    rf"|(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?{ANY_RESIDUE}\d{{2,5}}(?:/\d{{2,5}})?(?![\w])"
+    rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206){RESIDUE}\d{{2,4}}(?![\w])"
 )
 # "F471del", "Ile262fs", "R58fsX12", "Leu747_Pro753delinsSer", "E746-A750del"
 RESIDUE_INDEL = (
@@ -241,11 +300,12 @@ RESIDUE_INDEL = (
     rf"(?:\s?{ANY_RESIDUE}?{FRAMESHIFT}"
     rf"|\s?(?:delins|del|ins|dup)(?:{RESIDUE3}{{1,8}}|{RESIDUE}{{1,20}})?)(?![A-Za-z0-9])"
 )
-# "DeltaF508", "deltaF508", "CCR5Delta32"
+# "Delta32", "CCR5Delta32", "deltaAGAA"
 DELTA = (
     rf"(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?"
-    rf"(?:{RESIDUE}\d{{2,5}}|{RESIDUE3}\d{{2,5}}|\d{{2,4}}(?:\s?bp)?)(?![\w])(?!\s?desaturase)"
-    rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206){RESIDUE}?\d{{2,4}}(?![\w])"
+    rf"(?:\d{{2,4}}(?:\s?bp)?|[ACGT]{{3,12}})(?![\w])"
+    rf"(?!\s?desaturase)"
+    rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206)\d{{2,4}}(?![\w])"
 )
 # "AGCTCC/-": an allele that is missing
 MISSING_ALLELE = (
@@ -255,13 +315,14 @@ MISSING_ALLELE = (
 
 # --- identifiers and places --------------------------------------------------------------
 
-RSID = r"(?<![A-Za-z0-9])rs\s?#?\d{3,10}(?!\d)(?![A-Za-z])"
+# An allele may be glued to it: rs1800562G>A, rs7903146T. In capitals, RS 232 is a plug.
+RSID = r"(?<![A-Za-z0-9])(?:rs\s?#?\d{3,10}|R[Ss]\d{4,10})(?!\d)(?![BD-FH-SU-Za-z]|[ACGT]\w)"
 _CHROMOSOME = r"(?:[1-9]|1\d|2[0-2]|X|Y)"
 _BAND = r"[1-4]\d?(?:\.\d{1,3})?"
 _BEFORE_ARM = r"\b(?:chromosomes?\s|arms?\s|LOH\s(?:at|on|of)\s|loss\sof\s|gain\sof\s|del\(|[pq]/)"
 CYTOBAND = (
-    rf"(?<![\w.\-/]){_CHROMOSOME}(?:[pq]{_BAND}(?:\s?{MINUS}\s?(?:[pq]?{_BAND}|[pq]?ter|cen))?|[pq](?:ter|cen))"
-    rf"(?![\w])(?!\.\d)"
+    rf"(?<![\w.\-/]){_CHROMOSOME}(?:[pq]{_BAND}(?:\s?{MINUS}\s?(?:(?:{_CHROMOSOME}?[pq])?{_BAND}|[pq]?ter|cen))?|[pq](?:ter|cen))"
+    rf"(?:(?=DS\b)|(?![\w])(?!\.\d))"
 )
 # A whole arm, "16q", needs a word beside it.
 CHROMOSOME_ARM = (
@@ -274,7 +335,7 @@ CHROMOSOME_ARM = (
 # Cell lines, strains, media, histones, fatty acids and gene names that look like V600E.
 _LOOKALIKES = """
 T47D T-47D T98G T-98G T24T C33A C-33A H295R L5178Y S288C W303A M059K M059J A375P A375M A431D
-C127I F12K S100A S100B S100P H37R C57B F344N A549R P388D U251N M21L F11R F13A F13B C18H C16H C12E
+F36P G418R G418S C127I F12K S100A S100B S100P H37R C57B F344N A549R P388D U251N M21L F11R F13A F13B C18H C16H C12E
 """
 NOT_VARIANTS = frozenset(_LOOKALIKES.split())
 # A genotype (Met326Met, C677C) names no change.
@@ -283,9 +344,11 @@ UNCHANGED = regex.compile(rf"({RESIDUE3}|[A-Z])\W?\d{{1,6}}\W?\1")
 # C677T is a nucleotide change or the mutant Cys677Thr: the letters do not tell. G20210A can only
 # be the former, for hardly a protein is that long.
 EITHER_KIND = regex.compile(r"[ACGT]\d{2,4}[ACGT]")
+ONLY_RESIDUES = regex.compile(rf"{RESIDUE}(\d{{2,5}})(?:{RESIDUE}|X|\*|-?(?:stop|TAG|TAA|TGA))")
+PROTEIN_WORD_BEFORE = regex.compile(r"\bmutants?\s(?:(?:of|in)\s)?(?:[\w-]{1,20}\s)?\(?$")
 BETWEEN_LIST_ITEMS = regex.compile(r"\s?(?:[,/;]\s?(?:and\s|or\s)?|(?:and|or|plus)\s)")
 PROTEIN_WORD_AFTER = regex.compile(
-    r"\s(?:and\s\S{1,12}\s)?(?:double\s)?(?:mutants?|proteins?|enzymes?|amino acid|residue)\b"
+    r"\)?\s(?:and\s\S{1,12}\s)?(?:double\s)?(?:mutants?|proteins?|enzymes?|amino acid|residue)\b"
 )
 
 
@@ -308,45 +371,135 @@ def _pattern(kind: VariantKind, notation: str, hint: str) -> _Pattern:
     return _Pattern(kind, regex.compile(hint), regex.compile(notation))
 
 
-_ARROW_HINT = r"[>\u2192\u2794\u2b62]|--"
+_ARROW_HINT = rf"[>{ARROW_SIGNS}]|&gt;|--|{MINUS}{{3}}"
 
 _PATTERNS = (
-    _pattern("hgvs_coding", HGVS_CODING, r"c\."),
-    _pattern("hgvs_protein", HGVS_PROTEIN, r"p\."),
-    _pattern("hgvs_genomic", HGVS_GENOMIC, r"[gmnor]\.\s?\(?[\dIO*+-]"),
-    _pattern("rsid", RSID, r"rs\s?#?\d"),
+    _pattern("hgvs_coding", HGVS_CODING, r"[cC]\."),
+    _pattern("hgvs_protein", HGVS_PROTEIN, r"[pP]\."),
+    _pattern("hgvs_genomic", HGVS_GENOMIC, r"[gmnort]\.\s?[(\[]?[\dIO*+?(ACGTU\u2010-\u2212-]"),
+    _pattern("rsid", RSID, r"[rR][sS]\s?#?\d"),
     _pattern("nucleotide_substitution", SUBSTITUTION_PHRASE, _ARROW_HINT),
     _pattern(
         "nucleotide_substitution",
         POSITION_FIRST,
-        r"\d\s?[,(-]{0,2}\s?[(-]?[ACGTUacgtu]{1,12}(?:\s?[/=>\u2010-\u2b62-]|\sto\s)",
+        r"(?:\d|kb)\s?[,(-]{0,2}\s?[(-]?[ACGTUacgtu]{1,12}(?:\s?[/=>&\u2010-\u2b62-]|\sto\s)",
     ),
-    _pattern("nucleotide_substitution", FLANKED_POSITION, r"\d\s?\)?\s?[ACGTU]"),
+    _pattern("nucleotide_substitution", FLANKED_POSITION, r"\d\s?\)?\s?(?:[ACGTU>=&-]|[\u2010-\u2b62])"),
     _pattern("nucleotide_substitution", INTRON_ALLELE, r"IVS|ivs"),
     _pattern("nucleotide_substitution", BARE_CHANGE, _ARROW_HINT),
     _pattern("nucleotide_substitution", SNP_ALLELES, r"[ACGTU]\s?/\s?[ACGTU]"),
-    _pattern("nucleotide_substitution", CODON_CHANGE, r"codon\s"),
-    _pattern("protein_substitution", THREE_LETTER_SUBSTITUTION, r"[A-Z][A-Za-z]{2}[^A-Za-z]?\(?\d"),
+    _pattern("nucleotide_substitution", CODON_CHANGE, r"codon|CD"),
+    _pattern("protein_substitution", THREE_LETTER_SUBSTITUTION, r"[A-Za-z]{3}[^A-Za-z]?\(?\d|\(\S\d"),
     _pattern(
         "protein_substitution",
         RESIDUE_CHANGE_PHRASE,
         r"(?:[A-Z][A-Za-z]{2})(?:\s?[-=>/\u2192]|\sto\s)",
     ),
     _pattern("protein_substitution", ONE_LETTER_SUBSTITUTION, r"[A-Z]\d\d"),
-    _pattern("protein_substitution", ONE_LETTER_ARROW, _ARROW_HINT),
+    _pattern("protein_substitution", ONE_LETTER_ARROW, rf"{_ARROW_HINT}|\d\s(?:to\s)?[A-Z]\b|\d-T[AG]"),
     _pattern("protein_substitution", BARE_RESIDUE_CHANGE, _ARROW_HINT),
+    _pattern("protein_substitution", RESIDUE_PAIR, r"\d[\s-]?[A-Z](?:[A-Za-z]{2})?/[A-Z]"),
     _pattern("protein_substitution", RESIDUE_NAME_SUBSTITUTION, r"(?:ine|ate|acid)[\s-]?\d"),
     _pattern("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, r"[A-Z]-\d"),
     _pattern("protein_substitution", START_SUBSTITUTION, r"[A-Z]\d[A-Z*]"),
-    _pattern("indel", POSITION_INDEL, r"\d\s?,?\s?(?:indel|del|ins|dup|inv)"),
-    _pattern("indel", DELTA_INDEL, r"Delta|\u0394"),
+    _pattern("indel", POSITION_INDEL, r"(?:\d|kb)\s?,?\s?(?:indel|del|ins|dup|inv|DEL|INS|DUP)"),
+    _pattern("indel", DELTA_INDEL, r"elta|\u0394"),
     _pattern("indel", INDEL_FIRST, r"(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[\d(A-Z]"),
-    _pattern("indel", RESIDUE_INDEL, r"\d\s?[A-Za-z]{0,3}(?:del|ins|dup|fs|FS)"),
+    _pattern("protein_indel", RESIDUE_DELETION, r"elta|[\u0394\u2206]|(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[A-Z]"),
+    _pattern("protein_indel", RESIDUE_INDEL, r"\d\s?[A-Za-z]{0,3}(?:del|ins|dup|fs|FS)"),
     _pattern("indel", DELTA, r"elta|[\u0394\u2206]"),
     _pattern("indel", MISSING_ALLELE, r"/\s?[-\u2010-\u2212]|[-\u2010-\u2212]/"),
     _pattern("cytoband", CYTOBAND, r"[\dXY][pq](?:\d|ter|cen)"),
     _pattern("cytoband", CHROMOSOME_ARM, r"[\dXY][pq]\b"),
 )
+
+
+# --- where to look at all ------------------------------------------------------------------
+
+# The notations are costly, and most of a text names no variant. Every notation holds one of the
+# anchors below, so only the text around an anchor is read with the notations. The anchors are
+# searched with `re`, which skips to their first character faster than `regex`.
+_HYPHENS = r"\-\u2010\u2011\u2012\u2013\u2212"
+_CODE3 = (
+    "(?:A(?:la|LA|rg|RG|sn|SN|sp|SP)|C[yY][sS]|G[lL][nNuUyY]|H[iI][sS]|I[lL][eE]|L[eEyY][uUsS]"
+    "|M[eE][tT]|P[hHrR][eEoO]|S[eE][rR]|T[hHrRyY][rRpP]|V[aA][lL])"
+)
+_NAME_START = (
+    "(?:alan|argin|aspar|cystei|glutam|glyci|histid|isoleu|leuci|lysin|methio|phenyl|proli|serin"
+    "|threon|trypto|tyros|valin)"
+)
+_STOP = "(?:[sS]top|STOP|[tT]er(?!m)|TER)"
+_EVENT_START = r"(?:mut|sub|var|poly|gen|allel)"
+_INDEL_START = (
+    r"(?:(?:indel|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP"
+    r"|(?:deletion|insertion|duplication)\s?(?:/|of\s[ACGT]|[ACGT]))"
+)
+ANCHOR_AFTER_DIGIT = re.compile(
+    rf"""[0-9](?:
+    (?=[A-Z])(?:  # a capital right after the number: V600E, C677T, 12Pro, F508del, R97fs
+        .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z]-[0-9].)(?<![A-Za-z]..[0-9].)|(?=\)?\s{_EVENT_START}))
+      | {_CODE3}
+      | [ACGTU]{{2}}(?!\w)
+      | [ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
+      | [A-Z]/[A-Z]
+      | [A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)
+      | (?:DEL|INS|DUP)[ACGT]
+      | .(?:top|TOP|er|ER)(?!\w)
+      | FS
+    )
+  | (?=[a-z])(?:(?:kb)?\s?{_INDEL_START}|fs|{_STOP}|nt?\s?[+{_HYPHENS}]?[0-9]|[pq](?:[0-9]|ter|cen|(?!\w)))
+  | \*
+  | \s(?:
+        [ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
+      | \(?{_CODE3}
+      | (?:to\s)?(?:{_NAME_START}|{_STOP})
+      | to\s(?:[A-Z](?!\w)|{_CODE3})
+      | [A-Z]\s{_EVENT_START}
+      | {_INDEL_START}|{_CODE3}?fs(?!\w)
+      | [Dd]elta|\u0394
+      | n?t?\s?[+{_HYPHENS}]?[0-9]{{1,9}}(?=\s?nt)
+    )
+  | [/,){_HYPHENS}](?:
+        \s?[A-Z](?![A-Za-z0-9])
+      | \s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP}|T[AG]{{2}})
+      | \s?{_INDEL_START}|X(?!\w)|\*
+      | \s?to\s[A-Z](?!\w)
+      | \s?[ACGT]{{2,3}}(?!\w)
+    )
+  | [0-9](?:
+        [0-9](?:(?<=[rR][sS]...)|(?<=s[\s\#]...)|(?<=s\s\#...))
+      | (?<=del..)|(?<=ins..)|(?<=dup..)
+    )
+  )""",
+    re.VERBOSE,
+)
+ANCHOR_ARROW = re.compile(
+    rf"[>&{ARROW_SIGNS}{_HYPHENS}](?:(?<=>)|(?<=[{ARROW_SIGNS}])|(?<=&)gt;|(?<=[{_HYPHENS}])[{_HYPHENS}]{{2}})"
+    rf"\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
+)
+ANCHOR_PREFIX = re.compile(
+    r"\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}(?:[-+*?\u2010-\u2212]?\s?\d"
+    r"|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con)"
+)
+ANCHOR_SLASH = re.compile(
+    rf"/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
+    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s"
+)
+ANCHOR_INDEL = re.compile(r"[dDiI](?:el|ns|up)(?<![\w.]...)[\s-]?[\d(A-Z]")
+ANCHOR_TO = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.){_CODE3}")
+ANCHORS = (
+    ANCHOR_AFTER_DIGIT,
+    ANCHOR_ARROW,
+    ANCHOR_PREFIX,
+    ANCHOR_SLASH,
+    ANCHOR_INDEL,
+    ANCHOR_TO,
+)
+ANCHOR_WORDS = ("IVS", "ivs", "elta", "\u0394", "\u2206", "Xp", "Xq", "Yp", "Yq")
+
+# A mention reaches at most so far from an anchor in it: the sequence before an arrow, the words
+# and the position behind it. Beyond that, a margin for what the notations ask of the context.
+REACH_LEFT, REACH_RIGHT, CONTEXT = 70, 110, 24
 
 
 def find_variants(text: str) -> list[VariantMention]:
@@ -361,14 +514,46 @@ def find_variants(text: str) -> list[VariantMention]:
     Returns:
         Mentions in reading order; no two overlap.
     """
-    found = [
-        VariantMention(match.start(), match.end(), pattern.kind, match.group())
-        for pattern in _PATTERNS
-        if pattern.hint.search(text)
-        for match in pattern.regex.finditer(text)
-        if match.group() not in NOT_VARIANTS and not UNCHANGED.fullmatch(match.group())
-    ]
+    windows = _windows(text)
+    if not windows:
+        return []
+    found = [mention for start, end in windows for mention in _read_window(text, start, end)]
     return _settle_kinds(text, _keep_longest(found))
+
+
+def _windows(text: str) -> list[tuple[int, int]]:
+    """The stretches of a text that can hold a variant, in reading order and apart."""
+    places = [match.span() for anchor in ANCHORS for match in anchor.finditer(text)]
+    for word in ANCHOR_WORDS:
+        place = text.find(word)
+        while place >= 0:
+            places.append((place, place + len(word)))
+            place = text.find(word, place + 1)
+    windows: list[tuple[int, int]] = []
+    for start, end in sorted(places):
+        left = max(0, start - REACH_LEFT - CONTEXT)
+        right = min(len(text), end + REACH_RIGHT + CONTEXT)
+        if windows and left <= windows[-1][1]:
+            windows[-1] = (windows[-1][0], right)
+        else:
+            windows.append((left, right))
+    return windows
+
+
+def _read_window(text: str, start: int, end: int) -> Iterator[VariantMention]:
+    """All matches of all notations in one stretch, but those that its end may have cut."""
+    whole_from = start + CONTEXT if start else 0
+    whole_until = end - CONTEXT if end < len(text) else end
+    for pattern in _PATTERNS:
+        if pattern.hint.search(text, start, end):
+            for match in pattern.regex.finditer(text, start, end):
+                if (
+                    whole_from <= match.start()
+                    and match.end() <= whole_until
+                    and match.group() not in NOT_VARIANTS
+                    and not UNCHANGED.fullmatch(match.group())
+                ):
+                    yield VariantMention(match.start(), match.end(), pattern.kind, match.group())
 
 
 def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
@@ -384,7 +569,15 @@ def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
 
 
 def _settle_kinds(text: str, mentions: list[VariantMention]) -> list[VariantMention]:
-    """Tell mutants such as G57T, in a list of mutants, from nucleotide changes such as G1691A."""
+    """Tell mutants such as G57T from nucleotide changes such as G1691A."""
+    if not any(EITHER_KIND.fullmatch(mention.surface) for mention in mentions):
+        return mentions
+    residues = {
+        int(match[1])
+        for mention in mentions
+        if (match := ONLY_RESIDUES.fullmatch(mention.surface))
+        and not EITHER_KIND.fullmatch(mention.surface)
+    }
     settled: list[VariantMention] = []
     first = 0
     while first < len(mentions):
@@ -394,14 +587,33 @@ def _settle_kinds(text: str, mentions: list[VariantMention]) -> list[VariantMent
         ):
             last += 1
         items = mentions[first : last + 1]
-        of_proteins = any(item.kind == "protein_substitution" for item in items) or (
-            PROTEIN_WORD_AFTER.match(text, items[-1].end) is not None
+        of_proteins = any(
+            ONLY_RESIDUES.fullmatch(item.surface) and not EITHER_KIND.fullmatch(item.surface)
+            for item in items
+        ) or bool(
+            PROTEIN_WORD_AFTER.match(text, items[-1].end)
+            or PROTEIN_WORD_BEFORE.search(text, max(0, items[0].start - 40), items[0].start)
         )
         settled.extend(
             replace(item, kind="protein_substitution")
-            if of_proteins and EITHER_KIND.fullmatch(item.surface)
+            if EITHER_KIND.fullmatch(item.surface)
+            and (of_proteins or _is_among_residues(item.surface, residues))
             else item
             for item in items
         )
         first = last + 1
     return settled
+
+
+def _is_among_residues(surface: str, residues: set[int]) -> bool:
+    """Whether a text that names residues means one here: A49T, where V89L and R246W stand too.
+
+    Not so where one of the residues lies in that codon (T704C is M235T), give or take a
+    signal peptide, or where the position is beyond most proteins.
+    """
+    position = int(surface[1:-1])
+    return (
+        len(residues) > 1
+        and position < 1000
+        and not any(abs(position / 3 - residue) < 10 for residue in residues)
+    )

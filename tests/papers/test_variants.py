@@ -29,8 +29,13 @@ NOTATIONS = {
     ),
     "rsid": "rs7903146 rs1801133 rs16754",
     "indel": (
-        "delF508 DeltaF508 \u0394F508 F508del 35delG 185delAG 5382insC 899dupC 904-906delGAG "
-        "Ile262fs R58fsX12 del642T dup24bp E746-A750del delTTCA IVS4+2delT"
+        "35delG 185delAG 5382insC 899dupC 904-906delGAG del642T dup24bp delTTCA IVS4+2delT "
+        "1067_1068insT 1067/1068insT 1811+1.6kbdelA dup(24bp) -94ins/delATTG 35DELG Tdel219 "
+        "999del5 deltaAGAA"
+    ),
+    "protein_indel": (
+        "delF508 DeltaF508 \u0394F508 F508del Phe508del Ile262fs R58fsX12 R97fs*23 Arg97ProfsX23 "
+        "E746-A750del delE746-A750 L747_P753delinsS D770_N771insSVD"
     ),
     "cytoband": "17p13.1 Xq28 11q23-q24 22q11.2 1p36 9p21",
 }
