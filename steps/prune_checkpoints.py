@@ -9,6 +9,7 @@ says.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import groupby
@@ -23,11 +24,13 @@ from steps.config import load_config
 from steps.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from steps.pruning.policy import Action, CheckpointRecord, Verdict
     from steps.tracking.runs import StepRun
 
 # Longer plans are shown as one row a run; plan.json has each checkpoint.
-MAX_ROWS = 60
+MAX_ROWS = 30
 
 
 @click.command()
@@ -100,7 +103,7 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
         shown = [verdict for verdict in verdicts if which in ("all", verdict.record.run_id)]
         before = _total([verdict.record for verdict in shown])
         to_free = sum(verdict.freed_bytes for verdict in shown)
-        _show(shown)
+        _show(shown, policy.metric)
         left = [verdict.record for verdict in shown]
         if apply:
             spared = carry_out(
@@ -188,26 +191,24 @@ def _tag(run: "StepRun", training: config.Training, runs: Sequence[object]) -> N
     run.tag(**cache_tags(key_parts("prune_checkpoints", training, {"runs": names})))
 
 
-def _show(verdicts: "Sequence[Verdict]") -> None:
+def _show(verdicts: "Sequence[Verdict]", metric: str) -> None:
     if not verdicts:
         say("nothing to prune: no checkpoints are stored")
         return
     from rich.console import Console
 
-    table = _by_checkpoint(verdicts) if len(verdicts) <= MAX_ROWS else _by_run(verdicts)
-    Console().print(table)
+    if len(verdicts) <= MAX_ROWS:
+        Console().print(_by_checkpoint(verdicts, metric))
+    else:
+        Console().print(_by_run(verdicts))
 
 
-def _by_checkpoint(verdicts: "Sequence[Verdict]") -> object:
-    from rich.table import Table
-
-    table = Table(title="Checkpoints", pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    for column in ("step", "size", "metric"):
-        table.add_column(column, justify="right", no_wrap=True)
+def _by_checkpoint(verdicts: "Sequence[Verdict]", metric: str) -> "Table":
+    """One row a checkpoint; the reasons are shortened to what the other columns do not say."""
+    table = _table(f"Checkpoints (metric: {metric})", "step", "size", "metric", "frees")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("frees", justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold", ratio=1)
+    table.add_column("reason", ratio=1)
+    named = re.compile(rf" by {re.escape(metric)} \([^)]*\)")
     for verdict in verdicts:
         record = verdict.record
         word = _verdict_word(verdict)
@@ -216,20 +217,17 @@ def _by_checkpoint(verdicts: "Sequence[Verdict]") -> object:
             str(record.step),
             _size(record.bytes),
             "" if record.metric is None else f"{record.metric:.4f}",
-            {"delete": f"[red]{word}[/red]", "slim": f"[yellow]{word}[/yellow]"}.get(word, word),
             _size(verdict.freed_bytes) if verdict.freed_bytes else "",
-            verdict.reason,
+            {"delete": f"[red]{word}[/red]", "slim": f"[yellow]{word}[/yellow]"}.get(word, word),
+            _escaped(named.sub(" by metric", verdict.reason)),
         )
     return table
 
 
-def _by_run(verdicts: "Sequence[Verdict]") -> object:
-    from rich.table import Table
-
-    table = Table(title=f"{len(verdicts)} checkpoints (each one: plan.json)", pad_edge=False)
-    table.add_column("run", no_wrap=True)
-    for column in ("checkpoints", "size", "keep", "slim", "delete", "frees"):
-        table.add_column(column, justify="right", no_wrap=True)
+def _by_run(verdicts: "Sequence[Verdict]") -> "Table":
+    """One row a run."""
+    title = f"{len(verdicts)} checkpoints (plan.json has the verdict on each)"
+    table = _table(title, "checkpoints", "size", "keep", "slim", "delete", "frees")
     for run_id, group in groupby(verdicts, key=lambda verdict: verdict.record.run_id):
         mine = list(group)
         words = [_verdict_word(verdict) for verdict in mine]
@@ -240,6 +238,23 @@ def _by_run(verdicts: "Sequence[Verdict]") -> object:
             *(str(words.count(word)) for word in ("keep", "slim", "delete")),
             _size(sum(verdict.freed_bytes for verdict in mine)),
         )
+    return table
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _table(title: str, *numbers: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

@@ -9,7 +9,7 @@ LoggedModel's own run is meant.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time
 from typing import TYPE_CHECKING
 
@@ -139,8 +139,7 @@ def registry_references(
     while True:
         page = client.search_model_versions(max_results=_PAGE, page_token=token)
         for version in page:
-            found = _of_version(client, version, models)
-            references.extend(reference for reference in found if reference is not None)
+            references.extend(_of_version(client, version, models))
         token = page.token
         if not token:
             return references
@@ -148,10 +147,9 @@ def registry_references(
 
 def _of_version(
     client: "MlflowClient", version: "ModelVersion", models: "dict[str, LoggedModel | None]"
-) -> list[Reference | None]:
-    aliases = ", ".join(f"@{alias}" for alias in version.aliases)
-    by = f"{version.name} version {version.version} {aliases}".strip()
+) -> list[Reference]:
     texts = [version.source or "", *_forge_tags(version.tags)]
+    by = f"{version.name} version {version.version}"
     references = [_reference(text, version.run_id, by) for text in texts]
     model_ids = set(_MODEL_ID.findall(" ".join([*texts, version.model_id or ""])))
     for model_id in sorted(model_ids):
@@ -161,7 +159,12 @@ def _of_version(
         if model is not None:
             texts = [model.artifact_location or "", *_forge_tags(model.tags or {})]
             references += [_reference(text, model.source_run_id, by) for text in texts]
-    return references
+    if not any(references):
+        return []
+    # A search leaves the aliases out.
+    aliases = client.get_model_version(version.name, version.version).aliases
+    by = ", ".join([by, *(f"@{alias}" for alias in aliases)])
+    return [replace(reference, by=by) for reference in references if reference is not None]
 
 
 def _forge_tags(tags: dict[str, str]) -> list[str]:
