@@ -101,7 +101,7 @@ def fill(uri: str, artifacts: Path, runs: int, checkpoints: int) -> None:
                 experiment_id=experiment,
                 name=f"checkpoint-{step}",
                 source_run_id=run_id,
-                tags={"forge.checkpoint": f"runs:/{run_id}/checkpoints/checkpoint-{step}"},
+                tags={"forge.checkpoint_uri": f"runs:/{run_id}/checkpoints/checkpoint-{step}"},
             )
         values = [Metric(METRIC, 1.0 + step * number % 97, now, step) for step in steps]
         client.log_batch(run_id, metrics=values)

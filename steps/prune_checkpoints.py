@@ -115,9 +115,11 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
             after = take_inventory(
                 run.client, run.experiment_id, wanted, policy.metric, folder, journal.pending()
             )
-            left = after.records
+            # A living run may have stored more meanwhile: that is not part of the account.
+            planned = {verdict.record.location for verdict in shown}
+            left = [record for record in after.records if record.location in planned]
     _write_plan(run, shown, spared, applied=apply, before=before, to_free=to_free, left=left)
-    _tag(run, training, wanted)
+    _tag(run, training, [r.info.run_id for r in wanted if r.info.status == "FINISHED"])
     for action, reason in spared:
         say(f"kept after all: {action.run_id[:8]} step {action.step}: {reason}")
     if apply and (shown or actions):
@@ -125,7 +127,8 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
         what = f"freed {_size(before - _total(left))}: {_size(before)} before"
         say(f"{what}, {_size(_total(left))} now, as the store says")
     elif shown and not apply:
-        say(f"{_size(to_free)} of {_size(before)} would be freed; delete with apply=true")
+        hint = "delete with apply=true" if to_free else "the policy keeps all of them"
+        say(f"{_size(to_free)} of {_size(before)} would be freed; {hint}")
 
 
 def _refuse_remains(
@@ -184,11 +187,11 @@ def _write_plan(
     )
 
 
-def _tag(run: "StepRun", training: config.Training, runs: Sequence[object]) -> None:
+def _tag(run: "StepRun", training: config.Training, finished: Sequence[str]) -> None:
     from steps.tracking.reuse import cache_tags, key_parts
 
-    names = ",".join(sorted(r.info.run_id for r in runs if r.info.status == "FINISHED"))  # type: ignore[attr-defined]
-    run.tag(**cache_tags(key_parts("prune_checkpoints", training, {"runs": names})))
+    inputs = {"runs": ",".join(sorted(finished))}
+    run.tag(**cache_tags(key_parts("prune_checkpoints", training, inputs)))
 
 
 def _show(verdicts: "Sequence[Verdict]", metric: str) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -261,6 +262,76 @@ def test_a_run_that_resumed_protects_its_origin_until_it_has_a_checkpoint_of_its
     assert stored_steps(client, heir) == [50]
 
 
+def test_the_best_weights_stay_with_a_run_that_may_be_resumed_also_its_origin_s(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    nothing = "pruning.keep_last=0 pruning.keep_best=0"
+    origin = finetune_run(client, experiment, MEASURED, tmp_path / "s", status="KILLED")
+    heir = finetune_run(
+        client, experiment, {}, tmp_path / "h", status="KILLED", resumed_from=f"{origin}:40"
+    )
+    upload(client, heir, write_checkpoint(tmp_path / "h", 45))
+    upload(client, heir, write_checkpoint(tmp_path / "h", 50, best_step=20))
+    prune("--apply", "true", policy=nothing)
+    assert (stored_steps(client, origin), stored_steps(client, heir)) == ([20], [50])
+
+
+def sign(seconds_ago: float, **process: object) -> str:
+    return json.dumps({"time": time.time() - seconds_ago, **process})
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "expected"),
+    [
+        (lambda: sign(10), True),
+        (lambda: str(time.time() - 10), True),
+        (lambda: sign(400), False),
+        (lambda: "1", False),
+        (lambda: "", False),
+        (lambda: this_process(), True),
+        (lambda: this_process(process_started=1.0), False),
+        (lambda: this_process(host="another"), False),
+    ],
+)
+def test_a_run_lives_by_a_fresh_heartbeat_or_by_its_process_on_this_host(
+    client: mlflow.MlflowClient,
+    experiment: str,
+    tmp_path: Path,
+    heartbeat: Callable[[], str],
+    expected: bool,
+) -> None:
+    from steps.tracking.stored_checkpoints import is_living
+
+    run_id = finetune_run(client, experiment, {}, tmp_path, status="RUNNING")
+    client.set_tag(run_id, "forge.heartbeat", heartbeat())
+    assert is_living(client.get_run(run_id), time.time()) is expected
+    client.set_terminated(run_id)
+    assert not is_living(client.get_run(run_id), time.time())
+
+
+def this_process(**changes: object) -> str:
+    import psutil
+
+    process = psutil.Process()
+    facts = {"pid": process.pid, "process_started": process.create_time()}
+    return sign(400, **{"host": socket.gethostname(), **facts, **changes})
+
+
+def test_the_folder_that_a_run_names_on_this_host_is_pruned_with_it(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "named")
+    stranger = write_checkpoint(tmp_path / "strangers", 10)
+    other = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "elsewhere")
+    root = tmp_path / "named" / run_id
+    client.set_tag(run_id, "forge.local_checkpoints", f"{socket.gethostname()}:{root}")
+    # Not a folder of this run, whatever its tag says.
+    client.set_tag(other, "forge.local_checkpoints", f"{socket.gethostname()}:{stranger.parent}")
+    prune("--apply", "true")
+    assert [path.name for path in root.iterdir()] == ["checkpoint-20"]
+    assert stranger.is_dir()
+
+
 def test_bad_input_is_one_line_that_names_the_run(
     client: mlflow.MlflowClient, experiment: str, tmp_path: Path
 ) -> None:
@@ -309,7 +380,6 @@ def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
 @pytest.fixture
 def server(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A tracking server with proxied artifacts, on the store's database."""
-    import socket
     import urllib.request
 
     with socket.socket() as free:
@@ -454,3 +524,20 @@ def test_a_run_that_writes_while_others_prune_loses_nothing(
     checked = validate_checkpoint(Path(folder))
     assert isinstance(checked, CheckpointInfo), checked
     assert checked.resumable
+
+
+@pytest.mark.slow
+def test_a_thousand_checkpoints_on_a_real_server_get_a_verdict_each(tmp_path: Path) -> None:
+    from benchmarks.prune import fill, timed_plan, tracking_server
+
+    with tracking_server(tmp_path) as uri:
+        fill(uri, tmp_path / "artifacts", runs=50, checkpoints=20)
+        seconds, plan = timed_plan(uri, tmp_path)
+    print(f"planned in {seconds:.1f} s")
+    verdicts = plan["checkpoints"]
+    assert len({(entry["run"], entry["step"]) for entry in verdicts}) == 1_000
+    # The last and the best of each run, unless they are one; and the one with a version.
+    assert [e["step"] for e in verdicts if "points at it" in e["reason"]] == [50]
+    last = [entry for entry in verdicts if entry["step"] == 1_000]
+    assert all(entry["verdict"] == "keep" for entry in last)
+    assert sum(entry["verdict"] == "keep" for entry in verdicts) <= 101

@@ -75,7 +75,7 @@ def find_protections(
         if by:
             referenced[record.key] = "; ".join(by)
     now = time()
-    needed: dict[CheckpointKey, str] = {}
+    needed: dict[CheckpointKey, str] = dict(inventory.best_needed)
     for run in inventory.resumed:
         key = resumed_from(run)
         is_reader = is_living(run, now)

@@ -9,8 +9,10 @@ this host, or both. A living run's folder on the disk is its own (it uploads fro
 rotates it), so only its artifacts are looked at.
 """
 
+import json
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +22,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steps.errors import UserError
 from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, PendingAction, RunState
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 HEARTBEAT_TAG = "forge.heartbeat"
-"""Unix seconds, refreshed by a living run."""
+"""Written again and again by a living run: Unix seconds, alone or as `time` beside `host`, `pid`
+and `process_started`."""
+LOCAL_TAG = "forge.local_checkpoints"
+"""`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
 RESUMED_TAG = "forge.resumed_from"
 PIN_TAG = "forge.pin"
 """On a run: all its checkpoints stay. On a checkpoint's LoggedModel: that one stays.
@@ -71,6 +76,8 @@ class Inventory:
         records: Their checkpoints.
         models: The LoggedModel of each checkpoint that has one.
         resumed: Runs of any experiment that say they resumed from a checkpoint.
+        best_needed: The best checkpoint of each run that may be resumed, which holds the best
+            weights so far: it is needed beside the one to resume from.
         can_resume: Ids of the runs, those that took over from one of these included, that have
             a checkpoint of their own to resume from.
         registered: LoggedModels of registered versions that have been looked up already.
@@ -80,6 +87,7 @@ class Inventory:
     records: list[CheckpointRecord]
     models: "Mapping[CheckpointKey, LoggedModel]"
     resumed: "list[Run]"
+    best_needed: Mapping[CheckpointKey, str]
     can_resume: frozenset[str]
     registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
 
@@ -232,8 +240,9 @@ def take_inventory(
         else record
         for record in described
     ]
+    best = _best_needed([*runs, *heirs], resumed, records + others)
     by_id = {run.info.run_id: run for run in runs}
-    return Inventory(by_id, records, models, resumed, can_resume)
+    return Inventory(by_id, records, models, resumed, best, can_resume)
 
 
 def resumed_from(run: "Run") -> CheckpointKey | None:
@@ -245,10 +254,11 @@ def resumed_from(run: "Run") -> CheckpointKey | None:
 
 
 def is_living(run: "Run", now: float) -> bool:
-    """Whether a run's heartbeat was heard within `STALE_SECONDS`."""
-    heartbeat = _heartbeat(run)
-    is_open = run.info.status in ("RUNNING", "SCHEDULED")
-    return is_open and heartbeat is not None and now - heartbeat < STALE_SECONDS
+    """Whether a run's heartbeat was heard within `STALE_SECONDS`, or its process is seen here."""
+    if run.info.status not in ("RUNNING", "SCHEDULED"):
+        return False
+    # The store may have been away: on its own host the process tells better.
+    return now - _last_sign_of_life(run) < STALE_SECONDS or _process_lives(run)
 
 
 def run_state(run: "Run", now: float) -> RunState:
@@ -323,7 +333,7 @@ def _describe(
 
         def describe(run: "Run") -> list[CheckpointRecord]:
             run_id = run.info.run_id
-            folder = output_folder / run_id if output_folder is not None else None
+            folder = _local_folder(run, output_folder)
             return _records(
                 run,
                 repositories[run_id],
@@ -638,14 +648,82 @@ def _remove_folder(folder: Path, what: str) -> None:
     shutil.rmtree(folder)
 
 
-def _heartbeat(run: "Run") -> float | None:
+def _local_folder(run: "Run", output_folder: Path | None) -> Path | None:
+    """Where a run's checkpoints are on this host, by its tag, else by the configuration."""
+    run_id = run.info.run_id
+    host, _, path = run.data.tags.get(LOCAL_TAG, "").partition(":")
+    # What a tag names is deleted from only if it is plainly a folder of this very run.
+    if host == socket.gethostname() and Path(path).name == run_id:
+        return Path(path)
+    return output_folder / run_id if output_folder is not None else None
+
+
+def _best_needed(
+    runs: "Sequence[Run]", resumed: "Sequence[Run]", records: Sequence[CheckpointRecord]
+) -> dict[CheckpointKey, str]:
+    """Find the checkpoints that hold the best weights of runs that may be resumed.
+
+    The best step may lie before a run's own start: then it is one of its origin's.
+    """
+    origins = {run.info.run_id: key[0] for run in resumed if (key := resumed_from(run))}
+    needed: dict[CheckpointKey, str] = {}
+    for run in runs:
+        mine = [record for record in records if record.run_id == run.info.run_id]
+        able = [r for r in mine if r.resumable and r.run_state != "finished"]
+        able.sort(key=lambda record: record.step)
+        for record in able[-1:] + [r for r in able if r.in_store][-1:]:
+            best = _best_step(run, record)
+            owner: str | None = run.info.run_id
+            passed: set[str] = set()
+            while best not in (None, record.step) and owner is not None and owner not in passed:
+                passed.add(owner)
+                needed[owner, best or 0] = run.info.run_id
+                owner = origins.get(owner)
+    return needed
+
+
+def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
+    """The best validated step up to a checkpoint, from its trainer state; None: there is none."""
+    path = f"{FOLDER}/checkpoint-{record.step}/trainer_state.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(record.folder) / "trainer_state.json" if record.folder else None
+        if record.in_store:
+            repository = _repository(run)
+            if not any(
+                entry.path == path for entry in repository.list_artifacts(str(Path(path).parent))
+            ):
+                return None
+            file = Path(repository.download_artifacts(path, scratch))
+        if file is None or not file.is_file():
+            return None
+        best = json.loads(file.read_text(encoding="utf-8")).get("best_global_step")
+    return int(best) if best else None
+
+
+def _heartbeat(run: "Run") -> dict[str, Any]:
+    """The last heartbeat: `time`, and where it is stated the process that it came from."""
     try:
-        return float(run.data.tags.get(HEARTBEAT_TAG, ""))
+        content = json.loads(run.data.tags.get(HEARTBEAT_TAG, ""))
     except ValueError:
-        return None
+        return {}
+    return content if isinstance(content, dict) else {"time": content}
+
+
+def _process_lives(run: "Run") -> bool:
+    import psutil
+
+    beat = _heartbeat(run)
+    if beat.get("host") != socket.gethostname() or not isinstance(beat.get("pid"), int):
+        return False
+    try:
+        process = psutil.Process(beat["pid"])
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not is_zombie and process.create_time() == beat.get("process_started")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_sign_of_life(run: "Run") -> float:
     """Unix seconds."""
     milliseconds = max(run.info.start_time or 0, run.info.end_time or 0)
-    return max(milliseconds / 1000, _heartbeat(run) or 0.0)
+    return max(milliseconds / 1000, float(_heartbeat(run).get("time", 0.0)))

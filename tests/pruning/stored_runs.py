@@ -1,5 +1,6 @@
 """Finetune runs with checkpoints, written and stored as a training run writes and stores them."""
 
+import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,13 +15,14 @@ WEIGHTS = 4_000
 RESUME_ONLY = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 
 
-def write_checkpoint(root: Path, step: int) -> Path:
+def write_checkpoint(root: Path, step: int, best_step: int | None = None) -> Path:
     """Write a small checkpoint with everything that one holds."""
     with writing_checkpoint(root, step, {"dataset_digest": "sha256:0"}) as folder:
         (folder / "adapter_model.safetensors").write_bytes(os.urandom(WEIGHTS))
         for name in RESUME_ONLY:
             (folder / name).write_bytes(os.urandom(1_000))
-        (folder / "trainer_state.json").write_text("{}", encoding="utf-8")
+        state = json.dumps({"global_step": step, "best_global_step": best_step})
+        (folder / "trainer_state.json").write_text(state, encoding="utf-8")
     return root / f"checkpoint-{step}"
 
 
@@ -34,7 +36,7 @@ def upload(client: mlflow.MlflowClient, run_id: str, folder: Path) -> None:
         experiment_id=run.info.experiment_id,
         name=folder.name,
         source_run_id=run_id,
-        tags={"forge.checkpoint": f"runs:/{run_id}/{path}"},
+        tags={"forge.checkpoint_uri": f"runs:/{run_id}/{path}"},
     )
 
 
