@@ -380,6 +380,7 @@ class Comparison(Section):
 class Pruning(Section):
     """Which checkpoints `prune_checkpoints` keeps."""
 
+    scope: Literal["run", "experiment"] = "run"
     keep_last: Annotated[int, Field(ge=0)] = 1
     keep_best: Annotated[int, Field(ge=0)] = 1
     metric: str = "validation/bits_per_byte"

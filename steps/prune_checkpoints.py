@@ -3,11 +3,17 @@
     mlflow run . -e prune_checkpoints
     python -m steps.prune_checkpoints --run all --apply true
 
-The plan is the default and changes nothing. Leaves `plan.json` in its run.
+The plan is the default and changes nothing. Leaves `plan.json` in its run. Tag a run with
+`forge.pin.checkpoint-N` (or `forge.pin`: all of them) to keep a checkpoint whatever the policy
+says.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,10 +21,16 @@ import click
 from steps import config
 from steps.cli import say, show_notices, step_command
 from steps.config import load_config
+from steps.errors import UserError
 
 if TYPE_CHECKING:
-    from steps.pruning.policy import Verdict
+    from rich.table import Table
+
+    from steps.pruning.policy import Action, CheckpointRecord, Verdict
     from steps.tracking.runs import StepRun
+
+# Longer plans are shown as one row a run; plan.json has each checkpoint.
+MAX_ROWS = 30
 
 
 @click.command()
@@ -40,82 +52,213 @@ def main(which: str, apply: bool, config_path: str, overrides: str, verbose: boo
     show_notices(loaded.notices)
 
     from steps.tracking.runs import step_run
+    from steps.tracking.stored_checkpoints import store_errors
 
-    with step_run("prune_checkpoints", loaded.training, verbose=verbose) as run:
+    with (
+        step_run("prune_checkpoints", loaded.training, verbose=verbose) as run,
+        store_errors(),
+    ):
         prune(run, loaded.training, which, apply)
 
 
 def prune(run: "StepRun", training: config.Training, which: str, apply: bool) -> None:
-    """Plan, show, and carry out if asked to."""
+    """Plan, show, and carry out if asked to.
+
+    Raises:
+        UserError: Something that should have gone is still there.
+    """
+    from contextlib import nullcontext
+
     from steps.pruning.policy import Journal, actions_to_take, carry_out, plan_pruning
-    from steps.tracking.reuse import cache_tags, key_parts
+    from steps.tracking.checkpoint_references import find_protections, still_protected
     from steps.tracking.stored_checkpoints import (
-        find_protections,
         finetune_runs,
-        list_records,
+        journal_file,
+        pruning_lock,
         remove,
+        take_inventory,
     )
-    from steps.training.models import cache_folder
 
     policy = training.pruning
-    runs = finetune_runs(run.client, run.experiment_id, which)
-    records = list_records(run.client, runs, policy.metric)
-    protections = find_protections(run.client, run.experiment_id, which, runs)
-    journal = Journal(cache_folder() / "pruning" / f"experiment-{run.experiment_id}.jsonl")
-    pending = journal.pending()
-    verdicts = plan_pruning(records, policy, datetime.now(UTC), protections, pending)
-    before = sum(record.bytes for record in records)
-    freed = sum(verdict.freed_bytes for verdict in verdicts)
-    _show(verdicts)
-    if apply:
-        actions = actions_to_take(verdicts, protections, pending)
-        carry_out(actions, journal, lambda action: remove(run.client, action))
-        after = sum(r.bytes for r in list_records(run.client, runs, policy.metric))
-        say(f"{_megabytes(before - after)} freed; {_megabytes(after)} of checkpoints remain")
-    else:
-        after = before
-        say(f"{_megabytes(freed)} of {_megabytes(before)} would be freed; delete with apply=true")
-    file = run.scratch / "plan.json"
-    file.write_text(
-        json.dumps(
-            {
-                "applied": apply,
-                "bytes_before": before,
-                "bytes_after": after,
-                "bytes_to_free": freed,
-                "checkpoints": [_as_json(verdict) for verdict in verdicts],
-            },
-            indent=1,
-        ),
-        encoding="utf-8",
+    output = training.output.output_dir
+    folder = Path(output) if output else None
+    wanted = finetune_runs(run.client, run.experiment_id, which)
+    # Over the experiment, the others count although only one run is pruned.
+    runs = (
+        finetune_runs(run.client, run.experiment_id, "all")
+        if policy.scope == "experiment"
+        else wanted
     )
+    file = journal_file(run.client, run.experiment_id)
+    journal = Journal(file)
+    spared: list[tuple[Action, str]] = []
+    with pruning_lock(file) if apply else nullcontext():
+        pending = journal.pending()
+        inventory = take_inventory(
+            run.client, run.experiment_id, runs, policy.metric, folder, pending
+        )
+        protections = find_protections(run.client, run.experiment_id, which, inventory)
+        verdicts = plan_pruning(inventory.records, policy, datetime.now(UTC), protections, pending)
+        actions = actions_to_take(verdicts, protections, pending)
+        shown = [verdict for verdict in verdicts if which in ("all", verdict.record.run_id)]
+        before = _total([verdict.record for verdict in shown])
+        to_free = sum(verdict.freed_bytes for verdict in shown)
+        _show(shown, policy.metric)
+        left = [verdict.record for verdict in shown]
+        if apply:
+            spared = carry_out(
+                actions,
+                journal,
+                lambda action: still_protected(run.client, inventory, action),
+                lambda action: remove(run.client, inventory, action),
+            )
+            after = take_inventory(
+                run.client, run.experiment_id, wanted, policy.metric, folder, journal.pending()
+            )
+            # A living run may have stored more meanwhile: that is not part of the account.
+            planned = {verdict.record.location for verdict in shown}
+            left = [record for record in after.records if record.location in planned]
+    _write_plan(run, shown, spared, applied=apply, before=before, to_free=to_free, left=left)
+    _tag(run, training, [r.info.run_id for r in wanted if r.info.status == "FINISHED"])
+    for action, reason in spared:
+        say(f"kept after all: {action.run_id[:8]} step {action.step}: {reason}")
+    if apply and (shown or actions):
+        _refuse_remains(actions, spared, left)
+        what = f"freed {_size(before - _total(left))}: {_size(before)} before"
+        say(f"{what}, {_size(_total(left))} now, as the store says")
+    elif shown and not apply:
+        hint = "delete with apply=true" if to_free else "the policy keeps all of them"
+        say(f"{_size(to_free)} of {_size(before)} would be freed; {hint}")
+
+
+def _refuse_remains(
+    actions: "Sequence[Action]",
+    spared: "Sequence[tuple[Action, str]]",
+    left: "Sequence[CheckpointRecord]",
+) -> None:
+    """Check by the store's own listing that what was removed is gone."""
+    kept = {(action.location, action.created) for action, _ in spared}
+    sizes = {(record.location, record.created): record for record in left}
+    for action in actions:
+        record = sizes.get((action.location, action.created))
+        if record is None or (action.location, action.created) in kept:
+            continue
+        if action.what == "delete" or record.slimmable_bytes:
+            raise UserError(
+                f"{action.location}: {_size(record.bytes)} are still stored after its removal: "
+                "look at that folder's permissions, then run prune_checkpoints again"
+            )
+
+
+def _write_plan(
+    run: "StepRun",
+    verdicts: "Sequence[Verdict]",
+    spared: "Sequence[tuple[Action, str]]",
+    *,
+    applied: bool,
+    before: int,
+    to_free: int,
+    left: "Sequence[CheckpointRecord]",
+) -> None:
+    after = _total(left)
+    reasons = {(action.key, action.created): reason for action, reason in spared}
+    plan = {
+        "applied": applied,
+        "bytes_before": before,
+        "bytes_after": after,
+        "bytes_to_free": to_free,
+        "checkpoints": [
+            {
+                **_as_json(verdict),
+                "kept_after_all": reasons.get((verdict.record.key, verdict.record.created)),
+            }
+            for verdict in verdicts
+        ],
+    }
+    file = run.scratch / "plan.json"
+    file.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     run.artifact(file)
-    run.metrics({"pruning/bytes_before": before, "pruning/bytes_to_free": freed})
-    names = ",".join(sorted(r.info.run_id for r in runs if r.info.status == "FINISHED"))
-    run.tag(**cache_tags(key_parts("prune_checkpoints", training, {"runs": names})))
+    run.metrics(
+        {
+            "pruning/bytes_before": before,
+            "pruning/bytes_to_free": to_free,
+            "pruning/bytes_after": after,
+        }
+    )
 
 
-def _show(verdicts: "list[Verdict]") -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _tag(run: "StepRun", training: config.Training, finished: Sequence[str]) -> None:
+    from steps.tracking.reuse import cache_tags, key_parts
 
+    inputs = {"runs": ",".join(sorted(finished))}
+    run.tag(**cache_tags(key_parts("prune_checkpoints", training, inputs)))
+
+
+def _show(verdicts: "Sequence[Verdict]", metric: str) -> None:
     if not verdicts:
-        say("no checkpoints are stored")
+        say("nothing to prune: no checkpoints are stored")
         return
-    table = Table(title="Checkpoints")
-    for column in ("run", "step", "size", "metric", "verdict", "reason"):
-        table.add_column(column)
+    from rich.console import Console
+
+    if len(verdicts) <= MAX_ROWS:
+        Console().print(_by_checkpoint(verdicts, metric))
+    else:
+        Console().print(_by_run(verdicts))
+
+
+def _by_checkpoint(verdicts: "Sequence[Verdict]", metric: str) -> "Table":
+    """One row a checkpoint; the reasons are shortened to what the other columns do not say."""
+    table = _table(f"Checkpoints (metric: {metric})", "step", "size", "metric", "frees")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("reason", ratio=1)
+    named = re.compile(rf" by {re.escape(metric)} \([^)]*\)")
     for verdict in verdicts:
         record = verdict.record
+        word = _verdict_word(verdict)
         table.add_row(
             record.run_id[:8],
             str(record.step),
-            _megabytes(record.bytes),
+            _size(record.bytes),
             "" if record.metric is None else f"{record.metric:.4f}",
-            _verdict_word(verdict),
-            verdict.reason,
+            _size(verdict.freed_bytes) if verdict.freed_bytes else "",
+            {"delete": f"[red]{word}[/red]", "slim": f"[yellow]{word}[/yellow]"}.get(word, word),
+            _escaped(named.sub(" by metric", verdict.reason)),
         )
-    Console().print(table)
+    return table
+
+
+def _by_run(verdicts: "Sequence[Verdict]") -> "Table":
+    """One row a run."""
+    title = f"{len(verdicts)} checkpoints (plan.json has the verdict on each)"
+    table = _table(title, "checkpoints", "size", "keep", "slim", "delete", "frees")
+    for run_id, group in groupby(verdicts, key=lambda verdict: verdict.record.run_id):
+        mine = list(group)
+        words = [_verdict_word(verdict) for verdict in mine]
+        table.add_row(
+            run_id[:8],
+            str(len(mine)),
+            _size(_total([verdict.record for verdict in mine])),
+            *(str(words.count(word)) for word in ("keep", "slim", "delete")),
+            _size(sum(verdict.freed_bytes for verdict in mine)),
+        )
+    return table
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _table(title: str, *numbers: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("run", no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _verdict_word(verdict: "Verdict") -> str:
@@ -137,8 +280,15 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
     }
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+def _total(records: "Sequence[CheckpointRecord]") -> int:
+    return sum(record.bytes for record in records)
+
+
+def _size(count: int) -> str:
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count} B"
 
 
 if __name__ == "__main__":

@@ -4,19 +4,21 @@
     pending = journal.pending()
     verdicts = plan_pruning(records, config.pruning, now, protections, pending)
     actions = actions_to_take(verdicts, protections, pending)
-    carry_out(actions, journal, perform)
+    spared = carry_out(actions, journal, still_protected, perform)
 
-Nothing here knows where checkpoints are stored: the caller describes them in records, and
-`perform` removes the bytes. The plan is made in three stages:
+Nothing here knows where checkpoints are stored: the caller describes them in records,
+`still_protected` asks again right before each removal, and `perform` removes the bytes. The
+plan is made in three stages:
 
 1. What is protected stays as it is: checkpoints of other experiments, pinned ones, those that a
    registered version or alias points at, those being written or needed by a living run, and
    the newest resumable one of each run that has not finished.
-2. Of the rest, run by run, what a rule names stays: the last N, the best K, every M steps, the
-   young ones. With `slim`, it loses its optimizer state (not the young ones).
-3. Where a run still holds more than `max_bytes`, the most dispensable of those go as well:
-   young ones first, then every M steps, then the last N, then the best K; within each of
-   these, the oldest or worst first.
+2. What a crashed save left goes. Of the rest, run by run or over the whole experiment (`scope`),
+   what a rule names stays: the last N, the best K, every M steps, the young ones. With `slim`,
+   it loses its optimizer state (not the young ones).
+3. Where a run, or the experiment, still holds more than `max_bytes`, the most dispensable of
+   those go as well: young ones first, then every M steps, then the last N, then the best K;
+   within each of these, the oldest or worst first.
 
 Deletions are written to a journal first, so that a rerun after a crash finishes what was begun.
 """
@@ -47,12 +49,16 @@ class PruningPolicy(Protocol):
     """The section `pruning` of the configuration."""
 
     @property
+    def scope(self) -> Literal["run", "experiment"]:
+        """Whether the rules count within each run, or over all runs of the experiment."""
+
+    @property
     def keep_last(self) -> int:
-        """How many of a run's newest checkpoints stay."""
+        """How many of the newest checkpoints stay: by step in a run, else by their time."""
 
     @property
     def keep_best(self) -> int:
-        """How many of a run's best checkpoints stay."""
+        """How many of the best checkpoints stay."""
 
     @property
     def metric(self) -> str:
@@ -72,7 +78,7 @@ class PruningPolicy(Protocol):
 
     @property
     def max_bytes(self) -> int | None:
-        """What the checkpoints of one run may take up, in bytes; None: no limit."""
+        """What the checkpoints of the scope may take up, in bytes; None: no limit."""
 
     @property
     def slim(self) -> bool:
@@ -96,6 +102,9 @@ class CheckpointRecord:
         resumable: Whether every file that resuming needs is there.
         pinned: Whether a user has tagged it to stay.
         being_written: Whether it is not complete yet.
+        leftover: Whether it is not complete and never will be, because its writer is gone.
+        in_store: Whether the artifact store has it; False: it lies on this host's disk alone.
+        folder: Its copy on this host's disk, for whoever deletes it; "": there is none.
     """
 
     run_id: str
@@ -110,6 +119,9 @@ class CheckpointRecord:
     resumable: bool = True
     pinned: bool = False
     being_written: bool = False
+    leftover: bool = False
+    in_store: bool = True
+    folder: str = ""
 
     @property
     def key(self) -> CheckpointKey:
@@ -149,6 +161,12 @@ class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     location: str
     bytes: int
     reason: str
+    folder: str = ""
+
+    @property
+    def key(self) -> CheckpointKey:
+        """(run id, step)."""
+        return self.run_id, self.step
 
 
 @dataclass(frozen=True)
@@ -174,8 +192,8 @@ class Verdict:
         slim: It stays, without its optimizer state.
         protected: It stays as it is whatever the policy says.
         reason: Why, in one line.
-        budget_rank: n: it is the n-th of its run that goes for the budget alone; 0: it stays, or
-            goes for another reason.
+        budget_rank: n: it is the n-th of its scope that goes for the budget alone; 0: it stays,
+            or goes for another reason.
     """
 
     record: CheckpointRecord
@@ -232,7 +250,7 @@ def plan_pruning(
     """Decide for each checkpoint whether it stays. Changes nothing.
 
     A checkpoint being written counts towards no rule, because it may never be complete; nor
-    does one whose deletion was begun, because files of it may be gone. Protected ones count:
+    does what a crashed save left, or one whose deletion was begun. Protected ones count:
     they may be the last and best, and their bytes are part of the budget.
 
     Args:
@@ -246,12 +264,25 @@ def plan_pruning(
     Returns:
         One verdict a record, sorted by run and step.
     """
-    ordered = sorted(records, key=lambda record: (record.key, record.created))
     begun: _Begun = {_identity(entry.action): entry.action.what for entry in pending if entry.begun}
+    ordered = sorted(records, key=_by_run_and_step)
+    would_resume = {
+        identity
+        for _, group in groupby(ordered, key=lambda record: record.run_id)
+        for identity in _resumed_from_next(list(group), begun)
+    }
     verdicts: list[Verdict] = []
-    for _, group in groupby(ordered, key=lambda record: record.run_id):
-        verdicts.extend(_plan_run(list(group), policy, now, protections, begun))
-    return verdicts
+    if policy.scope == "experiment":
+        # Steps of different runs do not compare; the time at which they were written does.
+        by_time = sorted(
+            records, key=lambda record: (record.experiment_id, record.created, record.key)
+        )
+        groups = groupby(by_time, key=lambda record: record.experiment_id)
+    else:
+        groups = groupby(ordered, key=lambda record: record.run_id)
+    for _, group in groups:
+        verdicts.extend(_plan_group(list(group), policy, now, protections, begun, would_resume))
+    return sorted(verdicts, key=lambda verdict: _by_run_and_step(verdict.record))
 
 
 def actions_to_take(
@@ -273,7 +304,7 @@ def actions_to_take(
     # the rerun's last and best would be other checkpoints, which this plan lets go.
     verdicts = sorted(verdicts, key=lambda verdict: verdict.budget_rank)
     planned = [_action(verdict) for verdict in verdicts if verdict.slim or not verdict.keep]
-    stored = {verdict.record.key for verdict in verdicts}
+    stored = {verdict.record.key for verdict in verdicts if not verdict.record.leftover}
     locations = {verdict.record.location for verdict in verdicts}
     needed = protections.referenced_by.keys() | protections.needed_by.keys()
     orphans = [
@@ -290,55 +321,90 @@ def actions_to_take(
 
 
 def carry_out(
-    actions: Sequence[Action], journal: "Journal", perform: Callable[[Action], None]
-) -> None:
+    actions: Sequence[Action],
+    journal: "Journal",
+    still_protected: Callable[[Action], str | None],
+    perform: Callable[[Action], None],
+) -> list[tuple[Action, str]]:
     """Perform the actions one by one, each noted in the journal before and after.
 
     Args:
         actions: What to do (`actions_to_take`).
         journal: Where it is noted first.
+        still_protected: Asked right before each action, since the registry may have changed
+            after the plan was made: why it may no longer be done, or None.
         perform: Removes a checkpoint's bytes. It must accept that some or all of them are gone
             already, because it is called again after a crash. What it raises ends the work.
+
+    Returns:
+        The actions that were not performed, each with the reason.
     """
+    spared: list[tuple[Action, str]] = []
     if not actions:
-        return
+        return spared
     journal.intend(actions)
-    # A deletion is begun on the disk before its first file goes: see `Journal`.
     for action in actions:
+        reason = still_protected(action)
+        if reason is not None:
+            spared.append((action, reason))
+            continue
+        # A deletion is begun on the disk before its first file goes: see `Journal`.
         journal.begin(action)
         perform(action)
         journal.finish(action)
+    return spared
 
 
-def _plan_run(
+def _by_run_and_step(record: CheckpointRecord) -> tuple[CheckpointKey, datetime]:
+    return record.key, record.created
+
+
+def _resumed_from_next(records: list[CheckpointRecord], begun: _Begun) -> set[_Identity]:
+    """Name the checkpoints that one run, given by ascending step, would resume from.
+
+    That is the newest on this host, and the newest in the store for a launch on another host.
+    """
+    resumable = [
+        record
+        for record in records
+        if record.resumable
+        and not record.being_written
+        and not record.leftover
+        and _identity(record) not in begun
+    ]
+    stored = [record for record in resumable if record.in_store]
+    return {_identity(record) for record in resumable[-1:] + stored[-1:]}
+
+
+def _plan_group(
     records: list[CheckpointRecord],
     policy: PruningPolicy,
     now: datetime,
     protections: Protections,
     begun: _Begun,
+    would_resume: set[_Identity],
 ) -> list[Verdict]:
-    """Decide over the checkpoints of one run, given by ascending step."""
+    """Decide over the checkpoints among which the rules count, the oldest first."""
     interrupted = [begun.get(_identity(record)) for record in records]
     whole = [
         index
         for index, record in enumerate(records)
-        if not record.being_written and interrupted[index] != "delete"
+        if not record.being_written and not record.leftover and interrupted[index] != "delete"
     ]
-    newest_resumable = max(
-        (index for index in whole if records[index].resumable and interrupted[index] is None),
-        default=None,
-    )
     kept = _kept_by_rules(records, whole, policy, now)
 
     verdicts = []
     for index, record in enumerate(records):
-        protection = _protection(record, protections, index == newest_resumable)
+        protection = _protection(record, protections, _identity(record) in would_resume)
         if protection is not None:
             if interrupted[index] is not None:
                 protection += "; an interrupted pruning may have taken some of its files"
             verdict = Verdict(record, keep=True, slim=False, protected=True, reason=protection)
         elif interrupted[index] == "delete":
             reason = "an interrupted pruning had begun to delete it"
+            verdict = Verdict(record, keep=False, slim=False, protected=False, reason=reason)
+        elif record.leftover:
+            reason = "left behind by a save that was cut off"
             verdict = Verdict(record, keep=False, slim=False, protected=False, reason=reason)
         elif index not in kept:
             reason = _why_no_rule(record, policy)
@@ -350,9 +416,11 @@ def _plan_run(
                 policy.slim and record.slimmable_bytes > 0 and not kept[index].young
             )
             reason = ", ".join(kept[index].reasons)
+            if slim:
+                reason += "; without its optimizer state it can no longer be resumed"
             verdict = Verdict(record, keep=True, slim=slim, protected=False, reason=reason)
         verdicts.append(verdict)
-    return verdicts if policy.max_bytes is None else _fit(verdicts, kept, policy.max_bytes)
+    return verdicts if policy.max_bytes is None else _fit(verdicts, kept, policy)
 
 
 def _protection(
@@ -379,7 +447,7 @@ def _protection(
 def _kept_by_rules(
     records: Sequence[CheckpointRecord], whole: Sequence[int], policy: PruningPolicy, now: datetime
 ) -> dict[int, _Kept]:
-    """Apply the rules to one run's complete checkpoints, the weakest rule first.
+    """Apply the rules to one scope's complete checkpoints, the weakest rule first.
 
     Returns:
         What is kept, by its index among the records.
@@ -403,10 +471,15 @@ def _kept_by_rules(
                 reason = f"its step is a multiple of {policy.every_steps}"
                 keep(index, _Rule.EVERY_STEPS, index, reason)
     for index in whole[max(0, len(whole) - policy.keep_last) :]:
-        keep(index, _Rule.LAST, index, f"among the last {policy.keep_last} of its run")
+        keep(index, _Rule.LAST, index, f"among the last {policy.keep_last} {_of(policy)}")
     for rank, index in enumerate(_ranked(records, whole, policy)[: policy.keep_best], start=1):
         value = records[index].metric
-        keep(index, _Rule.BEST, -rank, f"number {rank} of its run by {policy.metric} ({value:.6g})")
+        keep(
+            index,
+            _Rule.BEST,
+            -rank,
+            f"number {rank} {_of(policy)} by {policy.metric} ({value:.6g})",
+        )
     return kept
 
 
@@ -428,8 +501,15 @@ def _ranked(
     return sorted(measured, key=badness)
 
 
-def _fit(verdicts: list[Verdict], kept: Mapping[int, _Kept], max_bytes: int) -> list[Verdict]:
-    """Let more go until one run's checkpoints fit, the most dispensable first."""
+def _of(policy: PruningPolicy) -> str:
+    return "of the experiment" if policy.scope == "experiment" else "of its run"
+
+
+def _fit(
+    verdicts: list[Verdict], kept: Mapping[int, _Kept], policy: PruningPolicy
+) -> list[Verdict]:
+    """Let more go until one scope's checkpoints fit, the most dispensable first."""
+    max_bytes = policy.max_bytes or 0
     verdicts = list(verdicts)
     excess = -max_bytes + sum(verdict.record.bytes - verdict.freed_bytes for verdict in verdicts)
     dispensable = sorted(
@@ -441,7 +521,7 @@ def _fit(verdicts: list[Verdict], kept: Mapping[int, _Kept], max_bytes: int) -> 
             break
         verdict = verdicts[index]
         excess -= verdict.record.bytes - verdict.freed_bytes
-        reason = f"over the {max_bytes:,} bytes of its run, though {verdict.reason}"
+        reason = f"over the {max_bytes:,} bytes {_of(policy)}, though {verdict.reason}"
         verdicts[index] = Verdict(
             verdict.record, False, slim=False, protected=False, reason=reason, budget_rank=rank
         )
@@ -449,7 +529,7 @@ def _fit(verdicts: list[Verdict], kept: Mapping[int, _Kept], max_bytes: int) -> 
 
 
 def _why_no_rule(record: CheckpointRecord, policy: PruningPolicy) -> str:
-    reasons = [f"not among the last {policy.keep_last} of its run"]
+    reasons = [f"not among the last {policy.keep_last} {_of(policy)}"]
     if record.metric is None or not math.isfinite(record.metric):
         reasons.append(f"without a {policy.metric}")
     else:
@@ -474,6 +554,7 @@ def _action(verdict: Verdict) -> Action:
         location=record.location,
         bytes=verdict.freed_bytes,
         reason=verdict.reason,
+        folder=record.folder,
     )
 
 

@@ -1,147 +1,729 @@
-"""Checkpoints as the tracking store holds them: listed with all that a plan needs, deleted."""
+"""Checkpoints as the artifact store and this host's disk hold them: listed, and removed.
 
+    runs = finetune_runs(client, experiment_id, "all")
+    inventory = take_inventory(client, experiment_id, runs, metric, output_folder, pending)
+    remove(client, inventory, action)
+
+A checkpoint is one record, wherever it lies: in its run's artifacts, in the run's folder on
+this host, or both. A living run's folder on the disk is its own (it uploads from there and
+rotates it), so only its artifacts are looked at.
+"""
+
+import json
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from fnmatch import fnmatch
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any
 
 from steps.errors import UserError
-from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, Protections, RunState
+from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, PendingAction, RunState
+from steps.tracking.store import _few_retries, _one_line
+from steps.training.checkpoints import (
+    MANIFEST,
+    RESUME_ONLY,
+    WEIGHTS,
+    CheckpointInfo,
+    _Manifest,
+    _read_manifest,
+    validate_checkpoint,
+)
+from steps.training.models import cache_folder
 
 if TYPE_CHECKING:
-    from mlflow.entities import FileInfo, Run
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 FOLDER = "checkpoints"
-# What only resuming needs; the rest is the weights and the manifest.
-RESUME_FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "trainer_state.json")
-PINNED_TAG = "forge.pinned"
+HEARTBEAT_TAG = "forge.heartbeat"
+"""Written again and again by a living run: Unix seconds, alone or as `time` beside `host`, `pid`
+and `process_started`."""
+LOCAL_TAG = "forge.local_checkpoints"
+"""`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
+RESUMED_TAG = "forge.resumed_from"
+PIN_TAG = "forge.pin"
+"""On a run: all its checkpoints stay. On a checkpoint's LoggedModel: that one stays.
+`forge.pin.checkpoint-N` on a run: checkpoint N stays. The value `false` takes a pin back."""
+SLIMMED_TAG = "forge.slimmed"
+LOCK_SECONDS = 1800
+STALE_SECONDS = 300.0
+"""A run whose last sign of life is older does not live, and what it left half written stays so."""
+
+# The server answers small requests slower than it could: several are under way at a time.
+_THREADS = 8
+_PAGE = 1000
+_CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+_LEFTOVER_NAME = re.compile(r"\.checkpoint-([0-9]+)\.(partial|trash)-[0-9]+")
+_CHECKPOINT_URI = re.compile(rf"(?:^|/){FOLDER}/checkpoint-([0-9]+)/?$")
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def finetune_runs(client: "MlflowClient", experiment_id: str, run: str) -> "list[Run]":
+@dataclass(frozen=True)
+class Inventory:
+    """All that is known of an experiment's checkpoints.
+
+    Attributes:
+        runs: The finetune runs that were looked at, by id.
+        records: Their checkpoints.
+        models: The LoggedModel of each checkpoint that has one.
+        resumed: Runs of any experiment that say they resumed from a checkpoint.
+        best_needed: The best checkpoint of each run that may be resumed, which holds the best
+            weights so far: it is needed beside the one to resume from.
+        can_resume: Ids of the runs, those that took over from one of these included, that have
+            a checkpoint of their own to resume from.
+        registered: LoggedModels of registered versions that have been looked up already.
+    """
+
+    runs: "Mapping[str, Run]"
+    records: list[CheckpointRecord]
+    models: "Mapping[CheckpointKey, LoggedModel]"
+    resumed: "list[Run]"
+    best_needed: Mapping[CheckpointKey, str]
+    can_resume: frozenset[str]
+    registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn a store that does not answer, or refuses to delete, into one line.
+
+    Raises:
+        UserError: The server is gone, or files cannot be read or deleted.
+    """
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    with _few_retries():
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, requests.exceptions.RequestException):
+                raise _store_gone(error) from None
+            raise UserError(
+                f"{error.filename or 'a checkpoint'} cannot be read or deleted "
+                f"({error.strerror or _one_line(error)}): mend its permissions and run "
+                "prune_checkpoints again, which finishes what was begun"
+            ) from None
+        except MlflowException as error:
+            raise _store_gone(error) from None
+
+
+def _store_gone(error: BaseException) -> UserError:
+    return UserError(
+        f"the tracking store failed in the middle ({_one_line(error)}): start the server again "
+        "and rerun prune_checkpoints, which finishes what was begun"
+    )
+
+
+def journal_file(client: "MlflowClient", experiment_id: str) -> Path:
+    """Where this host notes what it removes from an experiment.
+
+    The experiment's number alone would be shared by every store that this host knows, and one
+    store is known by several addresses: its time of creation tells it from the others.
+    """
+    experiment = client.get_experiment(experiment_id)
+    name = f"experiment-{experiment_id}-{experiment.creation_time}.jsonl"
+    return cache_folder() / "pruning" / name
+
+
+@contextmanager
+def pruning_lock(journal: Path) -> Iterator[None]:
+    """One pruning of an experiment at a time on this host; another one waits.
+
+    Raises:
+        UserError: The other one takes too long.
+    """
+    from filelock import FileLock, Timeout
+
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(journal.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise UserError(
+            f"another prune_checkpoints has held {lock.lock_file} for {LOCK_SECONDS} s: wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def finetune_runs(client: "MlflowClient", experiment_id: str, which: str) -> "list[Run]":
     """The finetune runs to look at: one, or `all` of the experiment.
 
     Raises:
-        UserError: There is no such run, or it is another experiment's.
+        UserError: There is no such run, it is another experiment's, deleted, or no finetune run.
     """
     from mlflow.exceptions import MlflowException
 
-    if run != "all":
-        try:
-            found = client.get_run(run)
-        except MlflowException:
-            raise UserError(
-                f"run {run!r} is not in this tracking store: give the id of a finetune run, or all"
-            ) from None
-        if found.info.experiment_id != experiment_id:
-            raise UserError(
-                f"run {run!r} belongs to experiment {found.info.experiment_id}, not to "
-                f"{experiment_id}: prune it from there"
+    if which == "all":
+        return _search_runs(client, [experiment_id], "tags.`forge.step` = 'finetune'")
+    try:
+        found = client.get_run(which)
+    except MlflowException as error:
+        if not _is_missing(error) and error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise UserError(
+            f"run {which!r} is not in this tracking store: give the id of a finetune run, or all"
+        ) from None
+    if found.info.experiment_id != experiment_id:
+        raise UserError(
+            f"run {which!r} belongs to experiment {found.info.experiment_id}, not to "
+            f"{experiment_id}: prune it from there"
+        )
+    if found.info.lifecycle_stage == "deleted":
+        raise UserError(
+            f"run {which!r} is deleted: restore it first (mlflow runs restore --run-id {which}), "
+            "or let mlflow gc collect it"
+        )
+    step = found.data.tags.get("forge.step")
+    if step != "finetune":
+        raise UserError(
+            f"run {which!r} is a run of {step or 'something else'}, which keeps no checkpoints: "
+            "give the id of a finetune run, or all"
+        )
+    return [found]
+
+
+def take_inventory(
+    client: "MlflowClient",
+    experiment_id: str,
+    runs: "Sequence[Run]",
+    metric: str,
+    output_folder: Path | None,
+    pending: Sequence[PendingAction] = (),
+) -> Inventory:
+    """Describe every checkpoint of these runs, in the store and on this host.
+
+    Args:
+        client: Client of the store.
+        experiment_id: The experiment of these runs.
+        runs: From `finetune_runs`.
+        metric: What checkpoints are ranked by; its value is the one of the checkpoint's step.
+        output_folder: `output.output_dir`, which holds a folder a run; None: none is kept.
+        pending: What an interrupted pruning left: a checkpoint whose manifest it has already
+            removed keeps the creation time that is noted there.
+    """
+    now = time()
+    models = _checkpoint_models(client, experiment_id)
+    resumed = _resumed_runs(client)
+    begun = {entry.action.key: entry.action.created for entry in pending if entry.begun}
+    described = _describe(client, runs, models, metric, output_folder, begun, now)
+    known = {run.info.run_id for run in runs}
+    # A run that took over from one of these may be none of these.
+    heirs = [
+        run
+        for run in resumed
+        if run.info.run_id not in known and (key := resumed_from(run)) and key[0] in known
+    ]
+    others = _describe(client, heirs, models, metric, None, begun, now)
+    can_resume = frozenset(record.run_id for record in described + others if record.resumable)
+    outgrown = {
+        key[0]
+        for run in resumed
+        if (key := resumed_from(run))
+        and (run.info.status == "FINISHED" or run.info.run_id in can_resume)
+    }
+    records = [
+        replace(record, run_state="finished")
+        if record.run_id in outgrown and record.run_state == "unfinished"
+        else record
+        for record in described
+    ]
+    best = _best_needed([*runs, *heirs], resumed, records + others)
+    by_id = {run.info.run_id: run for run in runs}
+    return Inventory(by_id, records, models, resumed, best, can_resume)
+
+
+def resumed_from(run: "Run") -> CheckpointKey | None:
+    """The checkpoint that a run says it resumed from (`RUN_ID:STEP` or a checkpoint's URI)."""
+    text = run.data.tags.get(RESUMED_TAG, "")
+    origin = _RUN_ID.search(text)
+    step = re.search(r"([0-9]+)/?$", text[origin.end() :]) if origin else None
+    return (origin[0], int(step[1])) if origin and step else None
+
+
+def is_living(run: "Run", now: float) -> bool:
+    """Whether a run's heartbeat was heard within `STALE_SECONDS`, or its process is seen here."""
+    if run.info.status not in ("RUNNING", "SCHEDULED"):
+        return False
+    # The store may have been away: on its own host the process tells better.
+    return now - _last_sign_of_life(run) < STALE_SECONDS or _process_lives(run)
+
+
+def run_state(run: "Run", now: float) -> RunState:
+    """Whether a run lives, has finished, or may still be resumed."""
+    if is_living(run, now):
+        return "living"
+    return "finished" if run.info.status == "FINISHED" else "unfinished"
+
+
+def is_pinned(tags: Mapping[str, str], step: int) -> bool:
+    """Whether a run's tags say that its checkpoint of this step stays."""
+    names = (PIN_TAG, f"{PIN_TAG}.checkpoint-{step}")
+    return any(tags.get(name, "false").lower() != "false" for name in names)
+
+
+def remove(client: "MlflowClient", inventory: Inventory, action: Action) -> None:
+    """Delete or slim one checkpoint, its copy on this host and its LoggedModel.
+
+    The manifest goes first, so that a checkpoint that is half gone is none for any reader, and
+    the LoggedModel last, by which the rest is found. What is gone already is no error.
+    """
+    folder = Path(action.folder) if action.folder else None
+    if folder is not None:
+        _remove_folder(folder, action.what)
+        if _LEFTOVER_NAME.fullmatch(folder.name):
+            return
+    repository = _repository_of(client, action.run_id)
+    if repository is None:
+        return
+    path = f"{FOLDER}/checkpoint-{action.step}"
+    model = inventory.models.get(action.key)
+    if action.what == "slim":
+        for name in _resume_only_of(repository, path):
+            repository.delete_artifacts(f"{path}/{name}")
+        if model is not None:
+            client.set_logged_model_tags(model.model_id, {SLIMMED_TAG: "true"})
+        return
+    if MANIFEST in _files(repository, path):
+        repository.delete_artifacts(f"{path}/{MANIFEST}")
+    repository.delete_artifacts(path)
+    if model is not None:
+        client.delete_logged_model(model.model_id)
+
+
+def _describe(
+    client: "MlflowClient",
+    runs: "Sequence[Run]",
+    models: "Mapping[CheckpointKey, LoggedModel]",
+    metric: str,
+    output_folder: Path | None,
+    begun: Mapping[CheckpointKey, datetime],
+    now: float,
+) -> list[CheckpointRecord]:
+    """Look at the artifacts and folders of these runs, with several requests under way."""
+    described: list[CheckpointRecord] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        repositories = {run.info.run_id: _repository(run) for run in runs}
+        listed = pool.map(lambda run: _steps(repositories[run.info.run_id]), runs)
+        stored = [(run, step) for run, steps in zip(runs, listed, strict=True) for step in steps]
+        files = pool.map(
+            lambda entry: _files(
+                repositories[entry[0].info.run_id], f"{FOLDER}/checkpoint-{entry[1]}"
+            ),
+            stored,
+        )
+        with_some = list({run.info.run_id for run, _ in stored})
+        histories = pool.map(lambda run_id: _history(client, run_id, metric), with_some)
+        contents: dict[str, dict[int, dict[str, int]]] = {}
+        for (run, step), content in zip(stored, files, strict=True):
+            contents.setdefault(run.info.run_id, {})[step] = content
+        values = dict(zip(with_some, histories, strict=True))
+
+        def describe(run: "Run") -> list[CheckpointRecord]:
+            run_id = run.info.run_id
+            folder = _local_folder(run, output_folder)
+            return _records(
+                run,
+                repositories[run_id],
+                contents.get(run_id, {}),
+                folder,
+                values.get(run_id) or {},
+                models,
+                begun,
+                now,
             )
-        return [found]
+
+        for records in pool.map(describe, runs):
+            described.extend(records)
+    return described
+
+
+def _records(
+    run: "Run",
+    repository: "ArtifactRepository",
+    stored: Mapping[int, Mapping[str, int]],
+    folder: Path | None,
+    values: Mapping[int, float],
+    models: "Mapping[CheckpointKey, LoggedModel]",
+    begun: Mapping[CheckpointKey, datetime],
+    now: float,
+) -> list[CheckpointRecord]:
+    """Describe one run's checkpoints.
+
+    Args:
+        run: The run.
+        repository: Its artifacts.
+        stored: The files of each checkpoint in them: step to (path inside it to bytes).
+        folder: The run's folder on this host, whether or not it is there.
+        values: The metric by step.
+        models: The LoggedModels of checkpoints.
+        begun: Checkpoints that an interrupted pruning has begun to remove.
+        now: Unix seconds.
+    """
+    state = run_state(run, now)
+    local = _local_folders(folder) if folder is not None and state != "living" else {}
+    newest_whole = max((step for step in stored if MANIFEST in stored[step]), default=-1)
+    records: list[CheckpointRecord] = []
+    found_newest = False
+    for step in sorted(stored.keys() | local.keys(), reverse=True):
+        key = (run.info.run_id, step)
+        path = f"{FOLDER}/checkpoint-{step}"
+        names, copy = stored.get(step, {}), local.get(step)
+        info = validate_checkpoint(copy, hashes=False) if copy is not None else None
+        in_store = _may_be_resumable(names)
+        # Names alone do not tell whether an upload got through: of the ones that an unfinished
+        # run may need, down to the newest that is whole, the sizes are compared as well.
+        if in_store and state != "finished" and not found_newest:
+            in_store = found_newest = _agrees_with_manifest(repository, path, names)
+        resumable_here = isinstance(info, CheckpointInfo) and info.resumable
+        is_whole = MANIFEST in names or (copy is not None and (copy / MANIFEST).is_file())
+        # A deletion that was begun goes on while its run lives, unless a writer may be back at it.
+        may_be_written = not is_whole and (
+            (state == "living" and not (key in begun and step < newest_whole))
+            or (key not in begun and now - _last_sign_of_life(run) < STALE_SECONDS)
+        )
+        model = models.get(key)
+        records.append(
+            CheckpointRecord(
+                run_id=run.info.run_id,
+                experiment_id=run.info.experiment_id,
+                step=step,
+                bytes=sum(names.values()) + (_bytes(copy) if copy is not None else 0),
+                metric=values.get(step),
+                created=_created(run, repository, step, names, info, model, begun.get(key)),
+                location=f"{run.info.artifact_uri}/{path}" if step in stored else str(copy),
+                run_state=state,
+                slimmable_bytes=sum(names[name] for name in _resume_only(names))
+                + (_slimmable_bytes(info) if isinstance(info, CheckpointInfo) else 0),
+                resumable=in_store or resumable_here,
+                pinned=is_pinned(run.data.tags, step)
+                or (model is not None and _model_is_pinned(model)),
+                being_written=may_be_written,
+                leftover=not is_whole and not may_be_written,
+                in_store=in_store,
+                folder=str(copy) if copy is not None else "",
+            )
+        )
+    records.extend(_leftovers(run, folder, state, now) if folder is not None else [])
+    return records
+
+
+def _leftovers(run: "Run", folder: Path, state: RunState, now: float) -> Iterator[CheckpointRecord]:
+    """Describe the hidden folders in which crashed saves and removals ended."""
+    if state == "living" or not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        name = _LEFTOVER_NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        newest = max(entry.stat().st_mtime for entry in [path, *path.rglob("*")])
+        # Nobody writes into trash; a staging folder may be that of a run without a heartbeat.
+        is_fresh = name[2] == "partial" and now - newest < STALE_SECONDS
+        yield CheckpointRecord(
+            run_id=run.info.run_id,
+            experiment_id=run.info.experiment_id,
+            step=int(name[1]),
+            bytes=_bytes(path),
+            metric=None,
+            created=datetime.fromtimestamp(newest, UTC),
+            location=str(path),
+            run_state=state,
+            resumable=False,
+            being_written=is_fresh,
+            leftover=not is_fresh,
+            in_store=False,
+            folder=str(path),
+        )
+
+
+def _created(
+    run: "Run",
+    repository: "ArtifactRepository",
+    step: int,
+    names: Mapping[str, int],
+    info: CheckpointInfo | str | None,
+    model: "LoggedModel | None",
+    noted: datetime | None,
+) -> datetime:
+    """When a checkpoint was written, from whatever still tells."""
+    if model is not None:
+        return datetime.fromtimestamp(model.creation_timestamp / 1000, UTC)
+    if isinstance(info, CheckpointInfo):
+        return info.created
+    if MANIFEST in names:
+        manifest = _stored_manifest(repository, f"{FOLDER}/checkpoint-{step}")
+        if manifest is not None:
+            return manifest.created
+    return noted or datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+
+
+def _checkpoint_models(
+    client: "MlflowClient", experiment_id: str
+) -> "dict[CheckpointKey, LoggedModel]":
+    """Find the LoggedModels of checkpoints: a `forge.*` tag of theirs is a checkpoint's URI."""
+    found: dict[CheckpointKey, LoggedModel] = {}
+    token = None
+    while True:
+        page = client.search_logged_models([experiment_id], max_results=_PAGE, page_token=token)
+        for model in page:
+            key = checkpoint_of_model(model)
+            if key is not None:
+                found[key] = model
+        token = page.token
+        if not token:
+            return found
+
+
+def checkpoint_of_model(model: "LoggedModel") -> CheckpointKey | None:
+    """The checkpoint whose LoggedModel this is, or None."""
+    for name, value in (model.tags or {}).items():
+        place = _CHECKPOINT_URI.search(value)
+        if name.startswith("forge.") and name != RESUMED_TAG and place and model.source_run_id:
+            run_ids = _RUN_ID.findall(value)
+            if not run_ids or model.source_run_id in run_ids:
+                return model.source_run_id, int(place[1])
+    return None
+
+
+def _model_is_pinned(model: "LoggedModel") -> bool:
+    return (model.tags or {}).get(PIN_TAG, "false").lower() != "false"
+
+
+def _resumed_runs(client: "MlflowClient") -> "list[Run]":
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return _search_runs(client, experiments, f"tags.`{RESUMED_TAG}` LIKE '%'")
+
+
+def _search_runs(client: "MlflowClient", experiments: list[str], filters: str) -> "list[Run]":
     runs: list[Run] = []
     token = None
     while True:
-        page = client.search_runs(
-            [experiment_id], "tags.`forge.step` = 'finetune'", max_results=1000, page_token=token
-        )
+        page = client.search_runs(experiments, filters, max_results=_PAGE, page_token=token)
         runs.extend(page)
         token = page.token
         if not token:
             return runs
 
 
-def list_records(client: "MlflowClient", runs: "list[Run]", metric: str) -> list[CheckpointRecord]:
-    """Describe every checkpoint of these runs."""
-    records = []
-    for run in runs:
-        folders = [f for f in client.list_artifacts(run.info.run_id, FOLDER) if f.is_dir]
-        if not folders:
-            continue
-        values = {m.step: m.value for m in client.get_metric_history(run.info.run_id, metric)}
-        pinned = set(run.data.tags.get(PINNED_TAG, "").replace(",", " ").split())
-        for folder in folders:
-            step = int(folder.path.rpartition("-")[2])
-            files = client.list_artifacts(run.info.run_id, folder.path)
-            records.append(_record(run, step, folder.path, files, values.get(step), pinned))
-    return records
+def _history(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
+    return {entry.step: entry.value for entry in client.get_metric_history(run_id, metric)}
 
 
-def _record(
-    run: "Run",
-    step: int,
-    path: str,
-    files: "list[FileInfo]",
-    metric: float | None,
-    pinned: set[str],
-) -> CheckpointRecord:
-    names = {file.path.rpartition("/")[2]: int(file.file_size or 0) for file in files}
-    for_resuming = {
-        name: size
-        for name, size in names.items()
-        if name in RESUME_FILES or name.startswith("rng_state")
-    }
-    return CheckpointRecord(
-        run_id=run.info.run_id,
-        experiment_id=run.info.experiment_id,
-        step=step,
-        bytes=sum(names.values()),
-        metric=metric,
-        created=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-        location=f"{run.info.artifact_uri}/{path}",
-        run_state=run_state(run),
-        slimmable_bytes=sum(for_resuming.values()),
-        resumable="optimizer.pt" in names and "manifest.json" in names,
-        pinned=str(step) in pinned or "all" in pinned,
-        being_written="manifest.json" not in names,
-    )
+def _is_missing(error: Exception) -> bool:
+    return bool(getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST")
 
 
-def run_state(run: "Run") -> RunState:
-    """Whether a run lives, has finished, or may still be resumed."""
-    if run.info.status in ("RUNNING", "SCHEDULED"):
-        return "living"
-    return "finished" if run.info.status == "FINISHED" else "unfinished"
-
-
-def find_protections(
-    client: "MlflowClient", experiment_id: str, run: str, runs: "list[Run]"
-) -> Protections:
-    """What the registry and other runs need of these runs' checkpoints."""
-    known = {r.info.run_id for r in runs}
-    referenced: dict[CheckpointKey, str] = {}
-    for version in client.search_model_versions():
-        source = version.source or ""
-        if version.run_id in known and f"/{FOLDER}/checkpoint-" in source:
-            step = int(source.rpartition("-")[2])
-            aliases = ", ".join(f"@{alias}" for alias in version.aliases)
-            referenced[(version.run_id, step)] = f"version {version.version} {aliases}".strip()
-    needed: dict[CheckpointKey, str] = {}
-    for other in runs:
-        origin = other.data.tags.get("forge.resumed_from", "")
-        source_run, _, step_text = origin.partition(":")
-        if step_text.isdigit() and other.info.status != "FINISHED":
-            needed[(source_run, int(step_text))] = f"run {other.info.run_id}, which resumed from it"
-    return Protections(
-        experiment_id=experiment_id,
-        run_id=None if run == "all" else run,
-        referenced_by=referenced,
-        needed_by=needed,
-    )
-
-
-def remove(client: "MlflowClient", action: Action) -> None:
-    """Delete or slim one checkpoint; what is gone already is no error."""
+def _repository(run: "Run") -> "ArtifactRepository":
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    run = client.get_run(action.run_id)
-    repository = get_artifact_repository(run.info.artifact_uri)
-    folder = f"{FOLDER}/checkpoint-{action.step}"
-    present = {f.path for f in client.list_artifacts(action.run_id, FOLDER)}
-    if folder not in present:
+    return get_artifact_repository(run.info.artifact_uri)
+
+
+def _repository_of(client: "MlflowClient", run_id: str) -> "ArtifactRepository | None":
+    """The artifacts of a run, or None where the run was deleted for good."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _repository(client.get_run(run_id))
+    except MlflowException as error:
+        if not _is_missing(error):
+            raise
+        return None
+
+
+def _steps(repository: "ArtifactRepository") -> list[int]:
+    names = [
+        _CHECKPOINT_NAME.fullmatch(entry.path.rpartition("/")[2])
+        for entry in repository.list_artifacts(FOLDER)
+        if entry.is_dir
+    ]
+    return [int(name[1]) for name in names if name]
+
+
+def _files(repository: "ArtifactRepository", path: str) -> dict[str, int]:
+    """List a folder of artifacts: path inside it to bytes."""
+    files: dict[str, int] = {}
+    pending = [path]
+    while pending:
+        for entry in repository.list_artifacts(pending.pop()):
+            if entry.is_dir:
+                pending.append(entry.path)
+            else:
+                files[entry.path.removeprefix(f"{path}/")] = int(entry.file_size or 0)
+    return files
+
+
+def _may_be_resumable(names: Mapping[str, int]) -> bool:
+    """Guess from the files' names whether those that resuming needs are there."""
+    has_weights = any(_matches(name, WEIGHTS) for name in names)
+    return MANIFEST in names and (bool(_resume_only(names)) or not has_weights)
+
+
+def _resume_only(names: Mapping[str, int]) -> list[str]:
+    """The files that slimming takes, by the rule that the writer marks them by."""
+    resume_only = [name for name in names if _matches(name, RESUME_ONLY)]
+    has_weights = any(_matches(name, WEIGHTS) for name in names if name not in resume_only)
+    return resume_only if has_weights else []
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _agrees_with_manifest(
+    repository: "ArtifactRepository", path: str, names: Mapping[str, int]
+) -> bool:
+    manifest = _stored_manifest(repository, path)
+    return manifest is not None and all(
+        names.get(name) == entry.bytes for name, entry in manifest.files.items()
+    )
+
+
+def _stored_manifest(repository: "ArtifactRepository", path: str) -> _Manifest | None:
+    """Read a manifest from the store; None where it is broken."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(repository.download_artifacts(f"{path}/{MANIFEST}", scratch))
+        manifest = _read_manifest(file.parent)
+    return None if isinstance(manifest, str) else manifest
+
+
+def _resume_only_of(repository: "ArtifactRepository", path: str) -> list[str]:
+    """The files of a stored checkpoint that its manifest says only resuming needs."""
+    names = _files(repository, path)
+    manifest = _stored_manifest(repository, path) if MANIFEST in names else None
+    if manifest is None:
+        return []
+    return [name for name, entry in manifest.files.items() if entry.resume_only and name in names]
+
+
+def _local_folders(root: Path) -> dict[int, Path]:
+    return {
+        int(name[1]): path
+        for path in (root.iterdir() if root.is_dir() else [])
+        if path.is_dir() and (name := _CHECKPOINT_NAME.fullmatch(path.name))
+    }
+
+
+def _slimmable_bytes(info: CheckpointInfo) -> int:
+    return sum(
+        entry.bytes
+        for name, entry in info.files.items()
+        if entry.resume_only and (info.folder / name).exists()
+    )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def _remove_folder(folder: Path, what: str) -> None:
+    """Delete or slim a checkpoint on the disk; it is renamed first, so nobody reads a half."""
+    is_leftover = _LEFTOVER_NAME.fullmatch(folder.name)
+    assert is_leftover or _CHECKPOINT_NAME.fullmatch(folder.name), folder
+    if not folder.is_dir():
         return
-    if action.what == "delete":
-        repository.delete_artifacts(folder)
+    if what == "slim":
+        info = validate_checkpoint(folder, hashes=False)
+        for name, entry in info.files.items() if isinstance(info, CheckpointInfo) else ():
+            if entry.resume_only:
+                (folder / name).unlink(missing_ok=True)
         return
-    for file in client.list_artifacts(action.run_id, folder):
-        name = file.path.rpartition("/")[2]
-        if name in RESUME_FILES or name.startswith("rng_state"):
-            repository.delete_artifacts(file.path)
+    if not is_leftover:
+        trash = folder.with_name(f".{folder.name}.trash-0")
+        if trash.exists():
+            shutil.rmtree(trash)
+        folder = folder.rename(trash)
+    shutil.rmtree(folder)
+
+
+def _local_folder(run: "Run", output_folder: Path | None) -> Path | None:
+    """Where a run's checkpoints are on this host, by its tag, else by the configuration."""
+    run_id = run.info.run_id
+    host, _, path = run.data.tags.get(LOCAL_TAG, "").partition(":")
+    # What a tag names is deleted from only if it is plainly a folder of this very run.
+    if host == socket.gethostname() and Path(path).name == run_id:
+        return Path(path)
+    return output_folder / run_id if output_folder is not None else None
+
+
+def _best_needed(
+    runs: "Sequence[Run]", resumed: "Sequence[Run]", records: Sequence[CheckpointRecord]
+) -> dict[CheckpointKey, str]:
+    """Find the checkpoints that hold the best weights of runs that may be resumed.
+
+    The best step may lie before a run's own start: then it is one of its origin's.
+    """
+    origins = {run.info.run_id: key[0] for run in resumed if (key := resumed_from(run))}
+    needed: dict[CheckpointKey, str] = {}
+    for run in runs:
+        mine = [record for record in records if record.run_id == run.info.run_id]
+        able = [r for r in mine if r.resumable and r.run_state != "finished"]
+        able.sort(key=lambda record: record.step)
+        for record in able[-1:] + [r for r in able if r.in_store][-1:]:
+            best = _best_step(run, record)
+            owner: str | None = run.info.run_id
+            passed: set[str] = set()
+            while best not in (None, record.step) and owner is not None and owner not in passed:
+                passed.add(owner)
+                needed[owner, best or 0] = run.info.run_id
+                owner = origins.get(owner)
+    return needed
+
+
+def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
+    """The best validated step up to a checkpoint, from its trainer state; None: there is none."""
+    path = f"{FOLDER}/checkpoint-{record.step}/trainer_state.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(record.folder) / "trainer_state.json" if record.folder else None
+        if record.in_store:
+            repository = _repository(run)
+            if not any(
+                entry.path == path for entry in repository.list_artifacts(str(Path(path).parent))
+            ):
+                return None
+            file = Path(repository.download_artifacts(path, scratch))
+        if file is None or not file.is_file():
+            return None
+        best = json.loads(file.read_text(encoding="utf-8")).get("best_global_step")
+    return int(best) if best else None
+
+
+def _heartbeat(run: "Run") -> dict[str, Any]:
+    """The last heartbeat: `time`, and where it is stated the process that it came from."""
+    try:
+        content = json.loads(run.data.tags.get(HEARTBEAT_TAG, ""))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {"time": content}
+
+
+def _process_lives(run: "Run") -> bool:
+    import psutil
+
+    beat = _heartbeat(run)
+    if beat.get("host") != socket.gethostname() or not isinstance(beat.get("pid"), int):
+        return False
+    try:
+        process = psutil.Process(beat["pid"])
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not is_zombie and process.create_time() == beat.get("process_started")
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _last_sign_of_life(run: "Run") -> float:
+    """Unix seconds."""
+    milliseconds = max(run.info.start_time or 0, run.info.end_time or 0)
+    return max(milliseconds / 1000, float(_heartbeat(run).get("time", 0.0)))

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -137,6 +137,58 @@ def test_the_rules_count_run_by_run() -> None:
         ("b", 1, False),
         ("b", 2, True),
     ]
+
+
+def test_over_the_experiment_the_rules_count_all_runs_by_time() -> None:
+    records = [
+        record(step, metric, run_id=run, created=NOW - timedelta(hours=hours))
+        for run, step, metric, hours in [("a", 90, 3.0, 4), ("a", 80, 1.0, 3), ("b", 5, 2.0, 1)]
+    ]
+    policy = Policy(scope="experiment", keep_last=1, keep_best=1)
+    verdicts = plan_pruning(records, policy, NOW, HERE)
+    assert [(v.record.run_id, v.record.step, v.keep, v.reason) for v in verdicts] == [
+        ("a", 80, True, "number 1 of the experiment by validation/bits_per_byte (1)"),
+        (
+            "a",
+            90,
+            False,
+            "not among the last 1 of the experiment, not among the best 1 by "
+            "validation/bits_per_byte (3)",
+        ),
+        ("b", 5, True, "among the last 1 of the experiment"),
+    ]
+    budget = policy.model_copy(update={"keep_last": 3, "max_bytes": 200})
+    kept_ones = [v.record.step for v in plan_pruning(records, budget, NOW, HERE) if v.keep]
+    assert kept_ones == [80, 5]
+
+
+def test_what_a_crashed_save_left_goes_and_counts_for_nothing() -> None:
+    records = [record(1), record(2, leftover=True, resumable=False)]
+    verdicts = plan(records, Policy(keep_last=1, keep_best=0))
+    assert verdicts[1].keep
+    assert (verdicts[2].keep, verdicts[2].reason) == (
+        False,
+        "left behind by a save that was cut off",
+    )
+
+
+def test_a_slimmed_one_says_that_it_can_no_longer_be_resumed() -> None:
+    verdict = plan([record(1)], Policy(keep_last=1, slim=True))[1]
+    assert verdict.slim
+    assert verdict.reason.endswith("; without its optimizer state it can no longer be resumed")
+
+
+def test_an_unfinished_run_keeps_its_newest_in_the_store_beside_a_newer_one_on_this_host() -> None:
+    places = {1: True, 2: True, 3: False}
+    records = [
+        record(step, run_state="unfinished", in_store=in_store) for step, in_store in places.items()
+    ]
+    verdicts = plan(records, NOTHING)
+    assert {step: verdict.protected for step, verdict in verdicts.items()} == {
+        1: False,
+        2: True,
+        3: True,
+    }
 
 
 def test_the_budget_takes_the_most_dispensable_first() -> None:
@@ -380,6 +432,22 @@ def test_a_begun_deletion_is_finished_though_no_longer_listed_unless_protected(
     assert actions == [action(1)][:expected]
 
 
+def test_what_the_registry_has_come_to_point_at_is_spared_and_its_removal_never_begun(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    gone: list[int] = []
+    spared = carry_out(
+        [action(1), action(2), action(3)],
+        journal,
+        lambda action: "the registry points at it now" if action.step == 2 else None,
+        lambda action: gone.append(action.step),
+    )
+    assert gone == [1, 3]
+    assert spared == [(action(2), "the registry points at it now")]
+    assert [(entry.action, entry.begun) for entry in journal.pending()] == [(action(2), False)]
+
+
 # All together: random registries, policies and crashes.
 
 
@@ -485,13 +553,19 @@ def registries(draw: st.DrawFn) -> list[CheckpointRecord]:
                     resumable=slimmable > 0,
                     pinned=draw(st.sampled_from([False] * 5 + [True])),
                     being_written=draw(st.sampled_from([False] * 7 + [True])),
+                    in_store=draw(st.sampled_from([True] * 4 + [False])),
                 )
             )
+            if not records[-1].being_written and draw(st.sampled_from([False] * 7 + [True])):
+                records[-1] = replace(
+                    records[-1], leftover=True, resumable=False, slimmable_bytes=0
+                )
     return records
 
 
 policies = st.builds(
     Policy,
+    scope=st.sampled_from(["run", "run", "experiment"]),
     keep_last=st.integers(0, 3),
     keep_best=st.integers(0, 3),
     greater_is_better=st.booleans(),
@@ -520,17 +594,19 @@ def protected_keys(
     """Say in the plainest way what may never be touched."""
     protected = set(protections.referenced_by) | set(protections.needed_by)
     for entry in records:
-        resumable = [
-            other.step
+        mine = [
+            other
             for other in records
             if other.run_id == entry.run_id and other.resumable and not other.being_written
         ]
+        here = max((other.step for other in mine), default=None)
+        stored = max((other.step for other in mine if other.in_store), default=None)
         if (
             entry.pinned
             or entry.being_written
             or entry.experiment_id != "here"
             or protections.run_id not in (None, entry.run_id)
-            or (entry.run_state != "finished" and resumable and entry.step == max(resumable))
+            or (entry.run_state != "finished" and entry.step in (here, stored))
         ):
             protected.add(entry.key)
     return protected
@@ -539,13 +615,24 @@ def protected_keys(
 def named_by_rules(records: Sequence[CheckpointRecord], policy: Policy) -> set[CheckpointKey]:
     """Say in the plainest way what the rules keep, the budget apart."""
     named: set[CheckpointKey] = set()
+    over_all = policy.scope == "experiment"
+
+    def age(entry: CheckpointRecord) -> object:
+        return (entry.created, entry.key) if over_all else entry.step
+
     for entry in records:
+        if entry.leftover:
+            continue
         others = [
             other
             for other in records
-            if other.run_id == entry.run_id and not other.being_written and other is not entry
+            if (over_all or other.run_id == entry.run_id)
+            and other.experiment_id == entry.experiment_id
+            and not other.being_written
+            and not other.leftover
+            and other is not entry
         ]
-        newer = [other for other in others if other.step > entry.step]
+        newer = [other for other in others if age(other) > age(entry)]  # type: ignore[operator]
         if len(newer) < policy.keep_last:
             named.add(entry.key)
         if policy.every_steps and entry.step % policy.every_steps == 0:
@@ -556,7 +643,8 @@ def named_by_rules(records: Sequence[CheckpointRecord], policy: Policy) -> set[C
         if entry.metric is not None and not math.isnan(entry.metric):
             sign = -1 if policy.greater_is_better else 1
             rank = sum(
-                (sign * other.metric, -other.step) < (sign * entry.metric, -entry.step)
+                sign * other.metric < sign * entry.metric
+                or (other.metric == entry.metric and other in newer)
                 for other in others
                 if other.metric is not None and not math.isnan(other.metric)
             )
@@ -566,9 +654,14 @@ def named_by_rules(records: Sequence[CheckpointRecord], policy: Policy) -> set[C
 
 
 def prune(
-    store: Store, policy: Policy, protections: Protections, journal: Path, clock: Clock
+    store: Store,
+    policy: Policy,
+    protections: Protections,
+    journal: Path,
+    clock: Clock,
+    late: Container[CheckpointKey] = (),
 ) -> None:
-    """One launch of the step: look, plan, do."""
+    """One launch of the step: look, plan, do. `late` are referred to only after the plan."""
     pending = Journal(journal).pending()
     records = store.records()
     # What is half deleted is neither resumable nor whole, whatever is still listed of it.
@@ -578,11 +671,14 @@ def prune(
     forbidden = {location for location, entry in store.described.items() if entry.key in keys}
     verdicts = plan_pruning(records, policy, NOW, protections, pending)
     actions = actions_to_take(verdicts, protections, pending)
-    carry_out(
+    forbidden |= {location for location, entry in store.described.items() if entry.key in late}
+    spared = carry_out(
         actions,
         CrashingJournal(journal, clock),
+        lambda action: "referred to" if action.key in late else None,
         lambda action: store.perform(action, clock, forbidden),
     )
+    assert {action.key for action, _ in spared} == {a.key for a in actions if a.key in late}
 
 
 NEVER = 10**9
@@ -602,8 +698,9 @@ def test_no_protected_checkpoint_goes_and_everything_else_outside_the_policy_doe
     }
     assert all(v.keep and not v.slim for v in verdicts if v.protected)
     named = named_by_rules(records, policy)
-    for run in {entry.run_id for entry in records}:
-        mine = [v for v in verdicts if v.record.run_id == run]
+    by_experiment = policy.scope == "experiment"
+    for scope in {entry.experiment_id if by_experiment else entry.run_id for entry in records}:
+        mine = [v for v in verdicts if scope in (v.record.experiment_id, v.record.run_id)]
         wanted = [v for v in mine if v.protected or v.record.key in named]
         taken = [v for v in wanted if not v.keep]
         assert all(not v.keep for v in mine if v not in wanted)
@@ -670,8 +767,10 @@ def test_no_protected_checkpoint_goes_when_policy_and_registry_change_between_cr
         for policy, moment in launches:
             # `Store.perform` asserts that nothing protected at this launch is touched.
             protections = draw_protections(data, records)
+            keys = [entry.key for entry in records]
+            late = data.draw(st.lists(st.sampled_from(keys), max_size=2)) if keys else []
             try:
-                prune(store, policy, protections, Path(folder, "journal"), Clock(moment))
+                prune(store, policy, protections, Path(folder, "journal"), Clock(moment), late)
             except Crash:
                 continue
         prune(store, NOTHING, HERE, Path(folder, "journal"), Clock(NEVER))

@@ -1,0 +1,543 @@
+"""`prune_checkpoints` against real stores: what goes, what stays, what it says."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+
+from steps import prune_checkpoints
+from steps.errors import UserError
+from steps.pruning.policy import Action
+from steps.training.checkpoints import CheckpointInfo, validate_checkpoint
+from tests.pruning.stored_runs import (
+    METRIC,
+    RESUME_ONLY,
+    files_of,
+    finetune_run,
+    stored_steps,
+    upload,
+    write_checkpoint,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
+
+
+@pytest.fixture
+def client(store: str) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture
+def experiment(client: mlflow.MlflowClient) -> str:
+    return str(client.create_experiment("pruned"))
+
+
+def prune(*arguments: str, policy: str = "", code: int = 0) -> str:
+    """Run the step in this process and return what it says."""
+    overrides = "training.mlflow.experiment_name=pruned " + " ".join(
+        f"training.{entry}" for entry in policy.split()
+    )
+    config = str(ROOT / "configs" / "training.yaml")
+    given = ["--config", config, "--overrides", overrides.strip(), *arguments]
+    result = CliRunner().invoke(prune_checkpoints.main, given, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def error_line(*arguments: str, policy: str = "") -> str:
+    said = [line for line in prune(*arguments, policy=policy, code=2).splitlines() if line]
+    assert len(said) == 1
+    return said[0]
+
+
+def test_the_plan_changes_nothing_and_apply_deletes_what_it_lists(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, MEASURED, tmp_path / "scratch")
+    said = prune()
+    assert stored_steps(client, run_id) == [10, 20, 30, 40]
+    assert "would be freed; delete with apply=true" in said
+    assert all(len(line) <= 80 for line in said.splitlines())
+
+    prune("--apply", "true")
+    assert stored_steps(client, run_id) == [20, 40]
+    newest = client.search_runs(
+        [experiment], "tags.`forge.step` = 'prune_checkpoints'", max_results=1
+    )[0]
+    file = client.download_artifacts(newest.info.run_id, "plan.json", str(tmp_path))
+    plan = json.loads(Path(file).read_text(encoding="utf-8"))
+    assert [(c["step"], c["verdict"]) for c in plan["checkpoints"]] == [
+        (10, "delete"),
+        (20, "keep"),
+        (30, "delete"),
+        (40, "keep"),
+    ]
+    assert plan["bytes_before"] - plan["bytes_after"] == plan["bytes_to_free"] > 0
+    # The deleted ones' LoggedModels are gone from the ranking as well.
+    models = client.search_logged_models([experiment])
+    assert {model.name for model in models} == {"checkpoint-20", "checkpoint-40"}
+
+    assert "freed 0 B" in prune("--apply", "true")
+    assert stored_steps(client, run_id) == [20, 40]
+
+
+def test_over_the_experiment_the_best_of_all_runs_stay(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    first = finetune_run(client, experiment, {10: 1.0, 20: 2.0}, tmp_path / "a")
+    second = finetune_run(client, experiment, {10: 3.0, 20: 4.0}, tmp_path / "b")
+    prune("--apply", "true", policy="pruning.scope=experiment pruning.keep_last=0")
+    assert (stored_steps(client, first), stored_steps(client, second)) == ([10], [])
+
+
+def test_a_slimmed_checkpoint_keeps_its_weights_and_is_valid_and_not_resumable(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, {10: 1.0}, tmp_path / "scratch")
+    said = prune("--apply", "true", policy="pruning.slim=true")
+    assert "longer be resumed" in " ".join(said.split())
+    folder = client.download_artifacts(run_id, "checkpoints/checkpoint-10", str(tmp_path / "copy"))
+    checked = validate_checkpoint(Path(folder))
+    assert isinstance(checked, CheckpointInfo), checked
+    assert not checked.resumable
+    assert not files_of(client, run_id, 10) & set(RESUME_ONLY)
+    (model,) = client.search_logged_models([experiment])
+    assert model.tags["forge.slimmed"] == "true"
+
+
+References = Callable[[mlflow.MlflowClient, str], None]
+
+
+def by_source(client: mlflow.MlflowClient, run_id: str) -> None:
+    source = f"{client.get_run(run_id).info.artifact_uri}/checkpoints/checkpoint-10"
+    client.create_model_version("registered", source, run_id)
+
+
+def by_logged_model(client: mlflow.MlflowClient, run_id: str) -> None:
+    experiment = client.get_run(run_id).info.experiment_id
+    models = client.search_logged_models([experiment])
+    model = next(model for model in models if model.name == "checkpoint-10")
+    client.create_model_version("registered", f"models:/{model.model_id}", model_id=model.model_id)
+
+
+def by_version_tag(client: mlflow.MlflowClient, run_id: str) -> None:
+    version = client.create_model_version("registered", "runs:/elsewhere/adapter", run_id)
+    client.set_model_version_tag("registered", version.version, "forge.checkpoint_step", "10")
+    client.set_registered_model_alias("registered", "champion", version.version)
+
+
+def by_whole_folder(client: mlflow.MlflowClient, run_id: str) -> None:
+    source = f"{client.get_run(run_id).info.artifact_uri}/checkpoints"
+    client.create_model_version("registered", source, None)
+
+
+def by_pin_on_the_run(client: mlflow.MlflowClient, run_id: str) -> None:
+    client.set_tag(run_id, "forge.pin.checkpoint-10", "for the paper")
+
+
+def by_pin_on_the_model(client: mlflow.MlflowClient, run_id: str) -> None:
+    experiment = client.get_run(run_id).info.experiment_id
+    models = client.search_logged_models([experiment])
+    model = next(model for model in models if model.name == "checkpoint-10")
+    client.set_logged_model_tags(model.model_id, {"forge.pin": "true"})
+
+
+@pytest.mark.parametrize(
+    ("refer", "reason"),
+    [
+        (by_source, "points at it"),
+        (by_logged_model, "the registry points at it"),
+        (by_version_tag, "registered version 1, @champion"),
+        (by_whole_folder, "the registry points at it"),
+        (by_pin_on_the_run, "it is pinned"),
+        (by_pin_on_the_model, "it is pinned"),
+    ],
+)
+def test_what_is_referred_to_stays_whether_before_the_plan_or_after_it(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path, refer: References, reason: str
+) -> None:
+    from steps.tracking.checkpoint_references import still_protected
+    from steps.tracking.stored_checkpoints import finetune_runs, take_inventory
+
+    client.create_registered_model("registered")
+    run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "scratch")
+    runs = finetune_runs(client, experiment, "all")
+    inventory = take_inventory(client, experiment, runs, METRIC, None)
+    actions = [
+        Action("delete", experiment, run_id, r.step, r.created, r.location, r.bytes, "")
+        for r in inventory.records
+    ]
+    by_step = {action.step: action for action in actions}
+    assert still_protected(client, inventory, by_step[10]) is None
+    refer(client, run_id)
+    assert still_protected(client, inventory, by_step[10]) is not None
+    if refer is not by_whole_folder:
+        assert still_protected(client, inventory, by_step[20]) is None
+
+    said = prune("--apply", "true", policy="pruning.keep_last=0 pruning.keep_best=0")
+    assert 10 in stored_steps(client, run_id)
+    assert (20 in stored_steps(client, run_id)) == (refer is by_whole_folder)
+    assert reason in " ".join(said.split())
+
+
+def test_an_unfinished_run_keeps_the_one_it_would_resume_from_and_a_cut_upload_is_none(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(
+        client, experiment, MEASURED, tmp_path / "s", status="RUNNING", heartbeat=1.0
+    )
+    artifacts = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+    # The manifest arrived, and a file that it lists did not: 30 is the newest whole one.
+    (artifacts / "checkpoints/checkpoint-40/optimizer.pt").unlink()
+    prune("--apply", "true", policy="pruning.keep_last=0 pruning.keep_best=0")
+    assert stored_steps(client, run_id) == [30]
+
+
+def test_a_half_uploaded_checkpoint_stays_with_a_living_run_and_goes_with_a_dead_one(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    runs = {
+        name: finetune_run(
+            client, experiment, {10: 1.0}, tmp_path / name, status="RUNNING", heartbeat=beat
+        )
+        for name, beat in (("living", time.time()), ("dead", 1.0))
+    }
+    for run_id in runs.values():
+        client.log_artifact(run_id, str(tmp_path / "mlflow.db"), "checkpoints/checkpoint-20")
+    prune("--apply", "true")
+    left = {name: stored_steps(client, run_id) for name, run_id in runs.items()}
+    assert left == {"living": [10, 20], "dead": [10]}
+
+
+def test_folders_on_this_host_go_with_their_checkpoint_and_leftovers_of_dead_runs_too(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    done = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, output)
+    living = finetune_run(
+        client, experiment, {10: 1.0}, output, status="RUNNING", heartbeat=time.time()
+    )
+    # A checkpoint that never reached the store.
+    write_checkpoint(output / done, 5)
+    for run_id in (done, living):
+        for name in (".checkpoint-7.partial-1", ".checkpoint-8.trash-1"):
+            leftover = output / run_id / name
+            leftover.mkdir()
+            (leftover / "optimizer.pt").write_bytes(b"half")
+            for path in (leftover / "optimizer.pt", leftover):
+                os.utime(path, (1, 1))
+    prune("--apply", "true", policy=f"output.output_dir={output}")
+    assert sorted(path.name for path in (output / done).iterdir()) == ["checkpoint-20"]
+    assert len(list((output / living).iterdir())) == 3
+    assert stored_steps(client, done) == [20]
+
+
+def test_a_run_that_resumed_protects_its_origin_until_it_has_a_checkpoint_of_its_own(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    nothing = "pruning.keep_last=0 pruning.keep_best=0"
+    origin = finetune_run(client, experiment, MEASURED, tmp_path / "s", status="KILLED")
+    other = str(client.create_experiment("another"))
+    heir = finetune_run(
+        client, other, {}, tmp_path / "h", status="KILLED", resumed_from=f"{origin}:20"
+    )
+    prune("--run", origin, "--apply", "true", policy=nothing)
+    assert stored_steps(client, origin) == [20, 40]
+    upload(client, heir, write_checkpoint(tmp_path / "h", 50))
+    prune("--run", origin, "--apply", "true", policy=nothing)
+    assert stored_steps(client, origin) == []
+    assert stored_steps(client, heir) == [50]
+
+
+def test_the_best_weights_stay_with_a_run_that_may_be_resumed_also_its_origin_s(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    nothing = "pruning.keep_last=0 pruning.keep_best=0"
+    origin = finetune_run(client, experiment, MEASURED, tmp_path / "s", status="KILLED")
+    heir = finetune_run(
+        client, experiment, {}, tmp_path / "h", status="KILLED", resumed_from=f"{origin}:40"
+    )
+    upload(client, heir, write_checkpoint(tmp_path / "h", 45))
+    upload(client, heir, write_checkpoint(tmp_path / "h", 50, best_step=20))
+    prune("--apply", "true", policy=nothing)
+    assert (stored_steps(client, origin), stored_steps(client, heir)) == ([20], [50])
+
+
+def sign(seconds_ago: float, **process: object) -> str:
+    return json.dumps({"time": time.time() - seconds_ago, **process})
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "expected"),
+    [
+        (lambda: sign(10), True),
+        (lambda: str(time.time() - 10), True),
+        (lambda: sign(400), False),
+        (lambda: "1", False),
+        (lambda: "", False),
+        (lambda: this_process(), True),
+        (lambda: this_process(process_started=1.0), False),
+        (lambda: this_process(host="another"), False),
+    ],
+)
+def test_a_run_lives_by_a_fresh_heartbeat_or_by_its_process_on_this_host(
+    client: mlflow.MlflowClient,
+    experiment: str,
+    tmp_path: Path,
+    heartbeat: Callable[[], str],
+    expected: bool,
+) -> None:
+    from steps.tracking.stored_checkpoints import is_living
+
+    run_id = finetune_run(client, experiment, {}, tmp_path, status="RUNNING")
+    client.set_tag(run_id, "forge.heartbeat", heartbeat())
+    assert is_living(client.get_run(run_id), time.time()) is expected
+    client.set_terminated(run_id)
+    assert not is_living(client.get_run(run_id), time.time())
+
+
+def this_process(**changes: object) -> str:
+    import psutil
+
+    process = psutil.Process()
+    facts = {"pid": process.pid, "process_started": process.create_time()}
+    return sign(400, **{"host": socket.gethostname(), **facts, **changes})
+
+
+def test_the_folder_that_a_run_names_on_this_host_is_pruned_with_it(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "named")
+    stranger = write_checkpoint(tmp_path / "strangers", 10)
+    other = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "elsewhere")
+    root = tmp_path / "named" / run_id
+    client.set_tag(run_id, "forge.local_checkpoints", f"{socket.gethostname()}:{root}")
+    # Not a folder of this run, whatever its tag says.
+    client.set_tag(other, "forge.local_checkpoints", f"{socket.gethostname()}:{stranger.parent}")
+    prune("--apply", "true")
+    assert [path.name for path in root.iterdir()] == ["checkpoint-20"]
+    assert stranger.is_dir()
+
+
+def test_bad_input_is_one_line_that_names_the_run(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    other = str(client.create_experiment("another"))
+    elsewhere = finetune_run(client, other, {}, tmp_path / "s")
+    evaluation = finetune_run(client, experiment, {}, tmp_path / "s", step="evaluate")
+    deleted = finetune_run(client, experiment, {}, tmp_path / "s")
+    client.delete_run(deleted)
+    assert "is not in this tracking store" in error_line("--run", "0" * 32)
+    assert f"belongs to experiment {other}, not to {experiment}" in error_line("--run", elsewhere)
+    assert "is a run of evaluate" in error_line("--run", evaluation)
+    assert "is deleted" in error_line("--run", deleted)
+
+
+def test_nothing_to_prune_is_one_line_and_no_error(experiment: str) -> None:
+    for arguments in ((), ("--apply", "true")):
+        assert prune(*arguments) == "nothing to prune: no checkpoints are stored\n"
+
+
+def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
+    from steps.tracking.stored_checkpoints import _remove_folder, store_errors
+
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "checkpoint-10"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"kept")
+        os.chmod(parent, 0o555)
+        user = os.geteuid()
+        if user == 0:
+            # Root may write anywhere: act as somebody else.
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UserError) as caught, store_errors():
+                _remove_folder(folder, "delete")
+        finally:
+            os.seteuid(user)
+            os.chmod(parent, 0o755)
+        assert (folder / "weights").read_bytes() == b"kept"
+    assert f"{folder} cannot be read or deleted (Permission denied)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# With real processes: servers, kills, a writer at work.
+
+
+@pytest.fixture
+def server(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A tracking server with proxied artifacts, on the store's database."""
+    import urllib.request
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(tmp_path / "proxied")]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=1)
+            break
+        except OSError:
+            time.sleep(0.2)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    yield uri
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_checkpoints_go_through_a_server_that_proxies_its_artifacts(
+    server: str, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    experiment = str(client.create_experiment("pruned"))
+    run_id = finetune_run(client, experiment, MEASURED, tmp_path / "scratch")
+    assert client.get_run(run_id).info.artifact_uri.startswith("mlflow-artifacts:/")
+    prune("--apply", "true", policy="pruning.slim=true")
+    assert stored_steps(client, run_id) == [20, 40]
+    assert not files_of(client, run_id, 20) & set(RESUME_ONLY)
+    folders = (tmp_path / "proxied").rglob("checkpoint-*")
+    assert {folder.name for folder in folders} == {"checkpoint-20", "checkpoint-40"}
+
+
+LAUNCH = """
+import sys
+from steps.prune_checkpoints import main
+import mlflow, mlflow.store.artifact.local_artifact_repo, rich.table
+print("ready", flush=True)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_pruning_killed_at_any_moment_is_finished_by_the_next(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    whole = tmp_path / "whole"
+    steps = {step: float(step) for step in range(10, 260, 10)}
+    run_id = finetune_run(client, experiment, steps, output)
+    client.set_tag(run_id, "forge.pin.checkpoint-50", "true")
+    config = str(ROOT / "configs" / "training.yaml")
+    overrides = f"training.mlflow.experiment_name=pruned training.output.output_dir={output}"
+    command = [sys.executable, "-c", LAUNCH, "--config", config, "--overrides", overrides]
+    chance = random.Random(0)
+    counts = []
+    for _ in range(8):
+        process = subprocess.Popen(
+            [*command, "--apply", "true"],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        # From the first file's removal on, at a random moment.
+        deadline = time.monotonic() + 60
+        before = len(stored_steps(client, run_id))
+        while len(stored_steps(client, run_id)) == before and process.poll() is None:
+            assert time.monotonic() < deadline
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.wait()
+        counts.append(len(stored_steps(client, run_id)))
+        # Whatever is left half is none for a reader: what has a manifest is whole.
+        for step in stored_steps(client, run_id):
+            if "manifest.json" in files_of(client, run_id, step):
+                shutil.rmtree(whole, ignore_errors=True)
+                path = client.download_artifacts(
+                    run_id, f"checkpoints/checkpoint-{step}", str(whole.parent)
+                )
+                assert isinstance(validate_checkpoint(Path(path)), CheckpointInfo)
+    assert counts[0] > 3, "the kill came too late to test anything"
+    prune("--apply", "true", policy=f"output.output_dir={output}")
+    assert stored_steps(client, run_id) == [10, 50, 250]
+    assert sorted(path.name for path in (output / run_id).iterdir()) == [
+        "checkpoint-10",
+        "checkpoint-250",
+        "checkpoint-50",
+    ]
+    assert len(client.search_logged_models([experiment])) == 3
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import mlflow
+from tests.pruning.stored_runs import files_of, upload, write_checkpoint
+run_id, root, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+client = mlflow.MlflowClient()
+for step in range(1, count + 1):
+    client.set_tag(run_id, "forge.heartbeat", str(time.time()))
+    folder = write_checkpoint(root / run_id, step)
+    upload(client, run_id, folder)
+    # What was stored a moment ago is there: somebody may have to resume from it.
+    assert files_of(client, run_id, step) == {file.name for file in folder.iterdir()}, step
+print("written")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_writes_while_others_prune_loses_nothing(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    run_id = finetune_run(client, experiment, {}, output, status="RUNNING", heartbeat=time.time())
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, run_id, str(output), "40"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    policy = f"output.output_dir={output} pruning.keep_best=0"
+    pruned = 0
+    while writer.poll() is None:
+        before = len(stored_steps(client, run_id))
+        prune("--apply", "true", policy=policy)
+        pruned += before > 2
+    assert writer.communicate()[0] == "written\n"
+    assert pruned > 0, "no pruning came while there was something to prune"
+    assert len(list((output / run_id).iterdir())) == 40
+    client.set_terminated(run_id)
+    prune("--apply", "true", policy=policy)
+    assert stored_steps(client, run_id) == [40]
+    folder = client.download_artifacts(run_id, "checkpoints/checkpoint-40", str(tmp_path / "copy"))
+    checked = validate_checkpoint(Path(folder))
+    assert isinstance(checked, CheckpointInfo), checked
+    assert checked.resumable
+
+
+@pytest.mark.slow
+def test_a_thousand_checkpoints_on_a_real_server_get_a_verdict_each(tmp_path: Path) -> None:
+    from benchmarks.prune import fill, timed_plan, tracking_server
+
+    with tracking_server(tmp_path) as uri:
+        fill(uri, tmp_path / "artifacts", runs=50, checkpoints=20)
+        seconds, plan = timed_plan(uri, tmp_path)
+    print(f"planned in {seconds:.1f} s")
+    verdicts = plan["checkpoints"]
+    assert len({(entry["run"], entry["step"]) for entry in verdicts}) == 1_000
+    # The last and the best of each run, unless they are one; and the one with a version.
+    assert [e["step"] for e in verdicts if "points at it" in e["reason"]] == [50]
+    last = [entry for entry in verdicts if entry["step"] == 1_000]
+    assert all(entry["verdict"] == "keep" for entry in last)
+    assert sum(entry["verdict"] == "keep" for entry in verdicts) <= 101
