@@ -20,6 +20,11 @@ CASES = {
         {"nats": [10.0, 300.0], "words": [5, 50]},
         {"word_perplexity": math.exp(310 / 55)},
     ),
+    "mlm_loss": ({"nats": [10.0, 30.0], "targets": [4, 12]}, {"mlm_loss": 40 / 16}),
+    "pseudo_bits_per_byte": (
+        {"pseudo_nats": [10.0, 300.0], "pseudo_bytes": [100, 300]},
+        {"pseudo_bits_per_byte": 310 / (math.log(2) * 400)},
+    ),
     "mlm_accuracy": ({"hits": [1, 8], "targets": [4, 12]}, {"mlm_accuracy": 9 / 16}),
     "gene_f1": (
         {"hits": [2, 0], "predicted": [3, 1], "expected": [2, 3]},
