@@ -7,9 +7,9 @@
 An item is a sentence of a held-out paper with one mention left open, its answer, and nine
 distractors. For genes these are symbols of the same species for genes that the paper does not
 name, as long as the answer and as frequent as it is outside its own paper, so that neither its
-spelling nor its fame gives it away; for variants the answer with another residue, base or position. Papers
-take turns, so that a long paper does not decide the result. Guessing gets one in ten right
-(`TASK_chance`) and a mean reciprocal rank of 0.29 (`TASK_mrr_chance`).
+spelling nor its fame gives it away; for variants the answer with another residue, base or
+position. Papers take turns, so that a long paper does not decide the result. Guessing gets one
+in ten right (`TASK_chance`) and a mean reciprocal rank of 0.29 (`TASK_mrr_chance`).
 
 A causal model ranks the candidates by the log-likelihood of the whole sentence. What stands
 before the gap is common to all and cancels, but what follows must count: a symbol is only

@@ -18,7 +18,7 @@ STRATA = ("rest", "number", "gene", "variant")
 NUMBER = re.compile(r"(?<!\w)(?<![A-Za-z]-)(?<!\d[.,])\d+(?:[.,]\d+)*")
 # A quantity with its relation and value, or a percentage, with the interval that it is of.
 STATISTIC = re.compile(
-    r"(?<![\w-])(?:[Pp](?:[- ]?values?)?|[NnFtrRZz]|R2|r2|χ2|FDR|[aA]?ORs?|[aA]?HRs?|RRs?|AUC|SD|SE|SEM)"
+    r"(?<![\w-])(?:[Pp](?:[- ]?values?)?|[NnFtrRZz]|R2|r2|χ2|FDR|[aA]?[OH]Rs?|RRs?|AUC|SD|SEM?)"
     r"\s?[<>=≤≥±~]\s?[-−]?(?:\d+(?:[.,]\d+)*|\.\d+)"
     r"(?:\s?[×x]\s?10\s?\^?[-−]?\d+)?%?"
     r"|(?<![\w-])\d+(?:\.\d+)?\s?%(?:\s?CIs?\b)?"
