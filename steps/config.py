@@ -8,6 +8,7 @@ them with their reasons, and a test holds the two together.
 """
 
 import difflib
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -338,8 +339,16 @@ class Evaluation(Section):
     general_texts: str | None = "data/general_texts_demo.json"
     generation: Generation = Generation()
     cloze_items: Annotated[int, Field(ge=0)] = 200
+    score_bands: tuple[float, ...] = (60, 80)
     pseudo_likelihood_tokens: Annotated[int, Field(ge=0)] = 32
     allow_trained_papers: bool = False
+
+    @field_validator("score_bands")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later <= earlier for earlier, later in itertools.pairwise(value)):
+            raise ValueError(f"score_bands are {list(value)}: each has to be above the one before")
+        return value
 
 
 class Guard(Section):

@@ -3,11 +3,13 @@
     mlflow run . -e evaluate -P model=models:/scientificllm-forge@challenger
     python -m steps.evaluate --model base --split test
 
-Leaves `per_paper.parquet`, `metrics.json`, `generations.parquet` and `report.html` in its
-run. The paper is the unit: any comparison can be recomputed from `per_paper.parquet`.
+Leaves `per_paper.parquet`, `metrics.json`, `generations.parquet`, `report.html`, and tables
+and figures of them in its run. The paper is the unit: any comparison can be recomputed from
+`per_paper.parquet`. A model is shown beside its base, which is evaluated first if need be.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
 
     from steps.papers.text import PaperText
     from steps.reports.evaluation_report import TokenExample
+    from steps.tracking.lineage import Lineage
     from steps.tracking.registry import Side
     from steps.tracking.runs import StepRun
     from steps.tracking.store import StoredDataset
     from steps.training.adapted import AdaptedModel
 
 # Raised whenever a definition changes, so that old figures are not compared with new ones.
-METRIC_VERSION = "1"
+METRIC_VERSION = "2"
 SPLITS = ("train", "validation", "test")
 GENERATION_COLUMNS = ["paper_id", "prompt", "generation", "reference"]
 # Texts that the report shows token by token.
@@ -84,7 +87,7 @@ def main(
     with step_run("evaluate", training, verbose=verbose) as run:
         side = resolve_side(run.client, model, training)
         stored = fetch_dataset(run.client, dataset, run.scratch / "data")
-        results = evaluate_side(run, training, side, stored, split)
+        results = evaluate_side(run, training, side, stored, split, evaluate_base=True)
         say(f"{side.name} on {split} ({len(results.per_paper)} papers)")
         for line in headline(results.metrics):
             say(f"  {line}")
@@ -93,7 +96,13 @@ def main(
 def headline(metrics: dict[str, float]) -> list[str]:
     """The figures to show on a terminal, with their intervals."""
     lines = []
-    for name in ("bits_per_byte", "gene_bits_per_byte", "general_bits_per_byte", "mlm_loss"):
+    for name in (
+        "bits_per_byte",
+        "gene_bits_per_byte",
+        "general_bits_per_byte",
+        "mlm_loss",
+        "general_mlm_loss",
+    ):
         if name in metrics:
             low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
             interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
@@ -124,14 +133,27 @@ def evaluate_side(
     side: "Side",
     stored: "StoredDataset",
     split: str,
+    *,
+    evaluate_base: bool = False,
 ) -> Results:
     """Measure one model and write everything into the run.
+
+    Args:
+        run: The run of this evaluation.
+        training: The configuration.
+        side: The model.
+        stored: The dataset.
+        split: Which of its splits.
+        evaluate_base: Evaluate the base too where it has no results on this split yet; else the
+            model is shown beside its base only if there are some.
 
     Raises:
         UserError: An empty split, papers that the model was trained on, missing texts.
     """
+    from steps.evaluation.summary import forgotten
     from steps.papers.text import read_papers
     from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
+    from steps.tracking.lineage import training_lineage
     from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import quieten_handlers
 
@@ -141,7 +163,10 @@ def evaluate_side(
             f"split {split!r} of dataset {stored.digest[:19]}… holds no paper: raise "
             f"training.scientific_data.split.{split}_fraction and run preprocess again"
         )
-    refuse_trained_papers(run, training, side, stored, split)
+    lineage = training_lineage(run.client, side, stored, run.scratch / "trained-on")
+    trained_papers = check_trained_papers(training, side, stored, split, lineage)
+    texts = read_general_texts(training.evaluation.general_texts)
+    base = base_results(run, training, side, stored, split, evaluate_base)
     parts = key_parts("evaluate", training, evaluation_inputs(training, side, stored.digest, split))
     log_dataset_input(stored.run_id, "papers", stored.digest, context="evaluation")
     adapted = load_side(run, training, side)
@@ -156,10 +181,24 @@ def evaluate_side(
         objective=adapted.objective,
         base_model=adapted.description["base"]["name"],
         base_note=adapted.description["base"]["note"],
+        trained_papers_scored=str(trained_papers) if trained_papers else None,
+        lineage_gap=lineage.gap or None,
         **cache_tags(parts),
     )
-    results = measure(training, adapted, papers, read_papers(stored.folder, "train"))
-    _write(run, side, adapted, results, split, token_examples(training, adapted, papers))
+    train_papers = read_papers(stored.folder, "train")
+    learned = [
+        paper
+        for dataset in lineage.datasets
+        if dataset.run_id != stored.run_id
+        for paper in read_papers(dataset.folder, "train")
+    ]
+    results = measure(training, adapted, papers, train_papers, general_texts=texts, learned=learned)
+    if trained_papers:
+        results.metrics["trained_papers"] = float(trained_papers)
+    if base is not None and results.general is not None and base.general is not None:
+        seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
+        results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
+    _write(run, side, adapted, results, base, split, token_examples(training, adapted, papers))
     model_id = getattr(side.version, "model_id", None)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
     run.metrics(
@@ -169,6 +208,64 @@ def evaluate_side(
         dataset_digest=dataset.digest,
     )
     return results
+
+
+def base_results(
+    run: "StepRun",
+    training: config.Training,
+    side: "Side",
+    stored: "StoredDataset",
+    split: str,
+    evaluate: bool,
+) -> Results | None:
+    """What this code measured of the model's base on the same split.
+
+    Args:
+        run: The run of the model's evaluation.
+        training: The configuration, whose model is the base.
+        side: The model.
+        stored: The dataset.
+        split: Which of its splits.
+        evaluate: Measure the base now where it was not yet, in a run of its own.
+
+    Returns:
+        None for a base itself, for a model made from another base than the configuration
+        names, and where there are no results.
+    """
+    import pandas as pd
+
+    from steps.tracking.datasets import download
+    from steps.tracking.registry import Side, trained_on_base
+    from steps.tracking.reuse import find_reusable, key_parts
+    from steps.tracking.runs import step_run
+    from steps.training.models import resolve_base
+
+    if side.uri == "base" or not trained_on_base(run.client, side, resolve_base(training.model)):
+        return None
+    base = Side("base", None, None)
+    parts = key_parts("evaluate", training, evaluation_inputs(training, base, stored.digest, split))
+    found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
+    if found is None and not evaluate:
+        return None
+    if found is None:
+        say("the base has no results on this split yet: evaluating it now")
+        with step_run("evaluate", training, verbose=False, run_name="evaluate base") as inner:
+            return evaluate_side(inner, training, base, stored, split)
+    uri, target = f"runs:/{found.info.run_id}", run.scratch / "base"
+    names = {file.path for file in run.client.list_artifacts(found.info.run_id)}
+
+    def table(name: str) -> pd.DataFrame | None:
+        return pd.read_parquet(download(f"{uri}/{name}", target)) if name in names else None
+
+    metrics = json.loads(download(f"{uri}/metrics.json", target).read_text(encoding="utf-8"))
+    per_paper = table("per_paper.parquet")
+    assert per_paper is not None, f"run {found.info.run_id} is finished without per_paper.parquet"
+    return Results(
+        per_paper,
+        table("general.parquet"),
+        pd.DataFrame(columns=GENERATION_COLUMNS),
+        {name.partition("/")[2]: value for name, value in metrics.items()},
+    )
 
 
 def load_side(run: "StepRun", training: config.Training, side: "Side") -> "AdaptedModel":
@@ -187,6 +284,9 @@ def measure(
     adapted: "AdaptedModel",
     papers: "list[PaperText]",
     train_papers: "list[PaperText]",
+    *,
+    general_texts: "list[PaperText]",
+    learned: "Sequence[PaperText]" = (),
 ) -> Results:
     """Score, ask and summarise; knows no tracking store.
 
@@ -194,25 +294,29 @@ def measure(
         training: The configuration; read are `evaluation` and `model.max_length`.
         adapted: The model.
         papers: The held-out papers.
-        train_papers: What it was trained on, to see what it copies and which genes it can know.
+        train_papers: The training split beside them: how frequent genes are, and what may be
+            copied.
+        general_texts: Texts outside the domain; may be empty.
+        learned: What else the model was trained on, and may copy.
     """
     import pandas as pd
 
-    from steps.evaluation.summary import join_per_paper, summarise
+    from steps.evaluation.summary import join_per_paper, summarise, with_score_bands
 
     settings = training.evaluation
     per_paper = _score(training, adapted, papers, "papers")
+    per_paper = with_score_bands(per_paper, settings.score_bands)
     generations = pd.DataFrame(columns=GENERATION_COLUMNS)
     with adapted.computing():
         per_paper = join_per_paper(per_paper, *_cloze(training, adapted, papers, train_papers))
         if adapted.objective == "causal" and settings.generation.prompts:
-            generations, scores = _generate(training, adapted, papers, train_papers)
+            known = [*train_papers, *learned]
+            generations, scores = _generate(training, adapted, papers, known)
             per_paper = join_per_paper(per_paper, scores)
     metrics = summarise(per_paper, seed=settings.seed, resamples=settings.bootstrap_samples)
     general = None
-    if settings.general_texts:
-        texts = read_general_texts(_general_file(settings.general_texts))
-        general = _score(training, adapted, texts, "general texts")
+    if general_texts:
+        general = _score(training, adapted, general_texts, "general texts")
         summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
         for name, value in summary.items():
             if name.startswith(("bits_per_byte", "mlm_loss")):
@@ -303,7 +407,12 @@ def _generate(
     """Let the model write on from titles, and count genes and copies in what it writes."""
     import pandas as pd
 
-    from steps.evaluation.generation import generate, generation_prompts, generation_scores
+    from steps.evaluation.generation import (
+        COPY_TOKENS,
+        generate,
+        generation_prompts,
+        generation_scores,
+    )
     from steps.papers.genes import GeneLexicon, find_genes
 
     settings = training.evaluation
@@ -325,6 +434,9 @@ def _generate(
         lambda text: (gene.symbol for gene in find_genes(text, lexicon)),
         lexicon.spellings,
     )
+    if settings.generation.max_new_tokens < COPY_TOKENS:
+        # Too short to hold a copy: a share of 0 would look like a finding.
+        scores = scores.drop(columns="memorised_tokens")
     return generations, scores
 
 
@@ -361,14 +473,20 @@ def _beginning(paper: "PaperText") -> "PaperText":
     return replace(paper, text=paper.text[:end], sections=sections, genes=genes, variants=())
 
 
-def read_general_texts(file: Path) -> "list[PaperText]":
+def read_general_texts(name: str | None) -> "list[PaperText]":
     """Read texts outside the domain: `{"texts": [{"id", "text"}]}`, or the papers layout.
 
+    Args:
+        name: What `evaluation.general_texts` says; None: there are none.
+
     Raises:
-        UserError: The file is not of either form, or holds no text.
+        UserError: The file is missing, not of either form, or holds no text.
     """
     from steps.papers.text import PaperText, Span
 
+    if name is None:
+        return []
+    file = _general_file(name)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -378,54 +496,45 @@ def read_general_texts(file: Path) -> "list[PaperText]":
     records = content.get("texts") or content.get("papers") or []
     texts = []
     for number, record in enumerate(records):
-        text = record.get("text") or record.get("abstract")
+        text = None
+        if isinstance(record, dict):
+            text = record.get("text") or record.get("abstract")
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"general texts {file.name}, record {number}: no text or abstract")
-        name = str(record.get("id") or record.get("pmid") or number)
-        texts.append(PaperText(name, text.strip(), (Span(0, len(text.strip()), "abstract"),)))
+        text_id = str(record.get("id") or record.get("pmid") or number)
+        texts.append(PaperText(text_id, text.strip(), (Span(0, len(text.strip()), "abstract"),)))
     if not texts:
         raise UserError(f"general texts {file.name}: expected a list under texts or papers")
     return texts
 
 
-def refuse_trained_papers(
-    run: "StepRun",
-    training: config.Training,
-    side: "Side",
-    stored: "StoredDataset",
-    split: str,
-) -> None:
-    """Refuse to score papers that the model's lineage shows it was trained on.
+def check_trained_papers(
+    training: config.Training, side: "Side", stored: "StoredDataset", split: str, lineage: "Lineage"
+) -> int:
+    """Look for papers of the split that the model was trained on.
+
+    Returns:
+        How many there are: 0, unless `evaluation.allow_trained_papers` is set.
 
     Raises:
-        UserError: Some are, and `evaluation.allow_trained_papers` is false.
+        UserError: There are some, or the lineage cannot be seen, and that key is not set.
     """
-    from mlflow.exceptions import MlflowException
-
-    if side.run_id is None or training.evaluation.allow_trained_papers:
-        return
-    try:
-        trained_on = run.client.get_run(side.run_id).data.tags.get("forge.dataset_run")
-        if trained_on is None:
-            return
-        from steps.tracking.store import fetch_dataset
-
-        earlier = (
-            stored
-            if trained_on == stored.run_id
-            else fetch_dataset(run.client, trained_on, run.scratch / "trained-on")
-        )
-    except MlflowException:
-        return
-    trained = set(earlier.manifest["splits"]["train"]["paper_ids"])
     scored = stored.manifest["splits"][split]["paper_ids"]
-    seen = sorted(trained.intersection(scored))
+    seen = sorted(lineage.trained_papers().intersection(scored))
+    if training.evaluation.allow_trained_papers:
+        return len(seen)
+    way_out = "set training.evaluation.allow_trained_papers=true to see the figures all the same"
     if seen:
         raise UserError(
             f"{side.name} was trained on {len(seen)} of the {len(scored)} papers of split "
-            f"{split!r} (such as {seen[0]}): score another split, or set "
-            "training.evaluation.allow_trained_papers=true to see the figures all the same"
+            f"{split!r} (such as {seen[0]}): score another split, or {way_out}"
         )
+    if lineage.gap:
+        raise UserError(
+            f"{side.name}: what it was trained on cannot be seen, so it may know the papers of "
+            f"split {split!r}: {lineage.gap}; or {way_out}"
+        )
+    return 0
 
 
 def _general_file(texts: str) -> Path:
@@ -443,6 +552,7 @@ def _write(
     side: "Side",
     adapted: "AdaptedModel",
     results: Results,
+    base: Results | None,
     split: str,
     examples: "list[TokenExample]",
 ) -> None:
@@ -454,12 +564,13 @@ def _write(
         json.dumps({f"{split}/{k}": v for k, v in results.metrics.items()}, indent=1),
         encoding="utf-8",
     )
-    write_evaluation_report(
+    pictures = write_evaluation_report(
         run.scratch / "report.html",
         model_name=_shown_name(side, adapted),
         metrics=results.metrics,
         per_paper=results.per_paper,
-        base_per_paper=None,
+        base_metrics=None if base is None else base.metrics,
+        base_per_paper=None if base is None else base.per_paper,
         generations=results.generations,
         token_examples=examples,
     )
@@ -469,6 +580,11 @@ def _write(
         names.append("general.parquet")
     for name in names:
         run.artifact(run.scratch / name)
+    for picture in pictures:
+        run.artifact(picture, "figures")
+    # Parquet is for programs; these the UI shows.
+    run.table("tables/per_paper.json", results.per_paper)
+    run.table("tables/generations.json", results.generations)
 
 
 if __name__ == "__main__":

@@ -97,12 +97,17 @@ def store(
 @pytest.fixture
 def tiny_config(tmp_path: Path, tiny_llama_folder: Path) -> Path:
     """A configuration that trains the tiny model on the demo papers in seconds."""
-    file = tmp_path / "tiny.yaml"
+    return write_tiny_config(tmp_path, tiny_llama_folder)
+
+
+def write_tiny_config(folder: Path, model: Path) -> Path:
+    """Write that configuration into a folder."""
+    file = folder / "tiny.yaml"
     file.write_text(
         f"""
 extends: {ROOT / "configs" / "training.yaml"}
 training:
-  model: {{name: {tiny_llama_folder}, max_length: 256}}
+  model: {{name: {model}, max_length: 256}}
   qlora: {{method: lora, lora_dropout: 0.0}}
   hyperparameters:
     {{batch_size: 2, gradient_accumulation_steps: 1, max_steps: 30, learning_rate: 2e-2}}
@@ -116,7 +121,7 @@ training:
   memory_optimization: {{gradient_checkpointing: false}}
   hardware: {{bf16: false}}
   mlflow: {{experiment_name: tiny, registered_model_name: tiny}}
-  evaluation: {{generation: {{prompts: 2, max_new_tokens: 8}}, cloze_items: 10}}
+  evaluation: {{generation: {{prompts: 2, max_new_tokens: 50}}, cloze_items: 10}}
   variants: {{lora: {{}}}}
 """,
         encoding="utf-8",

@@ -168,7 +168,7 @@ def test_an_adapter_of_zeros_scores_as_the_base_does(
     store: str, tiny_config: Path, tmp_path: Path
 ) -> None:
     from steps.config import load_config
-    from steps.evaluate import measure
+    from steps.evaluate import measure, read_general_texts
     from steps.training.adapted import AdaptedModel, load_base
     from steps.training.adapters import add_adapter
     from steps.training.models import resolve_base
@@ -176,12 +176,13 @@ def test_an_adapter_of_zeros_scores_as_the_base_does(
 
     training = load_config(tiny_config).training
     base = load_base(resolve_base(training.model), hardware=training.hardware)
-    plain = measure(training, base, papers(4), papers(2))
+    texts = read_general_texts(training.evaluation.general_texts)
+    plain = measure(training, base, papers(4), papers(2), general_texts=texts)
     wrapped = add_adapter(base.model, training.qlora, "causal").eval()
     zeros = AdaptedModel(
         wrapped, base.tokenizer, base.objective, base.dtype, base.device, base.description
     )
-    adapted = measure(training, zeros, papers(4), papers(2))
+    adapted = measure(training, zeros, papers(4), papers(2), general_texts=texts)
     pd.testing.assert_frame_equal(plain.per_paper, adapted.per_paper)
     assert plain.metrics == adapted.metrics
 

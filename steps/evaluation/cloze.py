@@ -1,14 +1,15 @@
 """Cloze tests: does a model prefer the gene, or the variant, that the paper names?
 
-    items = gene_cloze_items(papers, count_genes(train_papers), max_items=200)
+    items = gene_cloze_items(papers, count_genes([*train_papers, *papers]), max_items=200)
     ranks = rank_causal(model, tokenizer, items, batch_tokens=8192)
     frame = cloze_frame(items, ranks, "gene_cloze")
 
 An item is a sentence of a held-out paper with one mention left open, its answer, and nine
-distractors. For genes these are other symbols of the same species, as long and as frequent
-as the answer, so that neither its spelling nor its fame gives it away; for variants the
-answer with another residue, base or position. Papers take turns, so that a long paper does
-not decide the result.
+distractors. For genes these are symbols of the same species for genes that the paper does not
+name, as long as the answer and as frequent as it is outside its own paper, so that neither its
+spelling nor its fame gives it away; for variants the answer with another residue, base or
+position. Papers take turns, so that a long paper does not decide the result. Guessing gets one
+in ten right (`TASK_chance`) and a mean reciprocal rank of 0.29 (`TASK_mrr_chance`).
 
 A causal model ranks the candidates by the log-likelihood of the whole sentence. What stands
 before the gap is common to all and cancels, but what follows must count: a symbol is only
@@ -25,7 +26,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -69,27 +70,34 @@ class ClozeItem:
         return (self.answer, *self.distractors)
 
 
-def count_genes(papers: Iterable[PaperText]) -> dict[str, dict[str, int]]:
+class GeneName(NamedTuple):
+    """A symbol as it is written, and the gene that it stands for (its official symbol)."""
+
+    symbol: str
+    gene: str
+
+
+def count_genes(papers: Iterable[PaperText]) -> dict[str, dict[GeneName, int]]:
     """How often each gene symbol is written in papers, by species.
 
     Args:
-        papers: The training split, as a rule: its counts are what a model can know.
+        papers: The training split and the held-out papers, whose symbols are candidates too.
 
     Returns:
-        Species to symbol to number of mentions, spelt as in the text.
+        Species to name to number of mentions, spelt as in the text.
     """
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[GeneName]] = defaultdict(Counter)
     for paper in papers:
         for gene in paper.genes:
             symbol = paper.text[gene.start : gene.end]
             if _is_symbol(symbol):
-                counts[gene.species][symbol] += 1
+                counts[gene.species][GeneName(symbol, gene.label)] += 1
     return {species: dict(found) for species, found in counts.items()}
 
 
 def gene_cloze_items(
     papers: Sequence[PaperText],
-    symbol_counts: Mapping[str, Mapping[str, int]],
+    symbol_counts: Mapping[str, Mapping[GeneName, int]],
     *,
     max_items: int,
     seed: int = 0,
@@ -98,8 +106,9 @@ def gene_cloze_items(
 
     Args:
         papers: Held-out papers.
-        symbol_counts: Species to symbol to count, as `count_genes` returns it; add the
-            symbols of a lexicon with count 0 where the training split is small.
+        symbol_counts: Species to name to count, as `count_genes` returns it of the training
+            split and these papers together. The answer's mentions in its own paper do not
+            count: no distractor has any there.
         max_items: Most items in all.
         seed: Seed of the choice, together with the paper's identifier.
 
@@ -109,14 +118,20 @@ def gene_cloze_items(
     """
     offers: dict[str, list[ClozeItem]] = {}
     for paper in papers:
-        in_paper = {paper.text[gene.start : gene.end] for gene in paper.genes}
+        # Under whatever name: HER2 in the paper rules ERBB2 out.
+        in_paper = {gene.label for gene in paper.genes}
+        here = count_genes([paper])
         offers[paper.paper_id] = [
             ClozeItem(paper.paper_id, before, after, answer, distractors)
             for before, answer, after, gene in _sentences_with_one(paper, paper.genes)
             if _is_symbol(answer)
             and (
                 distractors := _similar_symbols(
-                    answer, symbol_counts.get(gene.species, {}), in_paper, seed
+                    GeneName(answer, gene.label),
+                    here[gene.species][GeneName(answer, gene.label)],
+                    symbol_counts.get(gene.species, {}),
+                    in_paper,
+                    seed,
                 )
             )
         ]
@@ -237,7 +252,8 @@ def cloze_frame(items: Sequence[ClozeItem], ranks: Sequence[int], task: str) -> 
 
     Returns:
         One row a paper that has an item: `paper_id`, `TASK_items`, `TASK_hits` (rank 1),
-        `TASK_reciprocal_rank` and `TASK_chance_sum` (hits to be expected from guessing).
+        `TASK_reciprocal_rank`, and what is to be expected of the last two from guessing:
+        `TASK_chance_sum` and `TASK_chance_reciprocal_rank`.
     """
     import pandas as pd
 
@@ -248,6 +264,10 @@ def cloze_frame(items: Sequence[ClozeItem], ranks: Sequence[int], task: str) -> 
             f"{task}_hits": [int(rank == 1) for rank in ranks],
             f"{task}_reciprocal_rank": [1 / rank for rank in ranks],
             f"{task}_chance_sum": [1 / len(item.candidates) for item in items],
+            f"{task}_chance_reciprocal_rank": [
+                sum(1 / rank for rank in range(1, size + 1)) / size
+                for size in (len(item.candidates) for item in items)
+            ],
         }
     )
     return rows.groupby("paper_id", sort=False, as_index=False).sum()
@@ -312,17 +332,34 @@ def _is_symbol(surface: str) -> bool:
 
 
 def _similar_symbols(
-    answer: str, counts: Mapping[str, int], excluded: set[str], seed: int
+    answer: GeneName,
+    own_mentions: int,
+    counts: Mapping[GeneName, int],
+    named: set[str],
+    seed: int,
 ) -> tuple[str, ...]:
-    """The symbols closest to the answer in length, then in frequency; () if there are too few."""
-    generator = generator_for(seed, "distractors", answer)
-    frequency = math.log1p(counts.get(answer, 0))
-    others = sorted(symbol for symbol in counts if symbol not in excluded and _is_symbol(symbol))
+    """The symbols closest to the answer in length, then in frequency; () if there are too few.
+
+    None is of a gene that the paper names: it might be right as well.
+    """
+    generator = generator_for(seed, "distractors", answer.symbol)
+    frequency = math.log1p(max(0, counts.get(answer, 0) - own_mentions))
+    # One spelling may stand for two genes.
+    right = {name.symbol for name in counts if name.gene in named}
+    mentions: Counter[str] = Counter()
+    for name, count in counts.items():
+        if name.symbol not in right and _is_symbol(name.symbol):
+            mentions[name.symbol] += count
+    others = sorted(mentions)
     if len(others) < DISTRACTORS:
         return ()
     ties = generator.random(len(others))
     distance = [
-        (abs(len(symbol) - len(answer)), abs(math.log1p(counts[symbol]) - frequency), tie)
+        (
+            abs(len(symbol) - len(answer.symbol)),
+            abs(math.log1p(mentions[symbol]) - frequency),
+            tie,
+        )
         for symbol, tie in zip(others, ties, strict=True)
     ]
     nearest = sorted(range(len(others)), key=lambda place: distance[place])[:DISTRACTORS]

@@ -267,8 +267,8 @@ def _longest_runs(
     # A run of n + 1 words holds one of n: whoever has none of n is done.
     while alive:
         length += 1
-        seen = _runs_of(training, length)
-        alive = [n for n in alive if np.isin(_runs_of([texts[n]], length), seen).any()]
+        copied = _copied_runs([texts[n] for n in alive], training, length)
+        alive = [n for n, run in zip(alive, copied, strict=True) if run.any()]
         for n in alive:
             longest[n] = length
     return longest
@@ -285,14 +285,31 @@ def _memorised_tokens(
     written = [tokens_of(text) for text in texts]
     if all(len(tokens) < COPY_TOKENS for tokens in written):
         return [(0, len(tokens)) for tokens in written]
-    seen = _runs_of([tokens_of(text) for text in training_texts], COPY_TOKENS)
+    training = [tokens_of(text) for text in training_texts]
     counts = []
-    for tokens in written:
+    for tokens, runs in zip(written, _copied_runs(written, training, COPY_TOKENS), strict=True):
         copied = np.zeros(len(tokens), dtype=np.bool_)
-        for start in np.flatnonzero(np.isin(_runs_of([tokens], COPY_TOKENS), seen)):
+        for start in np.flatnonzero(runs):
             copied[start : start + COPY_TOKENS] = True
         counts.append((int(copied.sum()), len(tokens)))
     return counts
+
+
+def _copied_runs(
+    texts: "Sequence[npt.NDArray[np.uint32]]",
+    training: "Sequence[npt.NDArray[np.uint32]]",
+    length: int,
+) -> "list[npt.NDArray[np.bool_]]":
+    """For each text, which of its runs of some length stand in a training text."""
+    runs = [_runs_of([text], length) for text in texts]
+    wanted = np.unique(np.concatenate(runs))
+    found = np.zeros(len(wanted), dtype=np.bool_)
+    if len(wanted):
+        # The training texts are the many: each of their runs is looked up once, none is sorted.
+        seen = _runs_of(training, length)
+        places = np.minimum(np.searchsorted(wanted, seen), len(wanted) - 1)
+        found[places[wanted[places] == seen]] = True
+    return [found[np.searchsorted(wanted, each)] for each in runs]
 
 
 def _runs_of(texts: "Sequence[npt.NDArray[np.uint32]]", length: int) -> "npt.NDArray[np.uint64]":

@@ -5,9 +5,11 @@
 
 Every token is scored once, given BOS and what stands before it in the paper. A paper longer
 than `context` is read in windows that advance by `stride`; what a window repeats from the
-one before is context only. Papers share a row of tokens where the model keeps them apart
-(see `steps.training.attention`), and logits exist for a few hundred positions at a time:
-a vocabulary of 50,000 over a whole row would need gigabytes.
+one before is context only, and the last window is moved back until it is full, so that with
+`stride` = `context` the figures are those of lm-evaluation-harness' rolling log-likelihood.
+Papers share a row of tokens where the model keeps them apart (see `steps.training.attention`),
+and logits exist for a tile of positions by vocabulary at a time: all of them over a whole row
+would need gigabytes, and writing them to memory takes longer than computing them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-# Positions whose logits exist at one time. 256 by a vocabulary of 50,000 in float32 is 50 MB.
-_POSITIONS_AT_A_TIME = 256
+# Logits that exist at one time: positions by entries of the vocabulary. On a CPU a tile should
+# stay in its caches; a GPU has to be kept busy. 512 by 65,536 in float32 are 134 MB.
+_POSITIONS_AT_A_TIME = 512
+_VOCABULARY_AT_A_TIME = {"cpu": 4_096}
+_VOCABULARY_AT_A_TIME_ELSEWHERE = 65_536
 
 Progress = Callable[[int, int], None]
 
@@ -230,7 +235,8 @@ def _windows(place: int, length: int, context: int, stride: int) -> Iterator[_Wi
     begin, first_target = 0, 1
     while first_target <= inputs:
         end = min(begin + context, inputs)
-        yield _Window(place, begin, end, first_target)
+        # The last window may look back as far as the others do.
+        yield _Window(place, max(0, end - context), end, first_target)
         begin, first_target = begin + stride, end + 1
 
 
@@ -263,7 +269,6 @@ class _Scorer:
     ) -> "npt.NDArray[np.float32]":
         """Nats of all targets of a batch of windows, one after the other."""
         import torch
-        from torch.nn.functional import cross_entropy
 
         tokens: list[int] = []
         positions: list[int] = []
@@ -283,14 +288,47 @@ class _Scorer:
         hidden = hidden[torch.tensor(scored, device=hidden.device)]
         target = torch.tensor(targets, device=hidden.device)
         nats = [
-            cross_entropy(
-                self.head(hidden[start : start + _POSITIONS_AT_A_TIME]).float(),
+            _nats_of_targets(
+                self.head,
+                hidden[start : start + _POSITIONS_AT_A_TIME],
                 target[start : start + _POSITIONS_AT_A_TIME],
-                reduction="none",
             )
             for start in range(0, len(targets), _POSITIONS_AT_A_TIME)
         ]
         return torch.cat(nats).cpu().numpy()
+
+
+def _nats_of_targets(
+    head: Callable[["torch.Tensor"], "torch.Tensor"],
+    hidden: "torch.Tensor",
+    targets: "torch.Tensor",
+) -> "torch.Tensor":
+    """Negative log-likelihood of each target, in float32.
+
+    A plain linear head is applied to one part of the vocabulary after the other; of each part
+    only the log of the sum of its exponentials stays, and the logit of the targets within it.
+
+    Args:
+        head: Makes logits of hidden states.
+        hidden: `[positions, width]`.
+        targets: int64 `[positions]`.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy, linear
+
+    # An adapter on the head is a module of another class, and is asked as a whole.
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        return cross_entropy(head(hidden).float(), targets, reduction="none")
+    size = _VOCABULARY_AT_A_TIME.get(hidden.device.type, _VOCABULARY_AT_A_TIME_ELSEWHERE)
+    sums = []
+    logit = torch.zeros(len(targets), device=hidden.device)
+    for start in range(0, head.weight.shape[0], size):
+        part = linear(hidden, head.weight[start : start + size]).float()
+        sums.append(torch.logsumexp(part, dim=-1))
+        inside = (targets >= start) & (targets < start + part.shape[1])
+        place = (targets - start).clamp(0, part.shape[1] - 1)
+        logit += part.gather(1, place[:, None])[:, 0].where(inside, 0.0)
+    return torch.logsumexp(torch.stack(sums), dim=0) - logit
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.likelihood import Progress
 from steps.evaluation.seeds import generator_for
-from steps.evaluation.strata import STRATA, byte_strata
+from steps.evaluation.strata import STRATA, byte_strata, section_bytes
 from steps.papers.text import PaperText
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     import torch
 
 MASKED_SHARE = 0.15
-
-_STRATA_REPORTED = ("gene", "variant")
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,9 @@ def score_papers_masked(
     Returns:
         One row a paper, in the order given: `paper_id`; `mlm_nats`, `mlm_targets`,
         `mlm_hits`, summed over its masked tokens; `pseudo_nats` and `pseudo_bytes`, summed
-        over the tokens masked one at a time; each also with `_gene` and `_variant` behind
-        (a token across an edge is shared out by bytes); `tokens`, `words`, `score`.
+        over the tokens masked one at a time; each also with `_S` behind for each S of gene,
+        variant, number, rest, and with `_section_X` for each section X that occurs (a token
+        across an edge is shared out by bytes); `tokens`, `words`, `score`.
 
     Raises:
         UserError: If there is no paper, the tokenizer has no mask, or `context` is out of
@@ -108,7 +107,10 @@ def score_papers_masked(
         count = len(paper.rows)
         rows.append(_paper_row(paper, answers[position : position + count], pseudo_tokens > 0))
         position += count
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    sections = [column for column in frame.columns if "_section_" in column]
+    frame[sections] = frame[sections].fillna(0)
+    return frame
 
 
 def restore(
@@ -233,11 +235,8 @@ def _paper_row(
         "words": len(paper.text.split()),
         "score": paper.score,
     }
-    strata = byte_strata(paper)
-    for name in ("", *_STRATA_REPORTED):
-        inside = strata == STRATA.index(name) if name else np.ones(len(strata), dtype=np.bool_)
+    for suffix, inside in _parts(paper):
         share = _share_of_bytes(inside, lengths)[places]
-        suffix = f"_{name}" if name else ""
         row[f"mlm_nats{suffix}"] = float(nats @ (share * together))
         row[f"mlm_targets{suffix}"] = float(np.sum(share * together))
         row[f"mlm_hits{suffix}"] = float(hits @ (share * together))
@@ -245,6 +244,20 @@ def _paper_row(
             row[f"pseudo_nats{suffix}"] = float(nats @ (share * (1 - together)))
             row[f"pseudo_bytes{suffix}"] = float(lengths[places] @ (share * (1 - together)))
     return row
+
+
+def _parts(paper: PaperText) -> "Iterator[tuple[str, npt.NDArray[np.bool_]]]":
+    """Suffix of the columns, and the bytes that belong: all, each stratum, each section."""
+    strata = byte_strata(paper)
+    yield "", np.ones(len(strata), dtype=np.bool_)
+    for number, name in enumerate(STRATA):
+        yield f"_{name}", strata == number
+    sections: dict[str, npt.NDArray[np.bool_]] = {}
+    for name, place in section_bytes(paper):
+        # A paper may have two sections of one name.
+        sections.setdefault(name, np.zeros(len(strata), dtype=np.bool_))[place] = True
+    for name, inside in sections.items():
+        yield f"_section_{name}", inside
 
 
 def _share_of_bytes(

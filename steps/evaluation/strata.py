@@ -1,4 +1,7 @@
-"""The parts of a paper whose likelihood is reported apart: genes, variants, numbers, rest."""
+"""The parts of a paper whose likelihood is reported apart: genes, variants, numbers, rest.
+
+Numbers take with them what makes them statistics: `P < 0.001`, `95% CI`, `n = 12`.
+"""
 
 import re
 
@@ -13,6 +16,13 @@ STRATA = ("rest", "number", "gene", "variant")
 # A number stands by itself: not the 53 of p53, nor the 2 of IL-2, but both of "10-20" and
 # the 5 of "5 kb" as well as of "5kb".
 NUMBER = re.compile(r"(?<!\w)(?<![A-Za-z]-)(?<!\d[.,])\d+(?:[.,]\d+)*")
+# A quantity with its relation and value, or a percentage, with the interval that it is of.
+STATISTIC = re.compile(
+    r"(?<![\w-])(?:[Pp](?:[- ]?values?)?|[NnFtrRZz]|R2|r2|χ2|FDR|[aA]?[OH]Rs?|RRs?|AUC|SD|SEM?)"
+    r"\s?[<>=≤≥±~]\s?[-−]?(?:\d+(?:[.,]\d+)*|\.\d+)"
+    r"(?:\s?[×x]\s?10\s?\^?[-−]?\d+)?%?"
+    r"|(?<![\w-])\d+(?:\.\d+)?\s?%(?:\s?CIs?\b)?"
+)
 
 
 def byte_strata(paper: PaperText) -> "npt.NDArray[np.uint8]":
@@ -25,8 +35,9 @@ def byte_strata(paper: PaperText) -> "npt.NDArray[np.uint8]":
     """
     bytes_at = character_bytes(paper.text)
     strata = np.zeros(bytes_at[-1], dtype=np.uint8)
-    for match in NUMBER.finditer(paper.text):
-        strata[bytes_at[match.start()] : bytes_at[match.end()]] = STRATA.index("number")
+    for pattern in (NUMBER, STATISTIC):
+        for match in pattern.finditer(paper.text):
+            strata[bytes_at[match.start()] : bytes_at[match.end()]] = STRATA.index("number")
     for spans, name in ((paper.genes, "gene"), (paper.variants, "variant")):
         for span in spans:
             strata[bytes_at[span.start] : bytes_at[span.end]] = STRATA.index(name)

@@ -8,8 +8,9 @@ recomputes the ratio of sums (percentile bootstrap, Efron & Tibshirani 1993, cha
 The formulas stand in `steps.evaluation.metrics`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,8 @@ from steps.errors import UserError
 from steps.evaluation.metrics.bits_per_byte.formula import bits_per_byte
 from steps.evaluation.metrics.gene_f1.formula import gene_f1, gene_precision, gene_recall
 from steps.evaluation.metrics.mlm_accuracy.formula import mlm_accuracy
+from steps.evaluation.metrics.mlm_loss.formula import mlm_loss
+from steps.evaluation.metrics.pseudo_bits_per_byte.formula import pseudo_bits_per_byte
 from steps.evaluation.metrics.token_perplexity.formula import token_perplexity
 from steps.evaluation.metrics.word_perplexity.formula import word_perplexity
 
@@ -50,7 +53,9 @@ def summarise(
         `NAME_ci_high`, bounds of its 95 % interval, unless fewer than two papers carry it.
         A metric whose denominator is 0 (no variant in any paper) is left out. Also `papers`,
         and `intervals_reliable`: 1 from 60 papers on, else 0, as a percentile bootstrap
-        over fewer units is too narrow. `longest_verbatim_words` is the longest of all papers.
+        over fewer units is too narrow. `NAME_papers` says how many papers carry a metric where
+        not all do (a variant stands in few), for it is their number that counts then.
+        `longest_verbatim_words` is the longest of all papers.
 
     Raises:
         UserError: If the frame has no rows.
@@ -78,6 +83,8 @@ def summarise(
                 definition.formula(*(totals[column] for column in definition.columns))
             )
             carrying = int((frame[list(definition.denominators)] > 0).any(axis=1).sum())
+            if definition.interval and carrying < len(frame):
+                metrics[f"{definition.name}_papers"] = float(carrying)
             if definition.interval and carrying >= 2:
                 draws = definition.formula(*(resampled[column] for column in definition.columns))
                 low, high = np.nanpercentile(draws, [tail, 100 - tail])
@@ -86,6 +93,84 @@ def summarise(
     if "longest_verbatim_words" in frame:
         metrics["longest_verbatim_words"] = float(frame["longest_verbatim_words"].max())
     return metrics
+
+
+def with_score_bands(frame: "pd.DataFrame", edges: Sequence[float]) -> "pd.DataFrame":
+    """Repeat the sums of likelihood in the band of each paper's quality score.
+
+    Args:
+        frame: As `score_papers` or `score_papers_masked` return it.
+        edges: Where one band ends and the next begins, rising; none: no bands.
+
+    Returns:
+        A new frame with `nats_score_below_60`, `nats_score_60_to_80`, `nats_score_from_80` for
+        the edges 60 and 80, and the like of the other sums; 0 for papers outside the band. A
+        paper without a score is in none, and a band without papers has no columns.
+    """
+    whole = [
+        column
+        for column in ("nats", "bytes", "mlm_nats", "mlm_targets", "mlm_hits")
+        if column in frame
+    ]
+    bounds = [-np.inf, *edges, np.inf]
+    added = {}
+    score = frame["score"].astype("float64")
+    for low, high in pairwise(bounds) if edges else ():
+        inside = (score >= low) & (score < high)
+        for column in whole if inside.any() else ():
+            added[f"{column}_{_band_name(low, high)}"] = frame[column].where(inside, 0)
+    return frame.assign(**added)
+
+
+def _band_name(low: float, high: float) -> str:
+    if np.isinf(low):
+        return f"score_below_{high:g}"
+    return f"score_from_{low:g}" if np.isinf(high) else f"score_{low:g}_to_{high:g}"
+
+
+def forgotten(
+    frame: "pd.DataFrame", base: "pd.DataFrame", *, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, float]:
+    """How much worse a model is than its base on texts outside the domain.
+
+    Args:
+        frame: The rows of the texts under the model.
+        base: The same under the base.
+        seed: As in `summarise`.
+        resamples: As in `summarise`.
+
+    Returns:
+        `general_bits_per_byte_above_base` (masked models: `general_mlm_loss_above_base`),
+        positive where something was forgotten, with the bounds of its 95 % interval, in which
+        both models see the same resamples; empty unless both were scored on the same texts.
+    """
+    for name, formula, above, below in (
+        ("bits_per_byte", bits_per_byte, "nats", "bytes"),
+        ("mlm_loss", mlm_loss, "mlm_nats", "mlm_targets"),
+    ):
+        if not {above, below} <= set(frame.columns) & set(base.columns):
+            continue
+        both = frame[["paper_id", above, below]].merge(base, on="paper_id", suffixes=("", "_base"))
+        columns = [above, below, f"{above}_base", f"{below}_base"]
+        values = both[columns].to_numpy(dtype=np.float64)
+        if not len(both) == len(frame) == len(base) or (values[:, 1] != values[:, 3]).any():
+            return {}
+
+        def difference(
+            totals: "npt.NDArray[np.float64]", formula: Formula = formula
+        ) -> "npt.NDArray[np.float64]":
+            return formula(totals[..., 0], totals[..., 1]) - formula(totals[..., 2], totals[..., 3])
+
+        metric = f"general_{name}_above_base"
+        tail = 100 * (1 - CONFIDENCE) / 2
+        draws = difference(_resampled_totals(values, seed, resamples))
+        low, high = np.percentile(draws, [tail, 100 - tail])
+        return {
+            metric: float(difference(values.sum(axis=0))),
+            f"{metric}_ci_low": float(low),
+            f"{metric}_ci_high": float(high),
+        }
+    return {}
 
 
 def join_per_paper(frame: "pd.DataFrame", *others: "pd.DataFrame") -> "pd.DataFrame":
@@ -123,11 +208,11 @@ def _definitions(columns: list[str]) -> list[_Definition]:
     for part, suffix in [("", ""), *_parts(columns)]:
         ratios += [
             (f"{part}bits_per_byte", bits_per_byte, f"nats{suffix}", f"bytes{suffix}"),
-            (f"{part}mlm_loss", _share, f"mlm_nats{suffix}", f"mlm_targets{suffix}"),
+            (f"{part}mlm_loss", mlm_loss, f"mlm_nats{suffix}", f"mlm_targets{suffix}"),
             (f"{part}mlm_accuracy", mlm_accuracy, f"mlm_hits{suffix}", f"mlm_targets{suffix}"),
             (
                 f"{part}pseudo_bits_per_byte",
-                bits_per_byte,
+                pseudo_bits_per_byte,
                 f"pseudo_nats{suffix}",
                 f"pseudo_bytes{suffix}",
             ),
@@ -148,6 +233,7 @@ def _definitions(columns: list[str]) -> list[_Definition]:
             (f"{task}_accuracy", _share, f"{task}_hits", f"{task}_items"),
             (f"{task}_mrr", _share, f"{task}_reciprocal_rank", f"{task}_items"),
             (f"{task}_chance", _share, f"{task}_chance_sum", f"{task}_items"),
+            (f"{task}_mrr_chance", _share, f"{task}_chance_reciprocal_rank", f"{task}_items"),
         ]
     definitions = [
         # Chance is known, not estimated.

@@ -2,19 +2,20 @@
 
     write_evaluation_report(path, model_name=..., metrics=..., per_paper=..., ...)
 
-One self-contained HTML file; it loads nothing from elsewhere and holds no script.
+One self-contained HTML file; it loads nothing from elsewhere and holds no script. Its figures
+stand beside it as PNG files too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.evaluation.likelihood import TokenScore
-from steps.evaluation.summary import PAPERS_FOR_RELIABLE_INTERVALS, summarise
-from steps.reports.page import PageFigure, format_cell, inline_svg
+from steps.evaluation.summary import PAPERS_FOR_RELIABLE_INTERVALS
+from steps.reports.page import format_cell, inline_svg
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,8 @@ TEMPLATE = Path(__file__).with_name("evaluation.html.j2")
 _GENERATIONS_SHOWN = 12
 _PAPERS_SHOWN = 5
 _TOKENS_SHOWN = 400
+# Characters in a line of the picture of a text, and inches that one of them takes.
+_LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0837, 0.2
 # Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
 _BITS_OF_FULL_COLOUR = 10.0
 _BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"
@@ -56,6 +59,7 @@ class MetricRow:
     low: float | None
     high: float | None
     base: float | None
+    papers: int | None
 
 
 @dataclass(frozen=True)
@@ -81,29 +85,41 @@ def write_evaluation_report(
     model_name: str,
     metrics: Mapping[str, float],
     per_paper: "pd.DataFrame",
+    base_metrics: Mapping[str, float] | None,
     base_per_paper: "pd.DataFrame | None",
     generations: "pd.DataFrame",
     token_examples: Sequence[TokenExample] | None,
-) -> None:
-    """Write the page.
+) -> list[Path]:
+    """Write the page, and its figures beside it.
 
     Args:
         path: The HTML file to write; its folder is there.
         model_name: What the reader knows the model by.
         metrics: From `summarise`, without the split in front.
         per_paper: The rows of papers that the metrics were computed from.
-        base_per_paper: The same of the base model, or None.
+        base_metrics: The metrics of the base model, or None.
+        base_per_paper: Its rows of papers, or None.
         generations: From `steps.evaluation.generation.generate`; may be empty.
         token_examples: Texts to show token by token, or None.
+
+    Returns:
+        The figures as PNG files.
     """
-    base_metrics = {} if base_per_paper is None else summarise(base_per_paper)
+    base_metrics = base_metrics or {}
+    drawn = _figures(metrics, base_metrics)
     page = _template().render(
         model_name=model_name,
         lead=headline(metrics, base_metrics),
         papers=int(metrics["papers"]),
+        trained_papers=int(metrics.get("trained_papers", 0)),
         reliable=bool(metrics["intervals_reliable"]),
         papers_needed=PAPERS_FOR_RELIABLE_INTERVALS,
-        figures=_figures(metrics, base_metrics),
+        figures=[
+            inline_svg(
+                figure, f"{_in_words(kind).capitalize()} of parts of the text, 95 % intervals"
+            )
+            for kind, figure in drawn.items()
+        ],
         metrics=metric_rows(metrics, base_metrics),
         with_base=bool(base_metrics),
         moved=_papers_that_moved(per_paper, base_per_paper),
@@ -113,6 +129,84 @@ def write_evaluation_report(
         full_colour=_BITS_OF_FULL_COLOUR,
     )
     path.write_text(page, encoding="utf-8")
+    pictures = {f"{kind}_by_part": figure for kind, figure in drawn.items()}
+    for number, example in enumerate(token_examples or (), start=1):
+        pictures[f"surprise_{number}"] = draw_surprise(example)
+    files = []
+    for name, figure in pictures.items():
+        files.append(path.with_name(f"{name}.png"))
+        figure.savefig(files[-1], dpi=110, metadata={"Software": None})
+    return files
+
+
+def draw_surprise(example: TokenExample) -> "Figure":
+    """A text as both models read it: its gene tokens coloured by surprise, all else plain.
+
+    Args:
+        example: The text; without base tokens there is one panel instead of two.
+    """
+    from matplotlib.figure import Figure
+
+    sides = {"this model": example.tokens}
+    if example.base_tokens is not None:
+        sides = {"base": example.base_tokens, **sides}
+    lines = {side: _in_lines(tokens[:_TOKENS_SHOWN]) for side, tokens in sides.items()}
+    heights = [2 + max((row for row, _, _ in placed), default=0) for placed in lines.values()]
+    figure = Figure(
+        figsize=(_LINE * _CHARACTER_WIDTH, (sum(heights) + 1) * _LINE_HEIGHT), layout="constrained"
+    )
+    panels = figure.subplots(len(sides), 1, squeeze=False, height_ratios=heights)[:, 0]
+    figure.suptitle(
+        f"Paper {example.paper_id}: the redder a gene token, the less it was expected (full red "
+        f"from {_BITS_OF_FULL_COLOUR:g} bits)",
+        fontsize=9,
+        parse_math=False,
+    )
+    for axes, (side, placed), height in zip(panels, lines.items(), heights, strict=True):
+        axes.set_xlim(0, _LINE)
+        axes.set_ylim(height - 1, 0)
+        axes.set_axis_off()
+        bits = [nats / log(2) for tokens in [sides[side]] for nats in _gene_nats(tokens)]
+        mean = f", gene tokens {sum(bits) / len(bits):.1f} bits on average" if bits else ""
+        axes.set_title(side + mean, fontsize=9, loc="left")
+        for row, column, token in placed:
+            if token.in_gene:
+                opacity = min(1.0, max(0.0, token.nats / log(2) / _BITS_OF_FULL_COLOUR))
+                axes.barh(
+                    row + 0.5,
+                    len(token.text),
+                    left=column,
+                    height=0.9,
+                    color=(0.86, 0.2, 0.18, opacity),
+                    edgecolor=_MODEL_COLOUR,
+                    linewidth=0.8,
+                )
+            axes.text(
+                column,
+                row + 0.5,
+                token.text,
+                family="monospace",
+                fontsize=9,
+                va="center_baseline",
+                parse_math=False,
+            )
+    return figure
+
+
+def _gene_nats(tokens: Sequence[TokenScore]) -> list[float]:
+    return [token.nats for token in tokens[:_TOKENS_SHOWN] if token.in_gene]
+
+
+def _in_lines(tokens: Sequence[TokenScore]) -> list[tuple[int, int, TokenScore]]:
+    """Row and column of each token in lines of `_LINE` characters."""
+    placed, row, column = [], 0, 0
+    for token in tokens:
+        if column + len(token.text) > _LINE or (column and "\n" in token.text):
+            row, column = row + 1, 0
+        shown = " ".join(token.text.splitlines()).strip() if column == 0 else token.text
+        placed.append((row, column, replace(token, text=shown)))
+        column += len(shown)
+    return placed
 
 
 def headline(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> str:
@@ -142,15 +236,20 @@ def metric_rows(metrics: Mapping[str, float], base_metrics: Mapping[str, float])
             metrics.get(f"{name}_ci_low"),
             metrics.get(f"{name}_ci_high"),
             base_metrics.get(name),
+            int(metrics[f"{name}_papers"]) if f"{name}_papers" in metrics else None,
         )
         for name, value in metrics.items()
-        if not name.endswith(("_ci_low", "_ci_high")) and name != "intervals_reliable"
+        if not name.endswith(("_ci_low", "_ci_high"))
+        and name != "intervals_reliable"
+        and name.removesuffix("_papers") not in metrics.keys() - {name}
     ]
 
 
-def _figures(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> list[PageFigure]:
+def _figures(
+    metrics: Mapping[str, float], base_metrics: Mapping[str, float]
+) -> "dict[str, Figure]":
     """One figure for each kind of likelihood that has parts: whole text, strata, sections."""
-    figures = []
+    figures = {}
     for kind in (*_HEADLINES, "mlm_accuracy"):
         parts = [
             name
@@ -158,8 +257,7 @@ def _figures(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) ->
             if name == kind or (name.endswith(f"_{kind}") and not _is_of_another_kind(name, kind))
         ]
         if kind in metrics and len(parts) > 1:
-            caption = f"{_in_words(kind).capitalize()} of parts of the text, 95 % intervals"
-            figures.append(inline_svg(_draw(parts, kind, metrics, base_metrics), caption))
+            figures[kind] = _draw(parts, kind, metrics, base_metrics)
     return figures
 
 

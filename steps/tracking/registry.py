@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
+    from steps.training.models import Base
+
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous_champion"
@@ -155,6 +157,22 @@ def resolve_side(client: "MlflowClient", reference: str, training: config.Traini
             "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base"
         ) from None
     return Side(f"runs:/{run_id}/adapter", None, run_id)
+
+
+def trained_on_base(client: "MlflowClient", side: Side, base: "Base") -> bool:
+    """Whether the run that trained a model says that it began with these weights."""
+    from mlflow.exceptions import MlflowException
+
+    if side.run_id is None:
+        return False
+    try:
+        tags = client.get_run(side.run_id).data.tags
+    except MlflowException:
+        return False
+    return (tags.get("forge.base_model"), tags.get("forge.base_sha256")) == (
+        base.name,
+        base.sha256,
+    ) and tags.get("forge.base_revision") == base.revision
 
 
 def find_alias(client: "MlflowClient", name: str, alias: str) -> Side | None:

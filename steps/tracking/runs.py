@@ -22,6 +22,7 @@ from steps.errors import UserError
 from steps.tracking.store import connect
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.tracking import MlflowClient
 
 # Libraries that talk on the terminal about matters of their own. Their words go to the run's
@@ -106,6 +107,11 @@ class StepRun:
         ]
         for start in range(0, len(batch), 1000):
             self.client.log_batch(self.id, metrics=batch[start : start + 1000])
+
+    def table(self, name: str, frame: "pd.DataFrame") -> None:
+        """Log a table as JSON that the UI shows; one without rows is left out."""
+        if len(frame):
+            self.client.log_table(self.id, frame, name)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with its content, below `folder`."""

@@ -103,7 +103,16 @@ def strata_of(paper):
 
 def test_numbers_are_those_that_stand_by_themselves():
     paper = paper_of("p", ("title", "p53 IL-2 10-20 1,204 3.5-fold 5kb (p=.05) chr17 42."))
-    assert strata_of(paper)["number"] == ["10", "20", "1,204", "3.5", "5", "05", "42"]
+    assert strata_of(paper)["number"] == ["10", "20", "1,204", "3.5", "5", "p=.05", "42"]
+
+
+def test_statistics_are_taken_whole():
+    paper = paper_of(
+        "p", ("title", "n = 12, P < 0.001 (95% CI 1.2-3.4); HR=0.5 in 40%, P-value > .05")
+    )
+    assert strata_of(paper)["number"] == [
+        "n = 12", "P < 0.001", "95% CI", "1.2", "3.4", "HR=0.5", "40%", "P-value > .05",
+    ]  # fmt: skip
 
 
 def test_a_variant_takes_its_numbers_and_genes_with_it():

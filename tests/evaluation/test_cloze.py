@@ -6,6 +6,7 @@ import pytest
 
 from steps.evaluation.cloze import (
     ClozeItem,
+    GeneName,
     cloze_frame,
     count_genes,
     gene_cloze_items,
@@ -17,14 +18,21 @@ from steps.evaluation.summary import summarise
 from steps.papers.text import PaperText, Span
 from tests.evaluation.examples import SENTENCES, paper_of
 
-# Twelve symbols a species, of different length and frequency.
-COUNTS = {
-    "human": {
-        "TP53": 50, "MYC": 40, "KRAS": 30, "EGFR": 28, "PTEN": 26, "BRAF": 24, "CDK4": 22,
-        "RB1": 20, "NRAS": 18, "BRCA1": 5, "BRCA2": 4, "SMAD4": 3, "NOTCH1": 2, "CTNNB1": 1,
-    },
-    "mouse": {f"Abc{n}": n for n in range(10, 25)},
+
+def counts_of(**species):
+    """Counts in which every symbol is the official one."""
+    return {
+        name: {GeneName(symbol, symbol): count for symbol, count in symbols.items()}
+        for name, symbols in species.items()
+    }
+
+
+# Symbols of different length and frequency.
+HUMAN = {
+    "TP53": 50, "MYC": 40, "KRAS": 30, "EGFR": 28, "PTEN": 26, "BRAF": 24, "CDK4": 22,
+    "RB1": 20, "NRAS": 18, "BRCA1": 5, "BRCA2": 4, "SMAD4": 3, "NOTCH1": 2, "CTNNB1": 1,
 }  # fmt: skip
+COUNTS = counts_of(human=HUMAN, mouse={f"Abc{n}": n for n in range(10, 25)})
 
 
 def test_items_hold_the_sentence_and_its_gene(papers):
@@ -42,7 +50,7 @@ def test_distractors_are_of_the_species_like_the_answer_and_not_in_the_paper(pap
         paper = next(paper for paper in papers if paper.paper_id == item.paper_id)
         named = {paper.text[gene.start : gene.end] for gene in paper.genes}
         assert not named.intersection(item.distractors)
-        assert set(item.distractors) <= set(COUNTS["human"])
+        assert set(item.distractors) <= set(HUMAN)
 
 
 def test_the_nearest_in_length_and_then_in_frequency_are_taken():
@@ -50,10 +58,33 @@ def test_the_nearest_in_length_and_then_in_frequency_are_taken():
     paper = PaperText(
         "p", text, (Span(0, len(text), "abstract"),), (Span(22, 26, "CDK4", "human"),)
     )
-    counts = {"human": {f"AAA{n}": 20 + n for n in range(9)}}
-    counts["human"] |= {f"BBB{n}": 500 for n in range(9)} | {"AAAAA": 20, "AAA": 20}
+    near = {f"AAA{n}": 20 + n for n in range(9)}
+    far = {f"BBB{n}": 500 for n in range(9)} | {"AAAAA": 20, "AAA": 20}
+    # One of its 21 mentions is the one that is asked for.
+    counts = counts_of(human=near | far | {"CDK4": 21})
     (item,) = gene_cloze_items([paper], counts, max_items=5)
     assert set(item.distractors) == {f"AAA{n}" for n in range(9)}
+
+
+def test_mentions_in_the_papers_own_text_do_not_make_its_answer_frequent():
+    text = "We found that loss of CDK4 was lethal in these cells. CDK4 too. CDK4 again."
+    mentions = tuple(Span(m.start(), m.end(), "CDK4", "human") for m in re.finditer("CDK4", text))
+    paper = PaperText("p", text, (Span(0, len(text), "abstract"),), mentions)
+    rare, frequent = {f"AAA{n}": 1 for n in range(9)}, {f"BBB{n}": 3 for n in range(9)}
+    counts = counts_of(human=rare | frequent | {"CDK4": 3})
+    (item,) = gene_cloze_items([paper], counts, max_items=5)
+    assert set(item.distractors) == set(rare)
+
+
+def test_another_name_of_a_gene_that_the_paper_names_is_no_distractor():
+    text = "We found that loss of HER2 was lethal in these cells."
+    mention = Span(22, 26, "ERBB2", "human")
+    paper = PaperText("p", text, (Span(0, len(text), "abstract"),), (mention,))
+    counts = counts_of(human={f"AAA{n}": 5 for n in range(8)} | {"NGL1": 5, "NEU1": 5})
+    counts["human"] |= {GeneName("NGL1", "ERBB2"): 1, GeneName("ERBB2", "ERBB2"): 1}
+    # Eight and NEU1 are left; NGL1 is a gene of its own and an alias of ERBB2.
+    (item,) = gene_cloze_items([paper], counts, max_items=5)
+    assert set(item.distractors) == {f"AAA{n}" for n in range(8)} | {"NEU1"}
 
 
 def test_a_gene_named_twice_in_its_sentence_makes_no_item():
@@ -62,7 +93,7 @@ def test_a_gene_named_twice_in_its_sentence_makes_no_item():
 
 
 def test_too_few_symbols_make_no_item(papers):
-    assert gene_cloze_items(papers, {"human": {"TP53": 1, "MYC": 2}}, max_items=5) == []
+    assert gene_cloze_items(papers, counts_of(human={"TP53": 1, "MYC": 2}), max_items=5) == []
 
 
 def test_items_are_the_same_whatever_the_order_of_the_papers(papers):
@@ -108,7 +139,7 @@ def test_variants_that_are_no_substitution_make_no_item():
 
 def test_genes_are_counted_by_species_as_they_are_written():
     paper = paper_of("p", ("title", SENTENCES[0]), ("abstract", SENTENCES[0] + " TP53"))
-    assert count_genes([paper]) == {"human": {"TP53": 3}}
+    assert count_genes([paper]) == counts_of(human={"TP53": 3})
 
 
 def item_of(sentence, answer, distractors):
@@ -126,7 +157,7 @@ def test_a_causal_model_that_knows_the_sentence_ranks_its_gene_first(llama, byte
         llama(input_ids=ids, labels=ids, use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    known = item_of(SENTENCES[0], "TP53", list(COUNTS["human"])[1:10])
+    known = item_of(SENTENCES[0], "TP53", list(HUMAN)[1:10])
     turned = ClozeItem("p", known.before, known.after, "PTEN", ("TP53", *known.distractors[5:]))
     ranks = rank_causal(llama, byte_level_tokenizer, [known, turned], batch_tokens=256)
     assert ranks[0] == 1
@@ -138,7 +169,7 @@ def test_a_masked_model_ranks_by_the_tokens_of_the_gene_left_to_right(bert, word
 
     from steps.evaluation.masked import with_special_tokens
 
-    item = item_of(SENTENCES[0], "TP53", list(COUNTS["human"])[1:10])
+    item = item_of(SENTENCES[0], "TP53", list(HUMAN)[1:10])
     (rank,) = rank_masked(bert, wordpiece_tokenizer, [item], batch_tokens=256)
     mask, nats = wordpiece_tokenizer.mask_token_id, []
     for candidate in item.candidates:
@@ -184,11 +215,13 @@ def test_ranks_become_sums_of_papers():
         "gene_cloze_hits": [1, 0],
         "gene_cloze_reciprocal_rank": [1.25, 0.5],
         "gene_cloze_chance_sum": [0.2, 0.1],
+        "gene_cloze_chance_reciprocal_rank": pytest.approx([2 * 0.29290, 0.29290], abs=1e-4),
     }
     metrics = summarise(frame)
     assert metrics["gene_cloze_accuracy"] == pytest.approx(1 / 3)
     assert metrics["gene_cloze_mrr"] == pytest.approx(1.75 / 3)
     assert metrics["gene_cloze_chance"] == pytest.approx(0.1)
+    assert metrics["gene_cloze_mrr_chance"] == pytest.approx(0.2929, abs=1e-4)
 
 
 def test_no_items_make_an_empty_frame(llama, byte_level_tokenizer):

@@ -12,12 +12,16 @@ SETTINGS = {"context": 48, "stride": 24, "batch_tokens": 96}
 
 
 def naive_nats(model, tokenizer, text, context, stride):
-    """The definition itself: each token from the window that first reaches it, one by one."""
+    """The definition itself: each token from the window that first reaches it, one by one.
+
+    Windows begin every `stride` tokens; the last is moved back until it is full.
+    """
     import torch
 
     ids = [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
     total, begin, scored_to = 0.0, 0, 0
     while scored_to < len(ids) - 1:
+        begin = max(0, min(begin, len(ids) - 1 - context))
         window = ids[begin : begin + context + 1]
         logits = model(input_ids=torch.tensor([window[:-1]]), use_cache=False).logits[0].detach()
         log_p = logits.double().log_softmax(-1)

@@ -10,6 +10,7 @@ from steps.evaluation.masked import (
     score_papers_masked,
     with_special_tokens,
 )
+from steps.evaluation.strata import STRATA
 from steps.evaluation.summary import summarise
 from tests.evaluation.examples import SENTENCES, paper_of
 
@@ -89,13 +90,17 @@ def test_a_second_run_gives_the_same_bits(bert, wordpiece_tokenizer, papers):
     assert first.equals(score_papers_masked(bert, wordpiece_tokenizer, papers, **SETTINGS))
 
 
-def test_strata_are_part_of_the_whole(bert, wordpiece_tokenizer, papers):
+def test_strata_and_sections_add_up_to_the_whole(bert, wordpiece_tokenizer, papers):
     frame = score_papers_masked(
         bert, wordpiece_tokenizer, papers, context=64, batch_tokens=512, pseudo_tokens=1000
     )
-    for stratum in ("gene", "variant"):
-        for column in ("mlm_nats", "mlm_targets", "mlm_hits", "pseudo_nats", "pseudo_bytes"):
-            assert (frame[f"{column}_{stratum}"] <= frame[column] + 1e-9).all()
+    for column in ("mlm_nats", "mlm_targets", "mlm_hits", "pseudo_nats", "pseudo_bytes"):
+        strata = frame[[f"{column}_{name}" for name in STRATA]].sum(axis=1)
+        np.testing.assert_allclose(strata, frame[column], rtol=1e-9)
+        sections = [c for c in frame.columns if c.startswith(f"{column}_section_")]
+        assert {c.rpartition("_")[2] for c in sections} == {"title", "abstract", "results"}
+        # Blank lines between sections, two bytes at most, belong to none.
+        assert (frame[sections].sum(axis=1) <= frame[column] + 1e-9).all()
     # Every token was asked for, so each byte of a gene was, and of the text.
     assert list(frame["pseudo_bytes"]) == [len(paper.text.encode()) for paper in papers]
     genes = [sum(span.end - span.start for span in paper.genes) for paper in papers]

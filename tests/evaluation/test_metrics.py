@@ -1,6 +1,10 @@
 """The metrics as modules of the `evaluate` library."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,11 @@ CASES = {
     "word_perplexity": (
         {"nats": [10.0, 300.0], "words": [5, 50]},
         {"word_perplexity": math.exp(310 / 55)},
+    ),
+    "mlm_loss": ({"nats": [10.0, 30.0], "targets": [4, 12]}, {"mlm_loss": 40 / 16}),
+    "pseudo_bits_per_byte": (
+        {"pseudo_nats": [10.0, 300.0], "pseudo_bytes": [100, 300]},
+        {"pseudo_bits_per_byte": 310 / (math.log(2) * 400)},
     ),
     "mlm_accuracy": ({"hits": [1, 8], "targets": [4, 12]}, {"mlm_accuracy": 9 / 16}),
     "gene_f1": (
@@ -74,3 +83,27 @@ def test_undefined_ratios_of_genes_are_left_out():
 
     metric = evaluate.load(str(METRICS / "gene_f1"))
     assert metric.compute(hits=[0], predicted=[0], expected=[3]) == {"gene_recall": 0, "gene_f1": 0}
+
+
+def test_a_metric_needs_nothing_of_this_project_but_its_folder(tmp_path):
+    # A stranger's process: another working folder, no hub, no `steps` to import.
+    code = (
+        "import evaluate, importlib.util, json, sys\n"
+        "assert importlib.util.find_spec('steps') is None\n"
+        "for path, given in json.loads(sys.argv[1]):\n"
+        "    print(json.dumps(evaluate.load(path).compute(**given)))\n"
+    )
+    given = json.dumps([(str(METRICS / name), arguments) for name, (arguments, _) in CASES.items()])
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "HOME": str(tmp_path)}
+    said = subprocess.run(
+        [sys.executable, "-c", code, given],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == 0, said.stderr
+    results = [json.loads(line) for line in said.stdout.splitlines()]
+    assert results == [pytest.approx(expected) for _, expected in CASES.values()]

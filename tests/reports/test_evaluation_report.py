@@ -12,6 +12,7 @@ from steps.evaluation.likelihood import TokenScore
 from steps.evaluation.summary import summarise
 from steps.reports.evaluation_report import (
     TokenExample,
+    draw_surprise,
     headline,
     metric_rows,
     write_evaluation_report,
@@ -45,6 +46,7 @@ def page_of(tmp_path, **changes):
         "model_name": "genomics 3",
         "metrics": summarise(frame),
         "per_paper": frame,
+        "base_metrics": summarise(frame_of(70)),
         "base_per_paper": frame_of(70),
         "generations": NO_GENERATIONS,
         "token_examples": None,
@@ -96,7 +98,7 @@ def test_the_lead_says_what_was_gained(tmp_path):
 
 def test_few_papers_come_with_a_warning(tmp_path):
     few = frame_of(10)
-    page = page_of(tmp_path, per_paper=few, metrics=summarise(few), base_per_paper=None)
+    page = page_of(tmp_path, per_paper=few, metrics=summarise(few), base_metrics=None)
     assert "10 papers: below 60 the intervals are too narrow" in page
 
 
@@ -174,9 +176,53 @@ def test_a_masked_model_has_its_own_headline_and_figures(tmp_path):
     )
     metrics = summarise(frame)
     assert headline(metrics, {}).startswith("2.0667 mlm loss (95 % interval")
-    page = page_of(tmp_path, per_paper=frame, base_per_paper=frame, metrics=metrics)
+    page = page_of(
+        tmp_path, per_paper=frame, base_per_paper=frame, metrics=metrics, base_metrics=metrics
+    )
     assert page.count("<svg") == 2
     assert "Papers that moved" not in page
+
+
+def test_figures_are_pictures_beside_the_page_too(tmp_path):
+    tokens = [TokenScore("Loss of", 0.2, False), TokenScore(" TP53", 5.0, True)] * 40
+    page_of(tmp_path, token_examples=[TokenExample("paper1", tokens, tokens)])
+    pictures = {file.name: file.read_bytes() for file in tmp_path.glob("*.png")}
+    assert set(pictures) == {"bits_per_byte_by_part.png", "surprise_1.png"}
+    assert all(len(content) > 5_000 for content in pictures.values())
+
+
+def test_each_character_of_a_text_has_a_place_of_its_own_in_its_picture():
+    tokens = [TokenScore(text, 1.0, text == " TP53") for text in ["Loss", " of", " TP53"] * 40]
+    figure = draw_surprise(TokenExample("p", [*tokens, TokenScore("\n\nNew", 1.0, False)], None))
+    (axes,) = figure.axes
+    cells = [
+        (round(text.get_position()[1], 1), column)
+        for text in axes.texts
+        for column in range(
+            int(text.get_position()[0]), int(text.get_position()[0]) + len(text.get_text())
+        )
+    ]
+    assert len(cells) == len(set(cells)), "two tokens overlap"
+    assert max(column for _, column in cells) < 96
+    assert len(axes.patches) == 40, "gene tokens alone are coloured"
+    assert axes.texts[-1].get_position()[0] == 0
+
+
+def test_a_metric_that_few_papers_carry_says_so(tmp_path):
+    frame = frame_of(70, 0.9)
+    frame["nats_variant"] = [20.0] * 5 + [0.0] * 65
+    frame["bytes_variant"] = [10] * 5 + [0] * 65
+    metrics = summarise(frame)
+    assert metrics["intervals_reliable"] == 1
+    assert metrics["variant_bits_per_byte_papers"] == 5
+    assert "5 papers, unreliable" in page_of(tmp_path, metrics=metrics)
+    assert "variant bits per byte papers" not in page_of(tmp_path, metrics=metrics)
+
+
+def test_papers_that_the_model_was_trained_on_are_flagged(tmp_path):
+    metrics = summarise(frame_of(70)) | {"trained_papers": 3.0}
+    assert "trained on 3 of these papers" in page_of(tmp_path, metrics=metrics)
+    assert "trained on" not in page_of(tmp_path)
 
 
 @pytest.mark.parametrize(("change", "words"), [(0.9, "10.0% less"), (1.2, "20.0% more")])

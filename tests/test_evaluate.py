@@ -1,0 +1,272 @@
+"""The evaluate step on a trained tiny model, against one real store."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import mlflow
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from tests.conftest import write_tiny_config
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A store with a dataset and a registered model."""
+
+    config: Path
+    client: mlflow.MlflowClient
+    dataset: str
+    training: str
+
+    def step(self, name: str, *arguments: str, code: int = 0) -> str:
+        """Run a step in this process as its command line would."""
+        from importlib import import_module
+
+        command = import_module(f"steps.{name}").main
+        result = CliRunner().invoke(command, ["--config", str(self.config), *arguments])
+        assert result.exit_code == code, result.output
+        return result.output
+
+    def runs(self, name: str) -> list[Any]:
+        """The runs of a step, the newest first."""
+        experiment = self.client.get_experiment_by_name("tiny")
+        return list(
+            self.client.search_runs([experiment.experiment_id], f"tags.`forge.step` = '{name}'")
+        )
+
+    def folder(self, uri: str) -> Path:
+        """Where an artifact URI of this store is on the disk."""
+        return Path(urlparse(uri).path)
+
+    def fetch(self, run_id: str, name: str, target: Path) -> Path:
+        """Download an artifact of a run."""
+        return Path(self.client.download_artifacts(run_id, name, str(target)))
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, _migrated_database: Path, tiny_llama_folder: Path
+) -> Iterator[Trained]:
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copy(_migrated_database, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("FORGE_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient()
+        made = Trained(write_tiny_config(folder, tiny_llama_folder), client, "", "")
+        made.step("preprocess")
+        made.step("finetune")
+        (prepared,), (finetuned,) = made.runs("preprocess"), made.runs("finetune")
+        yield Trained(made.config, client, prepared.info.run_id, finetuned.info.run_id)
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Trained) -> Any:
+    """The run of an evaluation of the challenger."""
+    said = trained.step("evaluate")
+    assert "evaluating it now" in said, "the base was not evaluated"
+    return trained.runs("evaluate")[1]
+
+
+def test_the_base_is_evaluated_by_the_same_code_once(trained: Trained, evaluated: Any) -> None:
+    base, side = trained.runs("evaluate")[:2]
+    assert (base.data.tags["forge.model_uri"], side.data.tags["forge.model_uri"]) == (
+        "base",
+        "models:/tiny/1",
+    )
+    assert base.data.tags["mlflow.parentRunId"] == side.info.run_id
+    assert base.data.metrics.keys() >= {"test/bits_per_byte", "test/general_bits_per_byte"}
+    before = len(trained.runs("evaluate"))
+    assert "evaluating it now" not in trained.step("evaluate")
+    assert len(trained.runs("evaluate")) == before + 1
+
+
+def test_a_second_evaluation_gives_the_same_bits(
+    trained: Trained, evaluated: Any, tmp_path: Path
+) -> None:
+    trained.step("evaluate")
+    again = trained.runs("evaluate")[0]
+    first, second = (
+        {
+            name: trained.fetch(run.info.run_id, name, tmp_path / run.info.run_id).read_bytes()
+            for name in ("per_paper.parquet", "general.parquet", "metrics.json", "report.html")
+        }
+        for run in (evaluated, again)
+        if not (tmp_path / run.info.run_id).mkdir()
+    )
+    assert first == second
+
+
+def test_the_model_carries_its_metrics_on_the_dataset(trained: Trained, evaluated: Any) -> None:
+    version = trained.client.get_model_version("tiny", "1")
+    model = trained.client.get_logged_model(version.model_id)
+    metrics = {metric.key: metric for metric in model.metrics}
+    assert metrics["test/bits_per_byte"].value == evaluated.data.metrics["test/bits_per_byte"]
+    (dataset,) = evaluated.inputs.dataset_inputs
+    assert metrics["test/bits_per_byte"].dataset_digest == dataset.dataset.digest
+    assert metrics["test/bits_per_byte"].dataset_name == dataset.dataset.name
+
+
+def test_tables_figures_and_the_report_are_artifacts(
+    trained: Trained, evaluated: Any, tmp_path: Path
+) -> None:
+    run_id = evaluated.info.run_id
+    names = {f.path for f in trained.client.list_artifacts(run_id)}
+    assert names >= {"per_paper.parquet", "metrics.json", "generations.parquet", "report.html"}
+    assert {f.path for f in trained.client.list_artifacts(run_id, "figures")} == {
+        "figures/bits_per_byte_by_part.png",
+        "figures/surprise_1.png",
+        "figures/surprise_2.png",
+    }
+    table = json.loads(trained.fetch(run_id, "tables/per_paper.json", tmp_path).read_text())
+    per_paper = pd.read_parquet(trained.fetch(run_id, "per_paper.parquet", tmp_path))
+    assert table["columns"] == list(per_paper.columns)
+    assert len(table["data"]) == len(per_paper) == 13
+    page = trained.fetch(run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+    for words in ("the base model needs", "Papers that gained most", "<p>base</p>", "13 papers: "):
+        assert words in page, words
+
+
+def test_metrics_name_strata_sections_bands_and_what_was_forgotten(evaluated: Any) -> None:
+    metrics = evaluated.data.metrics
+    for name in (
+        "gene_bits_per_byte",
+        "title_bits_per_byte",
+        "score_60_to_80_bits_per_byte",
+        "general_bits_per_byte_above_base",
+        "general_bits_per_byte_above_base_ci_low",
+        "gene_cloze_mrr_chance",
+        "memorised_share",
+    ):
+        assert f"test/{name}" in metrics, name
+    assert metrics["test/intervals_reliable"] == 0
+
+
+def test_papers_of_the_training_split_are_refused_or_flagged(
+    trained: Trained, tmp_path: Path
+) -> None:
+    said = trained.step("evaluate", "--split", "train", code=2)
+    assert "tiny/1 was trained on 36 of the 36 papers of split 'train'" in said
+    allowed = "training.evaluation.allow_trained_papers=true training.evaluation.cloze_items=0"
+    trained.step("evaluate", "--split", "train", "--overrides", allowed)
+    run = next(r for r in trained.runs("evaluate") if "mlflow.parentRunId" not in r.data.tags)
+    assert run.data.tags["forge.trained_papers_scored"] == "36"
+    assert run.data.metrics["train/trained_papers"] == 36
+    page = trained.fetch(run.info.run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+    assert "trained on 36 of these papers" in page
+
+
+def test_lineage_goes_back_to_the_runs_that_a_run_was_resumed_from(
+    trained: Trained, tmp_path: Path
+) -> None:
+    from steps.tracking.lineage import training_lineage
+    from steps.tracking.registry import Side
+    from steps.tracking.store import fetch_dataset
+
+    experiment = trained.client.get_experiment_by_name("tiny").experiment_id
+    resumed = trained.client.create_run(experiment).info.run_id
+    trained.client.set_tag(resumed, "forge.dataset_run", trained.dataset)
+    again = trained.client.create_run(experiment).info.run_id
+    trained.client.set_tag(again, "forge.resumed_from", resumed)
+    trained.client.set_tag(again, "forge.dataset_run", "0123456789abcdef")
+    stored = fetch_dataset(trained.client, trained.dataset, tmp_path / "data")
+    lineage = training_lineage(trained.client, Side("runs:/x", None, again), stored, tmp_path)
+    assert lineage.trained_papers() == set(stored.manifest["splits"]["train"]["paper_ids"])
+    assert "0123456789abcdef has no dataset that can be read" in lineage.gap
+    # A run that points to itself, or to one that is gone, ends the walk.
+    trained.client.set_tag(resumed, "forge.resumed_from", again)
+    assert len(training_lineage(trained.client, Side("x", None, again), stored, tmp_path).datasets)
+    gone = training_lineage(trained.client, Side("x", None, "f" * 32), stored, tmp_path)
+    assert "is gone" in gone.gap
+
+
+def test_a_model_whose_training_data_cannot_be_seen_is_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
+    client = trained.client
+    client.set_tag(trained.training, "forge.dataset_run", "0123456789abcdef")
+    try:
+        said = trained.step("evaluate", code=2)
+    finally:
+        client.set_tag(trained.training, "forge.dataset_run", trained.dataset)
+    assert "what it was trained on cannot be seen" in said
+    assert "allow_trained_papers=true" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("evaluate", ("--model", "models:/tiny@nobody"), "is not in the registry"),
+        ("evaluate", ("--dataset", "0123abcd"), "has no dataset that can be read"),
+        (
+            "evaluate",
+            ("--overrides", "training.evaluation.general_texts=missing.json"),
+            "missing.json",
+        ),
+        (
+            "evaluate",
+            ("--overrides", "training.evaluation.score_bands=[80,60]"),
+            "each has to be above the one before",
+        ),
+        (
+            "ab_compare",
+            ("--overrides", "training.comparison.metric=mlm_loss"),
+            "they are causal models, which have none",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    trained: Trained, evaluated: Any, name: str, arguments: tuple[str, ...], words: str
+) -> None:
+    said = trained.step(name, *arguments, code=2)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, said
+    assert words in errors[0]
+
+
+def test_a_version_whose_weights_are_gone_is_named(trained: Trained) -> None:
+    version = trained.client.get_model_version("tiny", "1")
+    weights = trained.folder(trained.client.get_logged_model(version.model_id).artifact_location)
+    weights.rename(weights.with_name("away"))
+    try:
+        said = trained.step("evaluate", code=2)
+    finally:
+        weights.with_name("away").rename(weights)
+    assert "error: model models:/tiny/1: its weights cannot be fetched" in said
+
+
+def test_a_dataset_whose_bytes_are_gone_is_named(trained: Trained) -> None:
+    run = trained.client.get_run(trained.dataset)
+    dataset = trained.folder(run.info.artifact_uri) / "dataset"
+    dataset.rename(dataset.with_name("away"))
+    try:
+        said = trained.step("evaluate", code=2)
+    finally:
+        dataset.with_name("away").rename(dataset)
+    assert f"error: dataset 'latest': run {trained.dataset} has no dataset" in said
+
+
+def test_an_empty_split_is_named(trained: Trained) -> None:
+    trained.step(
+        "preprocess", "--overrides", "training.scientific_data.split.validation_fraction=0"
+    )
+    made = trained.runs("preprocess")[0].info.run_id
+    said = trained.step(
+        "evaluate", "--dataset", made, "--split", "validation", "--model", "base", code=2
+    )
+    assert "error: split 'validation' of dataset" in said
+    assert "raise training.scientific_data.split.validation_fraction" in said
+    # The next test's latest dataset is the first one again.
+    trained.client.delete_run(made)
