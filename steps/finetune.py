@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOGGED_SECTIONS = (
     "model",
     "qlora",
+    "masking",
     "hyperparameters",
     "optimizer",
     "scheduler",

@@ -180,6 +180,19 @@ def load_model(
     return model
 
 
+def objective_of(model: Any) -> Objective:
+    """What a loaded model was built to learn, by its class.
+
+    Args:
+        model: A `PreTrainedModel`, wrapped by peft or not.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    masked = type(inner).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    return "masked" if masked else "causal"
+
+
 def keep_exact_scales(model: Any) -> None:
     """Stop bitsandbytes from repacking 4-bit weights when they are first used for inference.
 
