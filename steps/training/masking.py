@@ -35,6 +35,7 @@ from steps.training.attention import (
     document_borders,
     per_document_attention,
     register_per_document_attention,
+    rounding_tolerance,
     supports_packing,
 )
 from steps.training.losses import IGNORED
@@ -343,14 +344,12 @@ def packed_positions(model: Any) -> int | None:
     ]
     documents = [d.to(weight.device)[:, : _longest(model) // 2] for d in documents]
     lengths = [d.shape[1] for d in documents]
-    # Rounding alone moves a deep bfloat16 model by about a percent.
-    exact = weight.dtype == torch.float32 and not torch.is_autocast_enabled(weight.device.type)
-    tolerance = 1e-4 if exact else 3e-2
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             alone = torch.cat([_hidden(model, input_ids=d) for d in documents], dim=1)
+            tolerance = rounding_tolerance(model, alone)
             with per_document_attention(model):
                 for first in (0, 0 if padding is None else padding + 1):
                     positions = [torch.arange(first, first + n)[None] for n in lengths]
@@ -360,7 +359,7 @@ def packed_positions(model: Any) -> int | None:
                         position_ids=torch.cat(positions, dim=1).to(weight.device),
                         **document_borders(lengths),
                     )
-                    if (packed - alone).norm() <= tolerance * alone.norm():
+                    if (packed - alone).float().norm() <= tolerance * alone.float().norm():
                         return first
     finally:
         model.train(was_training)
@@ -386,7 +385,7 @@ def prepare_for_masked_training(model: Any) -> int | None:
 
 def _hidden(model: Any, **inputs: Tensor) -> Tensor:
     hidden: Tensor = model.base_model(**inputs).last_hidden_state
-    return hidden.float()
+    return hidden
 
 
 def _longest(model: Any) -> int:

@@ -227,7 +227,7 @@ def test_the_loss_of_a_batch_is_that_of_single_windows(family: str, tokenizer: A
             torch.nn.functional.cross_entropy(logits[asked], labels[asked], reduction="sum")
         )
         count += int(asked.sum())
-    assert float(loss) == pytest.approx(nats / count, abs=1e-4)
+    assert loss.item() == pytest.approx(nats / count, abs=1e-4)
 
 
 def test_the_head_computes_masked_positions_only(tokenizer: Any) -> None:
