@@ -132,6 +132,24 @@ class Qlora(Section):
         return {4: "qlora", 8: "lora_8bit", 16: "lora"}[self.bits]
 
 
+class Masking(Section):
+    """What a masked model has to restore in training."""
+
+    probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    entity_probability: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    mask_share: Annotated[float, Field(ge=0, le=1)] = 0.8
+    random_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "Masking":
+        if self.mask_share + self.random_share > 1:
+            raise ValueError(
+                f"masking.mask_share ({self.mask_share:g}) and random_share "
+                f"({self.random_share:g}) are more than 1 together: the rest is left as it is"
+            )
+        return self
+
+
 class Hyperparameters(Section):
     """The optimisation."""
 
@@ -260,7 +278,7 @@ class Logging(Section):
     eval_strategy: Literal["no", "steps", "epoch"] = "steps"
     save_strategy: Literal["no", "steps", "epoch"] = "steps"
     load_best_model_at_end: bool = True
-    metric_for_best_model: str = "eval_bits_per_byte"
+    metric_for_best_model: str = "auto"
     greater_is_better: bool = False
     early_stopping_patience: Annotated[int, Field(ge=0)] = 0
 
@@ -405,6 +423,7 @@ class Training(Section):
 
     model: Model = Model()
     qlora: Qlora = Qlora()
+    masking: Masking = Masking()
     hyperparameters: Hyperparameters = Hyperparameters()
     optimizer: Optimizer = Optimizer()
     scheduler: Scheduler = Scheduler()

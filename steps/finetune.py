@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LOGGED_SECTIONS = (
     "model",
     "qlora",
+    "masking",
     "hyperparameters",
     "optimizer",
     "scheduler",
@@ -101,8 +102,10 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
     from steps.training.adapted import AdaptedModel, describe, save_adapted
     from steps.training.adapters import add_adapter, trainable_parameters
     from steps.training.models import (
+        check_base,
         load_model,
         load_tokenizer,
+        new_modules,
         pick_device,
         pick_dtype,
         resolve_base,
@@ -120,9 +123,12 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
     base = resolve_base(training.model)
     device = pick_device(training.hardware.device)
     dtype = pick_dtype(training.hardware, device)
+    check_base(base, training, device)
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
     model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
+    if new_modules(model):
+        say(f"{base.name} comes without {', '.join(new_modules(model))}: drawn anew and trained")
     model = add_adapter(model, training.qlora, base.objective)
     description = describe(training, base, dtype)
 

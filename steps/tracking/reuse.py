@@ -25,6 +25,7 @@ SECTIONS = {
     "finetune": (
         "model",
         "qlora",
+        "masking",
         "hyperparameters",
         "optimizer",
         "scheduler",

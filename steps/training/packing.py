@@ -10,7 +10,7 @@ nothing padded; positions restart at each window, and the attention stays within
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,7 +71,18 @@ def windows_of(paper: PaperText, tokenizer: Any, max_length: int, overlap: int) 
     return windows
 
 
-def pack(windows: Sequence[Window], capacity: int) -> list[list[Window]]:
+class HasTokens(Protocol):
+    """What can be packed: anything with tokens."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Token ids."""
+
+
+AnyWindow = TypeVar("AnyWindow", bound=HasTokens)
+
+
+def pack(windows: Sequence[AnyWindow], capacity: int) -> list[list[AnyWindow]]:
     """Put windows into rows by best fit, longest first.
 
     Args:
@@ -81,7 +92,7 @@ def pack(windows: Sequence[Window], capacity: int) -> list[list[Window]]:
     Returns:
         Rows; every window stands in exactly one. The same input gives the same rows.
     """
-    rows: list[list[Window]] = []
+    rows: list[list[AnyWindow]] = []
     # Rows that have room, as (room, index), smallest room first.
     room: list[tuple[int, int]] = []
     order = sorted(range(len(windows)), key=lambda i: (-len(windows[i].tokens), i))

@@ -14,6 +14,7 @@ bits per byte, atomic checkpoints, and a `Recorder` in place of its integrations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from torch.utils.data import Dataset
 from steps import config
 from steps.errors import UserError
 from steps.evaluation.likelihood import score_papers
+from steps.evaluation.masked import score_papers_masked
 from steps.papers.text import PaperText
 from steps.training.attention import (
     PER_DOCUMENT_SDPA,
@@ -31,7 +33,9 @@ from steps.training.attention import (
     supports_packing,
 )
 from steps.training.checkpoints import rotate, writing_checkpoint
-from steps.training.losses import has_plain_head, use_chunked_loss
+from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
+from steps.training.masking import MaskedPapers, collate_masked, prepare_for_masked_training
+from steps.training.models import Objective, objective_of
 from steps.training.packing import PackedPapers, collate_packed
 from steps.training.recorder import Recorder, SilentRecorder
 
@@ -50,9 +54,10 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     """Trains adapters, or a whole model, on papers.
 
     Attributes:
-        train_rows: The packed training rows (their `tokens`, `targets` and `len` are facts
-            that a step can print).
-        tokens_seen: Target tokens trained on so far.
+        train_rows: The training rows (their `tokens` and `len` are facts that a step can print).
+        objective: "causal" or "masked", by the model's class.
+        tokens_seen: Target tokens trained on so far; of a masked model, tokens read, as its
+            targets are but the masked ones.
     """
 
     def __init__(
@@ -100,23 +105,47 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self._step_losses: list[torch.Tensor] = []
         self._started = time.monotonic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        prepare_for_packed_training(inner)
-        self.train_rows = PackedPapers(
-            train_papers,
-            tokenizer,
-            training.model.max_length,
-            min(WINDOW_OVERLAP, training.model.max_length // 4),
-        )
+        self.objective = objective_of(inner)
+        length = training.model.max_length
+        overlap = min(WINDOW_OVERLAP, length // 4)
+        self.train_rows: PackedPapers | MaskedPapers
+        collate: Any = collate_packed
+        if self.objective == "masked":
+            first_position = prepare_for_masked_training(inner)
+            packed = first_position is not None
+            self.train_rows = MaskedPapers(
+                train_papers,
+                tokenizer,
+                length,
+                overlap,
+                training.masking,
+                training.hyperparameters.seed,
+                packed=packed,
+            )
+            collate = partial(
+                collate_masked,
+                pad_id=tokenizer.pad_token_id,
+                first_position=first_position or 0,
+                packed=packed,
+            )
+        else:
+            prepare_for_packed_training(inner)
+            self.train_rows = PackedPapers(train_papers, tokenizer, length, overlap)
         arguments = training_arguments(
-            training, folder, dtype, micro_batch, validates=bool(self.validation_papers)
+            training,
+            folder,
+            dtype,
+            micro_batch,
+            validates=bool(self.validation_papers),
+            objective=self.objective,
         )
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=self.train_rows,
             eval_dataset=[] if self.validation_papers else None,  # type: ignore[arg-type]
-            data_collator=collate_packed,  # type: ignore[arg-type]
-            callbacks=[_StopAndWatch(self)],
+            data_collator=collate,
+            callbacks=[_StopAndWatch(self), *_early_stopping(training, self.validation_papers)],
         )
         for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
             self.remove_callback(callback)
@@ -132,28 +161,17 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """Score the validation papers, by the definition that `evaluate` uses.
 
         Returns:
-            `eval_loss` (nats a token) and `eval_bits_per_byte`.
+            `eval_loss` (nats a token) and `eval_bits_per_byte`; of a masked model
+            `eval_mlm_loss` (nats a masked token) and `eval_mlm_accuracy`, under masks that are
+            the same at each call.
         """
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        context = self.training_config.model.max_length
         with self.autocast_smart_context_manager():
-            frame = score_papers(
-                model,
-                self.tokenizer,
-                self.validation_papers,
-                context=context,
-                stride=max(1, context // 2),
-                batch_tokens=max(VALIDATION_TOKENS, context),
-            )
+            scores = self._masked_scores(model) if self._is_masked() else self._scores(model)
         model.train(was_training)
-        metrics = {
-            f"{metric_key_prefix}_loss": float(frame.nats.sum() / frame.tokens.sum()),
-            f"{metric_key_prefix}_bits_per_byte": float(
-                frame.nats.sum() / (math.log(2) * frame.bytes.sum())
-            ),
-        }
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.last_metrics = metrics
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(
@@ -161,15 +179,49 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         )
         return metrics
 
-    def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
-        metrics: dict[str, float] = super()._evaluate(*arguments, **keywords)
-        if self.state.best_global_step == self.state.global_step and self._keeps_best():
+    def _is_masked(self) -> bool:
+        return self.objective == "masked"
+
+    def _scores(self, model: Any) -> dict[str, float]:
+        context = self.training_config.model.max_length
+        frame = score_papers(
+            model,
+            self.tokenizer,
+            self.validation_papers,
+            context=context,
+            stride=max(1, context // 2),
+            batch_tokens=max(VALIDATION_TOKENS, context),
+        )
+        return {
+            "loss": float(frame.nats.sum() / frame.tokens.sum()),
+            "bits_per_byte": float(frame.nats.sum() / (math.log(2) * frame.bytes.sum())),
+        }
+
+    def _masked_scores(self, model: Any) -> dict[str, float]:
+        context = self.training_config.model.max_length
+        frame = score_papers_masked(
+            model,
+            self.tokenizer,
+            self.validation_papers,
+            context=context,
+            batch_tokens=max(VALIDATION_TOKENS, context),
+            pseudo_tokens=0,
+            seed=self.training_config.evaluation.seed,
+        )
+        return {
+            "mlm_loss": float(frame.mlm_nats.sum() / frame.mlm_targets.sum()),
+            "mlm_accuracy": float(frame.mlm_hits.sum() / frame.mlm_targets.sum()),
+        }
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
+        if is_best and self._keeps_best():
             self.best_weights = {
                 name: p.detach().to("cpu", copy=True)
                 for name, p in self.model.named_parameters()
                 if p.requires_grad
             }
-        return metrics
+        return is_best
 
     def train(self, *arguments: Any, **keywords: Any) -> Any:
         """Train, and end on the best validated weights if the configuration says so."""
@@ -193,7 +245,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One forward and backward pass, with the tokens counted."""
-        self.tokens_seen += int((inputs["labels"] != -100).sum())
+        self.tokens_seen += _tokens_read(inputs) if self._is_masked() else _targets(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
@@ -209,6 +261,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             "learning_rate": "train/learning_rate",
             "eval_loss": "validation/loss",
             "eval_bits_per_byte": "validation/bits_per_byte",
+            "eval_mlm_loss": "validation/mlm_loss",
+            "eval_mlm_accuracy": "validation/mlm_accuracy",
         }
         named = {names[key]: float(value) for key, value in logs.items() if key in names}
         if "train/loss" in named:
@@ -249,6 +303,11 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
         self.trainer._started = time.monotonic()
         if state.is_world_process_zero:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if isinstance(self.trainer.train_rows, MaskedPapers):
+            # The state's own epoch: a resumed run goes on with the masks of where it stopped.
+            self.trainer.train_rows.begin_epoch(math.floor(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
@@ -312,6 +371,7 @@ def training_arguments(
     micro_batch: int | None,
     *,
     validates: bool,
+    objective: Objective = "causal",
 ) -> transformers.TrainingArguments:
     """Express the configuration as transformers' arguments."""
     values = training.hyperparameters
@@ -322,7 +382,7 @@ def training_arguments(
     warmup = training.warmup_steps
     checkpointing = training.memory_optimization.gradient_checkpointing
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
-    metric = logging.metric_for_best_model.replace("validation/", "eval_")
+    metric = best_metric(logging.metric_for_best_model, objective)
     return transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=rows,
@@ -366,6 +426,54 @@ def training_arguments(
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def best_metric(wanted: str, objective: Objective) -> str:
+    """The validation metric that checkpoints are ranked by; `auto` takes the objective's own.
+
+    Raises:
+        UserError: A model of this objective is not validated by that metric.
+    """
+    known = {
+        "causal": ("eval_bits_per_byte", "eval_loss"),
+        "masked": ("eval_mlm_loss", "eval_mlm_accuracy"),
+    }[objective]
+    name = wanted.replace("validation/", "eval_")
+    if name == "auto" or (objective, name) == ("masked", "eval_loss"):
+        return known[0]
+    if not name.startswith("eval_"):
+        name = f"eval_{name}"
+    if name not in known:
+        raise UserError(
+            f"logging.metric_for_best_model is {wanted!r}, which is not measured for a "
+            f"{objective} model: use auto, {' or '.join(known)}"
+        )
+    return name
+
+
+def _early_stopping(
+    training: config.Training, validation_papers: Sequence[PaperText]
+) -> list[transformers.TrainerCallback]:
+    patience = training.logging.early_stopping_patience
+    if not patience:
+        return []
+    if not validation_papers or training.logging.eval_strategy == "no":
+        raise UserError(
+            f"logging.early_stopping_patience is {patience}, but nothing is validated: raise "
+            "scientific_data.split.validation_fraction and set logging.eval_strategy to steps, "
+            "or set the patience to 0"
+        )
+    return [transformers.EarlyStoppingCallback(early_stopping_patience=patience)]
+
+
+def _targets(inputs: Mapping[str, torch.Tensor]) -> int:
+    return int((inputs["labels"] != IGNORED).sum())
+
+
+def _tokens_read(inputs: Mapping[str, torch.Tensor]) -> int:
+    """Tokens of a masked model's batch without the padding."""
+    seen = inputs.get("attention_mask")
+    return inputs["input_ids"].numel() if seen is None else int(seen.sum())
 
 
 def optimizer_name(wanted: str, device: str) -> str:

@@ -2,16 +2,30 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from steps import config
 from steps.errors import UserError
 from steps.training import models
-from steps.training.models import load_tokenizer, pick_dtype, resolve_base, resolve_description
+from steps.training.models import (
+    check_base,
+    load_model,
+    load_tokenizer,
+    pick_dtype,
+    resolve_base,
+    resolve_description,
+)
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -162,3 +176,193 @@ def test_a_gpu_that_torch_cannot_use_is_never_passed_over(monkeypatch: pytest.Mo
     assert models.pick_device("auto") == "cpu"
     with pytest.raises(UserError, match="no CUDA GPU here"):
         models.pick_device("cuda")
+
+
+def refused_base(change: dict[str, Any], folder: Path, device: str = "cpu") -> str:
+    """What `check_base` says about a folder under a configuration."""
+    model = {"name": str(folder), "max_length": 64, **change.pop("model", {})}
+    training = config.Training(model=config.Model(**model), qlora=config.Qlora(**change))
+    with pytest.raises(UserError) as refused:
+        check_base(resolve_base(training.model), training, device)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def edited(folder: Path, target: Path, **changes: Any) -> Path:
+    """A copy of a model folder whose config.json says something else (None: says nothing)."""
+    shutil.copytree(folder, target)
+    content = json.loads((target / "config.json").read_text(encoding="utf-8"))
+    content = {k: v for k, v in {**content, **changes}.items() if v is not None}
+    (target / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return target
+
+
+def test_an_objective_that_the_architecture_cannot_have_is_refused(
+    tiny_llama_folder: Path, tiny_bert_folder: Path
+) -> None:
+    lora: dict[str, Any] = {"method": "lora"}
+    said = refused_base({**lora, "model": {"objective": "masked"}}, tiny_llama_folder)
+    assert "(llama) is no masked language model: set training.model.objective to causal" in said
+    # BERT can be built as a decoder, but sees the token that it is asked for.
+    said = refused_base({**lora, "model": {"objective": "causal"}}, tiny_bert_folder)
+    assert "(bert) is no causal language model: set training.model.objective to masked" in said
+
+
+def test_windows_longer_than_the_model_are_refused(
+    tiny_llama_folder: Path, tiny_bert_folder: Path, tmp_path: Path
+) -> None:
+    for folder in (tiny_llama_folder, tiny_bert_folder):
+        said = refused_base({"model": {"max_length": 513}}, folder)
+        assert "max_length is 513, but" in said
+        assert "built for 512 tokens: set it to 512 or less" in said
+    # 514 positions of which 2 come before the first token.
+    roberta = {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}
+    shape = {"max_position_embeddings": 514, "pad_token_id": 1}
+    folder = edited(tiny_bert_folder, tmp_path / "roberta", **roberta, **shape)
+    assert "built for 512 tokens" in refused_base({"model": {"max_length": 514}}, folder)
+
+
+def test_an_unknown_architecture_and_code_of_a_models_own_are_refused(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    folder = edited(tiny_llama_folder, tmp_path / "new", model_type="llama9")
+    said = refused_base({}, folder)
+    assert "has the architecture 'llama9', which transformers cannot build" in said
+    own = {"AutoModelForCausalLM": "modeling_llama9.Llama9ForCausalLM"}
+    folder = edited(tiny_llama_folder, tmp_path / "own", model_type="llama9", auto_map=own)
+    assert "brings code of its own (auto_map in its config.json), which is never run" in (
+        refused_base({}, folder)
+    )
+
+
+def test_dora_on_8_bit_weights_is_refused_on_a_cpu(tiny_llama_folder: Path) -> None:
+    bits = config.Quantization(load_in_4bit=False, load_in_8bit=True)
+    said = refused_base({"method": "dora", "quantization": bits}, tiny_llama_folder)
+    assert "dora on 8-bit weights does not run on a CPU" in said
+
+
+def test_quantised_training_without_kernels_for_the_gpu_is_refused(
+    tiny_llama_folder: Path,
+) -> None:
+    import bitsandbytes.cextension
+
+    if bitsandbytes.cextension.lib.compiled_with_cuda:
+        training = config.Training(model=config.Model(name=str(tiny_llama_folder), max_length=64))
+        check_base(resolve_base(training.model), training, "cuda")
+    else:
+        said = refused_base({"method": "qlora"}, tiny_llama_folder, device="cuda")
+        assert "has no CUDA kernels for this machine" in said
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("truncated", "the weights of {name} are damaged"),
+        ("another shape", "do not have the shapes that its config.json states"),
+        ("incomplete", "of the weights that its config.json calls for (such as model.layers.1"),
+        ("no tokenizer", "the tokenizer of model {name} cannot be loaded"),
+        ("broken config", "its config.json is not JSON"),
+        ("empty", "has no config.json"),
+    ],
+)
+def test_a_damaged_model_is_named_with_what_is_wrong(
+    damage: str, words: str, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama_folder, folder)
+    weights = folder / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif damage == "another shape":
+        folder = edited(tiny_llama_folder, tmp_path / "other", intermediate_size=96)
+    elif damage == "incomplete":
+        tensors = load_file(weights)
+        kept = {k: v for k, v in tensors.items() if not k.startswith("model.layers.1.mlp")}
+        save_file(kept, weights, metadata={"format": "pt"})
+    elif damage == "no tokenizer":
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+    elif damage == "broken config":
+        (folder / "config.json").write_text('{"architectures": [', encoding="utf-8")
+    else:
+        (folder / "config.json").unlink()
+    with pytest.raises(UserError) as refused:
+        base = resolve_base(config.Model(name=str(folder)))
+        load_tokenizer(base.folder)
+        load_model(base, config.Quantization(), 16, torch.float32, "cpu")
+    assert words.format(name=folder.name) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """Answers as the hub does for a gated, a missing and an unhealthy repository."""
+
+    answers: ClassVar = {
+        "gated": (403, "GatedRepo"),
+        "missing": (401, "RepoNotFound"),
+        "ill": (503, ""),
+    }
+
+    def do_GET(self) -> None:
+        status, code = next(a for name, a in self.answers.items() if name in self.path)
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments: Any) -> None:
+        """Keep the terminal clean."""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("org/gated-model", "is gated: ask for access on its page, then set HF_TOKEN"),
+        ("org/missing-model", "neither a folder here nor a repository on the hub"),
+        ("org/ill-model", "the hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line_at_once(name: str, words: str, tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
+    environment |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hub"),
+        "PYTHONPATH": str(ROOT),
+    }
+    # Both ways to the hub: the whole model, and the plan, which wants its shape alone.
+    script = (
+        "import sys\n"
+        "from steps import config\n"
+        "from steps.errors import UserError\n"
+        "from steps.training.memory import shape_of_model\n"
+        "from steps.training.models import resolve_base\n"
+        "for find in (resolve_base, shape_of_model):\n"
+        "    try:\n"
+        "        find(config.Model(name=sys.argv[1]))\n"
+        "    except UserError as error:\n"
+        "        print(error)\n"
+    )
+    try:
+        finished = subprocess.run(
+            [sys.executable, "-c", script, name],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    lines = finished.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(words in line for line in lines)
+    assert "Retry" not in finished.stderr
