@@ -34,10 +34,26 @@ Tier = Literal[
 ]
 
 
+SectionName = Literal[
+    "title",
+    "abstract",
+    "introduction",
+    "methods",
+    "results",
+    "discussion",
+    "conclusion",
+    "keywords",
+    "other",
+]
+
+
 class Section(BaseModel):
     """What all sections share: unknown keys fail, values do not change later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # A limit that is NaN would let everything through, since no comparison with it is true.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Model(Section):
@@ -220,7 +236,8 @@ class Deduplication(Section):
 
     enabled: bool = True
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
-    num_permutations: Positive = 128
+    # A paper costs four bytes a permutation, in the worker as in the table of all papers.
+    num_permutations: Annotated[int, Field(gt=0, le=4096)] = 128
     shingle_words: Positive = 3
 
 
@@ -250,7 +267,7 @@ class ScientificData(Section):
         "abstract",
         "full_text",
     )
-    sections: tuple[str, ...] | None = None
+    sections: tuple[SectionName, ...] | None = None
     preprocessing: Preprocessing = Preprocessing()
     filters: Filters = Filters()
     deduplication: Deduplication = Deduplication()

@@ -1,4 +1,14 @@
-"""The one exception that a user can cause."""
+"""The one exception that a user can cause, and the trouble with disks that becomes one."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# A disk that is full, read-only or somebody else's, or a quota or `ulimit -f` that is used up.
+DISK_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+)
 
 
 class UserError(Exception):
@@ -10,3 +20,22 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+@contextmanager
+def writing_to(place: str, fix: str) -> Iterator[None]:
+    """Say in one line that a place cannot be written to; any other error passes as it is.
+
+    Args:
+        place: What is written, as the message names it.
+        fix: What the user can do.
+
+    Raises:
+        UserError: The disk is full, over its quota or write-protected.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_TROUBLE:
+            raise
+        raise UserError(f"{place} cannot be written ({os.strerror(error.errno)}): {fix}") from error

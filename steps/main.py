@@ -159,15 +159,17 @@ def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
     import mlflow
 
-    from steps.preprocess import find_papers
+    from steps.preprocess import find_papers, input_digests, with_local_files
     from steps.tracking.registry import Side, resolve_side
-    from steps.tracking.reuse import digest_of_files
 
     started = time.monotonic()
     run, loaded, training = pipeline.run, pipeline.loaded, pipeline.loaded.training
 
     papers = find_papers(training.scientific_data.data_file, run.scratch / "input")
-    prepared = pipeline.step("preprocess", "preprocess", {"papers": digest_of_files(papers)}, {})
+    inputs = input_digests(
+        papers, with_local_files(training.scientific_data, run.scratch / "input")
+    )
+    prepared = pipeline.step("preprocess", "preprocess", inputs, {})
     digest = prepared.data.tags["forge.dataset_digest"]
     dataset = prepared.info.run_id
 

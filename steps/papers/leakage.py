@@ -113,6 +113,19 @@ def read_benchmark_texts(path: Path, limits: Limits) -> list[str]:
     Raises:
         UserError: The file cannot be read or holds no text.
     """
+    try:
+        texts = _read_texts(path, limits)
+    except UserError as error:
+        raise UserError(f"scientific_data.split.decontaminate_against: {error}") from error
+    if not any(texts):
+        raise UserError(
+            f"scientific_data.split.decontaminate_against: {path.name}: holds no text: "
+            "name a file with texts, or null"
+        )
+    return texts
+
+
+def _read_texts(path: Path, limits: Limits) -> list[str]:
     sizes = limits.max_decompressed_bytes, limits.max_record_bytes
     if path.name.removesuffix(".gz").removesuffix(".zst").endswith(".txt"):
         return [line.data.decode("utf-8", "replace") for line in read_lines(path, *sizes)]
@@ -123,7 +136,7 @@ def read_benchmark_texts(path: Path, limits: Limits) -> list[str]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise UserError(
                 f"{path.name}: record {record.number} at byte {record.offset} is malformed JSON "
-                f"({error}): mend the file of scientific_data.split.decontaminate_against"
+                f"({error}): mend or export the file again"
             ) from error
     return texts
 

@@ -20,6 +20,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -34,7 +35,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from steps.config import ScientificData
-from steps.errors import UserError
+from steps.errors import UserError, writing_to
 from steps.papers import leakage
 from steps.papers.dataset import (
     SCHEMA_VERSION,
@@ -46,6 +47,7 @@ from steps.papers.dataset import (
     write_splits,
 )
 from steps.papers.deduplication import (
+    Hashes,
     UnionFind,
     Words,
     find_clusters,
@@ -145,24 +147,33 @@ def prepare_dataset(
             usable, or the output cannot be written.
     """
     report = progress or (lambda stage, done: None)
-    check_language_name(settings.filters.language)
+    with _writing(output):  # its model goes through a temporary file
+        check_language_name(settings.filters.language)
     _check_files(inputs)
     previous = _previous_splits(settings)
+    benchmark = _benchmark_ngrams(settings)
     scratch = _make_scratch(output)
     try:
-        with _Run(inputs, settings, scratch) as run:
+        with _writing(output), _Run(inputs, settings, scratch) as run:
             run.read(report)
             run.reject_duplicate_identifiers()
             report("deduplicate", len(run.kept))
             run.find_duplicates_and_split(previous)
             report("split", len(run.kept))
-            run.decontaminate()
+            run.decontaminate(benchmark)
             leakage_report = run.measure_leakage()
             report("write", len(run.kept))
             summaries, contents = run.write(scratch / "dataset")
             return run.finish(output, summaries, contents, leakage_report)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _writing(output: Path) -> AbstractContextManager[None]:
+    return writing_to(
+        f"output folder {str(output)!r} or the folder of temporary files",
+        "free some space, or set TMPDIR to a folder on another disk",
+    )
 
 
 # What is known of each prepared paper once its text has been set aside.
@@ -466,14 +477,11 @@ class _Run:
         similarity = jaccard(self.words(n), self.words(winner), shingle_words)
         return "near_duplicate", f"similarity {similarity:.2f} to {kept}"
 
-    def decontaminate(self) -> None:
+    def decontaminate(self, benchmark: Hashes) -> None:
         """Reject training papers that share too much with the benchmark texts."""
-        location = self.settings.split.decontaminate_against
-        if location is None:
+        if not len(benchmark):
             return
-        name = Path(location).name
-        texts = read_benchmark_texts(Path(location), self.settings.limits)
-        benchmark = leakage.benchmark_ngrams(hash_words(texts))
+        name = Path(self.settings.split.decontaminate_against or "").name
         problems = {}
         for n in self._in_split("train"):
             found = leakage.contaminated(self.words(n), benchmark)
@@ -658,6 +666,12 @@ def _follow_the_main_process() -> None:
 def _previous_splits(settings: ScientificData) -> dict[str, str]:
     location = settings.split.previous_manifest
     return {} if location is None else read_previous_splits(Path(location))
+
+
+def _benchmark_ngrams(settings: ScientificData) -> Hashes:
+    location = settings.split.decontaminate_against
+    texts = [] if location is None else read_benchmark_texts(Path(location), settings.limits)
+    return leakage.benchmark_ngrams(hash_words(texts))
 
 
 def _check_files(inputs: Sequence[Path]) -> None:

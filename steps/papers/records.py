@@ -115,49 +115,78 @@ class Paper(msgspec.Struct, frozen=True):
 # --- finding files ---------------------------------------------------------------------
 
 
-def resolve_inputs(location: str) -> list[Path]:
+def resolve_inputs(location: str, what: str = "papers") -> list[Path]:
     """List the paper files that a local location names.
 
     Args:
         location: A file, a folder (its files with a known suffix, not those of
             subfolders), or a glob pattern (`**` reaches into subfolders).
+        what: What an error calls them.
 
     Returns:
         The files in sorted order, at least one.
 
     Raises:
-        UserError: Nothing is there, the link is broken, or the folder holds no papers.
+        UserError: Nothing is there, a link is broken, the folder holds no papers, or one of
+            the files is not regular or may not be read.
     """
+    try:
+        files = _find_files(location, what)
+        for file in files:
+            _check_readable(file, what)
+    except OSError as error:
+        at = error.filename or location
+        raise UserError(
+            f"{what} {str(at)!r} cannot be read ({error.strerror}): "
+            "check the name and that you may read it"
+        ) from error
+    return files
+
+
+def _find_files(location: str, what: str) -> list[Path]:
     path = Path(location).expanduser()
     if path.is_symlink() and not path.exists():
-        raise UserError(
-            f"papers {location!r} is a broken link to {str(path.readlink())!r}: "
-            "restore its target or name another file"
-        )
+        return [path]
     if path.is_dir():
         found = sorted(
             p for p in path.iterdir() if p.name.endswith(PAPER_SUFFIXES) and not p.is_dir()
         )
         if not found:
             raise UserError(
-                f"papers folder {location!r} holds no papers: "
+                f"{what} folder {location!r} holds no papers: "
                 f"expected files ending in {', '.join(PAPER_SUFFIXES)}"
             )
-        for member in found:
-            if not member.exists():
-                raise UserError(
-                    f"papers {str(member)!r} is a broken link to {str(member.readlink())!r}: "
-                    "restore its target or remove the link"
-                )
         return found
     if path.exists():
         return [path]
     if glob.has_magic(location):
-        matches = sorted(Path(m) for m in glob.glob(str(path), recursive=True) if Path(m).is_file())
-        if matches:
-            return matches
-        raise UserError(f"papers pattern {location!r} matches no file: check the pattern")
-    raise UserError(f"papers {location!r} does not exist{_nearest_names(path)}")
+        matches = (Path(match) for match in glob.glob(str(path), recursive=True))
+        found = sorted(match for match in matches if not match.is_dir())
+        if found:
+            return found
+        raise UserError(
+            f"{what} pattern {location!r} matches no file: "
+            "check it, and that you may read its folder"
+        )
+    raise UserError(f"{what} {location!r} does not exist{_nearest_names(path)}")
+
+
+def _check_readable(path: Path, what: str) -> None:
+    """Refuse a broken link, and what is no regular file: a pipe or device would wait for ever.
+
+    Raises:
+        UserError: Says which of the two it is.
+        OSError: It may not be read.
+    """
+    if path.is_symlink() and not path.exists():
+        raise UserError(
+            f"{what} {str(path)!r} is a broken link to {str(path.readlink())!r}: "
+            "restore its target, or remove the link"
+        )
+    if not path.is_file():
+        raise UserError(f"{what} {str(path)!r} is no regular file: name one")
+    with path.open("rb") as file:
+        file.read(1)
 
 
 def _nearest_names(path: Path) -> str:
@@ -187,7 +216,7 @@ class _Bytes:
             magic = self._file.read(4)
             self._file.seek(0)
         except OSError as error:
-            raise UserError(f"{path.name}: cannot be read: {error.strerror}") from error
+            raise UserError(self._unreadable(error)) from error
         self._compression = _compression_of(path, magic)
         self._gzip = gzip.GzipFile(fileobj=self._file) if self._compression == "gzip" else None
         self._zstd = _ZstdFrames(self._file) if self._compression == "zst" else None
@@ -200,14 +229,16 @@ class _Bytes:
             elif self._zstd is not None:
                 data = self._zstd.read()
             else:
-                return self._file.read(size)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+                data = self._file.read(size)
+        except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise UserError(
                 f"{self._name}: corrupt {self._compression} data after "
                 f"{self._total} decompressed bytes ({error}): compress or download it again"
             ) from error
+        except OSError as error:
+            raise UserError(self._unreadable(error)) from error
         self._total += len(data)
-        if self._total > self._limit:
+        if self._total > self._limit and self._compression != "plain":
             raise UserError(
                 f"{self._name}: decompresses to more than {self._limit} bytes: if the file is "
                 "meant to be that large, raise scientific_data.limits.max_decompressed_bytes"
@@ -217,6 +248,12 @@ class _Bytes:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _unreadable(self, error: OSError) -> str:
+        return (
+            f"{self._name}: cannot be read: {error.strerror} (after {self._total} bytes): "
+            "check the disk, and that you may read the file"
+        )
 
 
 class _ZstdFrames:

@@ -158,6 +158,20 @@ def _empty_split(name: str, papers: int, clusters: int, split: Split) -> str:
     )
 
 
+class _OldSplit(msgspec.Struct):
+    paper_ids: list[str]
+
+
+class _OldSplits(msgspec.Struct):
+    train: _OldSplit
+    validation: _OldSplit
+    test: _OldSplit
+
+
+class _Manifest(msgspec.Struct):
+    splits: _OldSplits
+
+
 def read_previous_splits(manifest: Path) -> dict[str, str]:
     """The split of each paper of an earlier dataset.
 
@@ -165,20 +179,17 @@ def read_previous_splits(manifest: Path) -> dict[str, str]:
         UserError: The file is missing or is no manifest of a dataset.
     """
     try:
-        content = msgspec.json.decode(manifest.read_bytes())
-        splits = {
-            str(paper_id): name
-            for name in SPLITS
-            for paper_id in content["splits"][name]["paper_ids"]
-        }
+        content = msgspec.json.decode(manifest.read_bytes(), type=_Manifest)
     except OSError as error:
         raise UserError(
             f"scientific_data.split.previous_manifest {str(manifest)!r} cannot be read: "
             f"{error.strerror}: name the dataset/manifest.json of an earlier preprocess run"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"scientific_data.split.previous_manifest {manifest.name!r} is no dataset manifest: "
             "name the dataset/manifest.json of an earlier preprocess run"
         ) from error
-    return splits
+    return {
+        paper_id: name for name in SPLITS for paper_id in getattr(content.splits, name).paper_ids
+    }

@@ -30,16 +30,26 @@ def log_dataset_input(run_id: str, name: str, digest: str, *, context: str) -> N
 def as_mlflow_dataset(run_id: str, name: str, digest: str) -> Any:
     """Describe the dataset of a run for MLflow."""
     import mlflow
+    from mlflow.data.code_dataset_source import CodeDatasetSource
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.meta_dataset import MetaDataset
 
     uri = mlflow.get_run(run_id).info.artifact_uri
-    source = resolve_dataset_source(f"{uri}/dataset")
+    # MLflow knows no source for artifacts that its own server hands out.
+    if uri.startswith("mlflow-artifacts:"):
+        source = CodeDatasetSource(tags={"uri": f"runs:/{run_id}/dataset"})
+    else:
+        source = resolve_dataset_source(f"{uri}/dataset")
     return MetaDataset(source, name=name, digest=digest.removeprefix("sha256:")[:DIGEST_LENGTH])
 
 
-def download(uri: str, target: Path) -> Path:
+def download(uri: str, target: Path, what: str) -> Path:
     """Download an artifact.
+
+    Args:
+        uri: What to download.
+        target: Folder for it, made where missing.
+        what: What an error calls it.
 
     Raises:
         UserError: It is not there.
@@ -50,8 +60,9 @@ def download(uri: str, target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     try:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(target)))
-    except (MlflowException, OSError) as error:
+    # An unknown run, a server that is away, a library that s3: needs, an URL of no server.
+    except (MlflowException, OSError, ImportError, ValueError) as error:
         raise UserError(
-            f"papers {uri!r} cannot be downloaded ({_one_line(error)}): check the URI and "
+            f"{what} {uri!r} cannot be downloaded ({_one_line(error)}): check the URI and "
             "MLFLOW_TRACKING_URI"
         ) from None
