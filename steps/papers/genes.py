@@ -26,8 +26,7 @@ SHIPPED_LEXICON = Path(__file__).resolve().parents[2] / "data" / "gene_symbols.t
 COLUMNS = ["symbol", "entrez_id", "gene_type", "ensembl_id", "aliases", "ambiguous"]
 
 
-@dataclass(frozen=True)
-class GeneMention:
+class GeneMention(NamedTuple):
     """One gene named in a text.
 
     Attributes:
@@ -231,6 +230,8 @@ def _starts_token(text: str, start: int, lexicon: GeneLexicon) -> bool:
     if start == 0:
         return True
     before = text[start - 1]
+    if before == " ":
+        return True
     if before.isalnum() or before in "_*":
         return False
     if before == "/" and start > 1 and text[start - 2] in "cC" and text[start:].startswith("EBP"):
@@ -250,6 +251,8 @@ def _ends_token(text: str, end: int, lexicon: GeneLexicon) -> bool:
     if end == len(text):
         return True
     after = text[end]
+    if after == " ":
+        return True
     if after.isalnum():
         return _VARIANT.match(text, end) is not None  # BRAFV600E
     if after == "_":
@@ -335,6 +338,8 @@ def _drop_other_senses(
     list, and by what the same spelling meant elsewhere in the text.
     """
     doubtful = [lexicon.spellings[mention.surface].needs_evidence for mention in mentions]
+    if not any(doubtful) and not any(mention.surface.isalpha() for mention in mentions):
+        return mentions  # no other sense is known of BRCA1
     refused = [
         _means_something_else(text, mention, doubt)
         for mention, doubt in zip(mentions, doubtful, strict=True)
@@ -345,10 +350,12 @@ def _drop_other_senses(
     ]
     if not all(sure):
         _spread_along_lists(text, mentions, sure, refused)
-    meant = {mention.surface for mention, is_sure in zip(mentions, sure, strict=True) if is_sure}
     defined_otherwise = {
         mention.surface for mention in mentions if _is_defined_otherwise(text, mention)
     }
+    if all(sure) and not defined_otherwise:
+        return mentions
+    meant = {mention.surface for mention, is_sure in zip(mentions, sure, strict=True) if is_sure}
     return [
         mention
         for mention, is_sure, no_gene in zip(mentions, sure, refused, strict=True)
@@ -376,7 +383,7 @@ def _means_something_else(text: str, mention: GeneMention, doubtful: bool) -> bo
 
 def _is_defined_otherwise(text: str, mention: GeneMention) -> bool:
     """Whether a mention is the short form of no gene: "hepatocellular carcinoma (HCC)"."""
-    if not mention.surface.isalpha() or text[max(0, mention.start - 1)] not in "([":
+    if text[max(0, mention.start - 1)] not in "([" or not mention.surface.isalpha():
         return False
     head = _DEFINED_AS.search(text, max(0, mention.start - 30), mention.start)
     return head is not None and _NOT_A_GENE.fullmatch(head[1].lower()) is not None

@@ -102,6 +102,7 @@ def test_a_notation_is_found_whole_and_with_its_kind(
         ("typing rs 7903146 and", "rs 7903146", "rsid"),
         ("the V600 E mutation", "V600 E", "protein_substitution"),
         ("R506 to Q was", "R506 to Q", "protein_substitution"),
+        ("G1496 to A was", "G1496 to A", "nucleotide_substitution"),
         ("KrasG12D mice", "G12D", "protein_substitution"),
         ("p53R172H cells", "R172H", "protein_substitution"),
         ("the glioma H3K27M", "K27M", "protein_substitution"),
