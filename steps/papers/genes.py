@@ -195,22 +195,19 @@ def find_genes(text: str, lexicon: GeneLexicon) -> list[GeneMention]:
     Returns:
         Mentions in reading order; no two overlap.
     """
-    candidates = []
+    mentions = []
     for number, start, end in lexicon.automaton.find_matches_as_indexes(text):
         if not _starts_token(text, start, lexicon):
             continue
-        if _ends_token(text, end, lexicon):
-            candidates.append((start, end, lexicon.surfaces[number]))
-        elif shorter := _shorter_token(text, start, end, lexicon):
-            candidates.append((start, shorter, text[start:shorter]))
-    mentions = [
-        GeneMention(start, end, spelling.symbol, spelling.species, surface)
-        for start, end, surface in candidates
-        if (spelling := lexicon.spellings[surface])
-    ]
-    if not mentions:
-        return []
-    return _drop_other_senses(text, mentions, lexicon)
+        surface = lexicon.surfaces[number]
+        if not _ends_token(text, end, lexicon):
+            end = _shorter_token(text, start, end, lexicon)
+            if not end:
+                continue
+            surface = text[start:end]
+        symbol, species, _ = lexicon.spellings[surface]
+        mentions.append(GeneMention(start, end, symbol, species, surface))
+    return _drop_other_senses(text, mentions, lexicon) if mentions else []
 
 
 # --- whole tokens only -------------------------------------------------------------------
@@ -326,6 +323,7 @@ _RIVAL_READINGS = {
     "TAT": re.compile(r"HIV|\bTat\b"),
     "REV": re.compile(r"HIV|\bRev\b"),
 }
+_SMALL_LETTERS = re.compile(r"[a-z]{3}")
 _LIST_GAP = re.compile(r"\s?(?:[,/+;]|,?\s(?:and|or|plus|versus|but not)\s)\s?")
 
 
@@ -338,12 +336,13 @@ def _drop_other_senses(
     list, and by what the same spelling meant elsewhere in the text.
     """
     doubtful = [lexicon.spellings[mention.surface].needs_evidence for mention in mentions]
-    if not any(doubtful) and not any(mention.surface.isalpha() for mention in mentions):
-        return mentions  # no other sense is known of BRCA1
+    # What is neither in doubt nor letters alone, such as BRCA1, has no other sense.
     refused = [
-        _means_something_else(text, mention, doubt)
+        (doubt or mention.surface.isalpha()) and _means_something_else(text, mention, doubt)
         for mention, doubt in zip(mentions, doubtful, strict=True)
     ]
+    if not any(doubtful) and not any(refused):
+        return mentions
     sure = [
         not no_gene and (not doubt or _has_evidence(text, mention))
         for mention, doubt, no_gene in zip(mentions, doubtful, refused, strict=True)
@@ -351,7 +350,9 @@ def _drop_other_senses(
     if not all(sure):
         _spread_along_lists(text, mentions, sure, refused)
     defined_otherwise = {
-        mention.surface for mention in mentions if _is_defined_otherwise(text, mention)
+        mention.surface
+        for mention, no_gene in zip(mentions, refused, strict=True)
+        if no_gene and _is_defined_otherwise(text, mention)
     }
     if all(sure) and not defined_otherwise:
         return mentions
@@ -371,8 +372,6 @@ def _means_something_else(text: str, mention: GeneMention, doubtful: bool) -> bo
     """Whether the words around a mention rule a gene out: "DMD patients"."""
     if doubtful and (_among_capitals(text, mention) or _is_subscript(text, mention)):
         return True
-    if not mention.surface.isalpha() and not doubtful:
-        return False
     rival = _RIVAL_READINGS.get(mention.surface)
     return (
         (rival is not None and rival.search(text) is not None)
@@ -418,5 +417,7 @@ def _is_subscript(text: str, mention: GeneMention) -> bool:
 def _among_capitals(text: str, mention: GeneMention) -> bool:
     """Whether a mention stands in a title or heading all in capitals: "THE IMPACT OF REST"."""
     around = text[max(0, mention.start - 20) : mention.start] + text[mention.end : mention.end + 20]
+    if _SMALL_LETTERS.search(around):
+        return False
     words = re.findall(r"[A-Za-z]{3,}", around)
     return len(words) > 1 and all(word.isupper() for word in words)
