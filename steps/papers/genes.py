@@ -26,8 +26,7 @@ SHIPPED_LEXICON = Path(__file__).resolve().parents[2] / "data" / "gene_symbols.t
 COLUMNS = ["symbol", "entrez_id", "gene_type", "ensembl_id", "aliases", "ambiguous"]
 
 
-@dataclass(frozen=True)
-class GeneMention:
+class GeneMention(NamedTuple):
     """One gene named in a text.
 
     Attributes:
@@ -196,22 +195,19 @@ def find_genes(text: str, lexicon: GeneLexicon) -> list[GeneMention]:
     Returns:
         Mentions in reading order; no two overlap.
     """
-    candidates = []
+    mentions = []
     for number, start, end in lexicon.automaton.find_matches_as_indexes(text):
         if not _starts_token(text, start, lexicon):
             continue
-        if _ends_token(text, end, lexicon):
-            candidates.append((start, end, lexicon.surfaces[number]))
-        elif shorter := _shorter_token(text, start, end, lexicon):
-            candidates.append((start, shorter, text[start:shorter]))
-    mentions = [
-        GeneMention(start, end, spelling.symbol, spelling.species, surface)
-        for start, end, surface in candidates
-        if (spelling := lexicon.spellings[surface])
-    ]
-    if not mentions:
-        return []
-    return _drop_other_senses(text, mentions, lexicon)
+        surface = lexicon.surfaces[number]
+        if not _ends_token(text, end, lexicon):
+            end = _shorter_token(text, start, end, lexicon)
+            if not end:
+                continue
+            surface = text[start:end]
+        symbol, species, _ = lexicon.spellings[surface]
+        mentions.append(GeneMention(start, end, symbol, species, surface))
+    return _drop_other_senses(text, mentions, lexicon) if mentions else []
 
 
 # --- whole tokens only -------------------------------------------------------------------
@@ -231,6 +227,8 @@ def _starts_token(text: str, start: int, lexicon: GeneLexicon) -> bool:
     if start == 0:
         return True
     before = text[start - 1]
+    if before == " ":
+        return True
     if before.isalnum() or before in "_*":
         return False
     if before == "/" and start > 1 and text[start - 2] in "cC" and text[start:].startswith("EBP"):
@@ -250,6 +248,8 @@ def _ends_token(text: str, end: int, lexicon: GeneLexicon) -> bool:
     if end == len(text):
         return True
     after = text[end]
+    if after == " ":
+        return True
     if after.isalnum():
         return _VARIANT.match(text, end) is not None  # BRAFV600E
     if after == "_":
@@ -323,6 +323,7 @@ _RIVAL_READINGS = {
     "TAT": re.compile(r"HIV|\bTat\b"),
     "REV": re.compile(r"HIV|\bRev\b"),
 }
+_SMALL_LETTERS = re.compile(r"[a-z]{3}")
 _LIST_GAP = re.compile(r"\s?(?:[,/+;]|,?\s(?:and|or|plus|versus|but not)\s)\s?")
 
 
@@ -335,20 +336,27 @@ def _drop_other_senses(
     list, and by what the same spelling meant elsewhere in the text.
     """
     doubtful = [lexicon.spellings[mention.surface].needs_evidence for mention in mentions]
+    # What is neither in doubt nor letters alone, such as BRCA1, has no other sense.
     refused = [
-        _means_something_else(text, mention, doubt)
+        (doubt or mention.surface.isalpha()) and _means_something_else(text, mention, doubt)
         for mention, doubt in zip(mentions, doubtful, strict=True)
     ]
+    if not any(doubtful) and not any(refused):
+        return mentions
     sure = [
         not no_gene and (not doubt or _has_evidence(text, mention))
         for mention, doubt, no_gene in zip(mentions, doubtful, refused, strict=True)
     ]
     if not all(sure):
         _spread_along_lists(text, mentions, sure, refused)
-    meant = {mention.surface for mention, is_sure in zip(mentions, sure, strict=True) if is_sure}
     defined_otherwise = {
-        mention.surface for mention in mentions if _is_defined_otherwise(text, mention)
+        mention.surface
+        for mention, no_gene in zip(mentions, refused, strict=True)
+        if no_gene and _is_defined_otherwise(text, mention)
     }
+    if all(sure) and not defined_otherwise:
+        return mentions
+    meant = {mention.surface for mention, is_sure in zip(mentions, sure, strict=True) if is_sure}
     return [
         mention
         for mention, is_sure, no_gene in zip(mentions, sure, refused, strict=True)
@@ -364,8 +372,6 @@ def _means_something_else(text: str, mention: GeneMention, doubtful: bool) -> bo
     """Whether the words around a mention rule a gene out: "DMD patients"."""
     if doubtful and (_among_capitals(text, mention) or _is_subscript(text, mention)):
         return True
-    if not mention.surface.isalpha() and not doubtful:
-        return False
     rival = _RIVAL_READINGS.get(mention.surface)
     return (
         (rival is not None and rival.search(text) is not None)
@@ -376,7 +382,7 @@ def _means_something_else(text: str, mention: GeneMention, doubtful: bool) -> bo
 
 def _is_defined_otherwise(text: str, mention: GeneMention) -> bool:
     """Whether a mention is the short form of no gene: "hepatocellular carcinoma (HCC)"."""
-    if not mention.surface.isalpha() or text[max(0, mention.start - 1)] not in "([":
+    if text[max(0, mention.start - 1)] not in "([" or not mention.surface.isalpha():
         return False
     head = _DEFINED_AS.search(text, max(0, mention.start - 30), mention.start)
     return head is not None and _NOT_A_GENE.fullmatch(head[1].lower()) is not None
@@ -411,5 +417,7 @@ def _is_subscript(text: str, mention: GeneMention) -> bool:
 def _among_capitals(text: str, mention: GeneMention) -> bool:
     """Whether a mention stands in a title or heading all in capitals: "THE IMPACT OF REST"."""
     around = text[max(0, mention.start - 20) : mention.start] + text[mention.end : mention.end + 20]
+    if _SMALL_LETTERS.search(around):
+        return False
     words = re.findall(r"[A-Za-z]{3,}", around)
     return len(words) > 1 and all(word.isupper() for word in words)

@@ -9,8 +9,11 @@ older free-text forms that papers still use: IVS2+1G>A, 1691G>A, delF508, Arg506
 
 The patterns are put together from a few small parts. Every repetition in them is bounded, so
 the work at one character of the text is bounded too and the whole scan is linear in the
-length of the text, whatever the text. Each pattern names literals that any match of it
-must hold, and is skipped where the text holds none of them.
+length of the text, whatever the text. Most of a text names no variant: every notation says
+which anchors (600E, an arrow, "c.") its matches hold, and reads only the text around those.
+
+What is told in words alone ("a C to T transition", "arginine to glutamine at residue 753") is
+left out, as it is in annotated corpora of variant mentions.
 """
 
 import re
@@ -81,9 +84,7 @@ UP_TO = r"[-_\u2010\u2011\u2012\u2013\u2212]"  # between the ends of a range
 SIGN = rf"(?:\+|{MINUS})"
 # ->, -->, ---->, -- >, ----, =>, >, &gt; left over from HTML, and the arrows of Unicode
 ARROW_SIGNS = "\u2192\u21d2\u27f6\u2794\u279c\u279d\u2b62"
-ARROW = (
-    rf"\s?(?:{MINUS}{{1,4}}\s?(?:>|&gt;)|{MINUS}{{3,4}}|=?(?:>|&gt;)|[{ARROW_SIGNS}])\s?"
-)
+ARROW = rf"\s?(?:{MINUS}{{1,4}}\s?(?:>|&gt;)|-{{3,4}}|=?(?:>|&gt;)|[{ARROW_SIGNS}])\s?"
 SLASH_OR_ARROW = rf"(?:{ARROW}|\s?/\s?)"
 
 NUMBER = r"\d{1,9}"  # the longest chromosome has 249 million bases
@@ -133,9 +134,7 @@ _DNA_CHANGE = (
     rf"|{_UNKNOWN_ENDS}{INDEL_WORD}|\d{{1,6}}-\?_\d{{1,6}}\+\?)"  # c.(?_-30)_(12+1_13-1)del
 )
 _DNA_ALLELE = rf"\[{_DNA_CHANGE}(?:;\s?{_DNA_CHANGE}){{0,4}}\]"  # c.[76A>C;83G>C]
-_ANY_DNA_CHANGE = (
-    rf"(?:\({_DNA_CHANGE}\)|{_DNA_ALLELE}(?:\s?[;+]\s?{_DNA_ALLELE})?|{_DNA_CHANGE})"
-)
+_ANY_DNA_CHANGE = rf"(?:\({_DNA_CHANGE}\)|{_DNA_ALLELE}(?:\s?[;+]\s?{_DNA_ALLELE})?|{_DNA_CHANGE})"
 HGVS_CODING = rf"{BEFORE}(?:c\.\s?|C\.(?=\d)){_ANY_DNA_CHANGE}"
 HGVS_GENOMIC = rf"{BEFORE}(?:[gmnor]|mt)\.\s?{_ANY_DNA_CHANGE}"
 
@@ -187,13 +186,18 @@ POSITION_FIRST = (
 # "C677T", "G-395A", "C(-260)T", "T-1131C", "CAC(3543)TAC", "A3243-->G", "C-677-T"
 FLANKED_POSITION = (
     rf"(?<![\w.]){NUCLEOTIDE}(?:{SIGN}?\d{{2,6}}|\s?\(\s?{SIGN}?{NUMBER}\s?\)\s?"
-    rf"|{NUMBER}{SIGN}{NUMBER}|{SIGN}?\d{{2,6}}{ARROW}|{MINUS}\d{{2,5}}{MINUS}){NUCLEOTIDE}(?![\w])"
+    rf"|{NUMBER}{SIGN}{NUMBER}|{SIGN}?\d{{2,6}}{ARROW}|\d{{4,6}}\sto\s|{MINUS}\d{{2,5}}{MINUS}){NUCLEOTIDE}(?![\w])"
     rf"|(?<![\w.]){NUCLEOTIDE}{{3}}\({NUMBER}\){NUCLEOTIDE}{{3}}(?![\w])"
 )
 # "IVS9 + 217T", "IVS2-2A", "IVS12nt1"
-INTRON_ALLELE = rf"{BEFORE}{INTRON}(?:{OFFSET}\s?{NUCLEOTIDE}|\s?nt?\s?{SIGN}?{NUMBER})(?![\w])"
+INTRON_ALLELE = (
+    rf"{BEFORE}(?=IVS){INTRON}(?:{OFFSET}\s?{NUCLEOTIDE}|\s?nt?\s?{SIGN}?{NUMBER})(?![\w])"
+)
 # "G-->A", "C>T", "GAG-->GAA"
-BARE_CHANGE = rf"(?:(?<![\w/>.-])|(?<=\brs\d{{3,10}})){NUCLEOTIDE}{{1,12}}{ARROW}{NUCLEOTIDE}{{1,12}}(?![\w/>])"
+BARE_CHANGE = (
+    rf"(?:(?<![\w/>.-])|(?<=\brs\d{{3,10}}))"
+    rf"{NUCLEOTIDE}{{1,12}}{ARROW}{NUCLEOTIDE}{{1,12}}(?![\w/>])"
+)
 # "C/T": alleles only beside a word that says so, for A/T is also an antigen, a ratio, a column.
 _ALLELE_PAIR = rf"{NUCLEOTIDE}\s?/\s?{NUCLEOTIDE}(?![\w/-])"
 SNP_ALLELES = (
@@ -279,10 +283,13 @@ POSITION_INDEL = (
     rf"|,?\s?(?:deletion|insertion|duplication)\s?/\s?{INDEL_OBJECT}"
     rf"|\s(?:deletion|insertion|duplication)\s(?:of\s)?[ACGT]{{1,30}}(?!\w))(?![A-Za-z])"
 )
-DELTA_INDEL = rf"(?<![\w.]){PLAIN_RANGE}\s(?:Delta|delta|\u0394)-?(?:\d{{1,4}}\sbp(?:\sindel\s{SEQUENCE})?|[ACGT]{{1,30}}(?!\w))"
+DELTA_INDEL = (
+    rf"(?<![\w.]){PLAIN_RANGE}\s(?:Delta|delta|\u0394)-?"
+    rf"(?:\d{{1,4}}\sbp(?:\sindel\s{SEQUENCE})?|[ACGT]{{1,30}}(?!\w))"
+)
 # "delTTCA", "del642T", "dup24bp", "del-(439-443)", "Tdel219"
 INDEL_FIRST = (
-    rf"(?<![\w.])(?:del|ins|dup|Del|Ins|Dup)[\s-]?"
+    rf"(?<![\w.])(?:del|ins|dup|Del)[\s-]?"
     rf"(?:{NUCLEOTIDE}{{1,40}}(?![\w])|\({NUCLEOTIDE}{{1,40}}\)|\(\d{{1,5}}{MINUS}\d{{1,5}}\)"
     rf"|\d{{1,5}}\s?bp\b|\(\d{{1,5}}\s?bp\)|{NUCLEOTIDE}\d{{2,5}}(?![\w])"
     rf"|\d{{1,6}}(?:{UP_TO}\d{{1,6}})?{NUCLEOTIDE}{{1,20}}(?![\w]))"
@@ -290,7 +297,7 @@ INDEL_FIRST = (
 )
 # "delF508", "delE746-A750", "DeltaF508", "Delta F304/305"
 RESIDUE_DELETION = (
-    rf"(?<![\w.])(?:del|Del|ins|Ins|dup|Dup)[\s-]?{ANY_RESIDUE}\d{{2,5}}(?:{UP_TO}{ANY_RESIDUE}\d{{2,5}})?(?![\w])"
+    rf"(?<![\w.])(?:del|ins|dup|Del)[\s-]?{ANY_RESIDUE}\d{{2,5}}(?:{UP_TO}{ANY_RESIDUE}\d{{2,5}})?(?![\w])"
     rf"|(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?{ANY_RESIDUE}\d{{2,5}}(?:/\d{{2,5}})?(?![\w])"
     rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206){RESIDUE}\d{{2,4}}(?![\w])"
 )
@@ -302,10 +309,10 @@ RESIDUE_INDEL = (
 )
 # "Delta32", "CCR5Delta32", "deltaAGAA"
 DELTA = (
-    rf"(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?"
-    rf"(?:\d{{2,4}}(?:\s?bp)?|[ACGT]{{3,12}})(?![\w])"
-    rf"(?!\s?desaturase)"
-    rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206)\d{{2,4}}(?![\w])"
+    r"(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?"
+    r"(?:\d{2,4}(?:\s?bp)?|[ACGT]{3,12})(?![\w])"
+    r"(?!\s?desaturase)"
+    r"|(?<=[A-Z]\d{0,2}-?)(?:Delta|\u0394|\u2206)\d{2,4}(?![\w])"
 )
 # "AGCTCC/-": an allele that is missing
 MISSING_ALLELE = (
@@ -335,7 +342,8 @@ CHROMOSOME_ARM = (
 # Cell lines, strains, media, histones, fatty acids and gene names that look like V600E.
 _LOOKALIKES = """
 T47D T-47D T98G T-98G T24T C33A C-33A H295R L5178Y S288C W303A M059K M059J A375P A375M A431D
-F36P G418R G418S C127I F12K S100A S100B S100P H37R C57B F344N A549R P388D U251N M21L F11R F13A F13B C18H C16H C12E
+F36P G418R G418S C127I F12K S100A S100B S100P H37R C57B F344N A549R P388D U251N M21L F11R F13A F13B
+C18H C16H C12E
 """
 NOT_VARIANTS = frozenset(_LOOKALIKES.split())
 # A genotype (Met326Met, C677C) names no change.
@@ -349,68 +357,6 @@ PROTEIN_WORD_BEFORE = regex.compile(r"\bmutants?\s(?:(?:of|in)\s)?(?:[\w-]{1,20}
 BETWEEN_LIST_ITEMS = regex.compile(r"\s?(?:[,/;]\s?(?:and\s|or\s)?|(?:and|or|plus)\s)")
 PROTEIN_WORD_AFTER = regex.compile(
     r"\)?\s(?:and\s\S{1,12}\s)?(?:double\s)?(?:mutants?|proteins?|enzymes?|amino acid|residue)\b"
-)
-
-
-@dataclass(frozen=True)
-class _Pattern:
-    """One notation.
-
-    Attributes:
-        kind: The kind of what it matches.
-        hint: A cheap pattern that any text with a match holds; without it the text is skipped.
-        regex: The notation itself.
-    """
-
-    kind: VariantKind
-    hint: regex.Pattern[str]
-    regex: regex.Pattern[str]
-
-
-def _pattern(kind: VariantKind, notation: str, hint: str) -> _Pattern:
-    return _Pattern(kind, regex.compile(hint), regex.compile(notation))
-
-
-_ARROW_HINT = rf"[>{ARROW_SIGNS}]|&gt;|--|{MINUS}{{3}}"
-
-_PATTERNS = (
-    _pattern("hgvs_coding", HGVS_CODING, r"[cC]\."),
-    _pattern("hgvs_protein", HGVS_PROTEIN, r"[pP]\."),
-    _pattern("hgvs_genomic", HGVS_GENOMIC, r"[gmnort]\.\s?[(\[]?[\dIO*+?(ACGTU\u2010-\u2212-]"),
-    _pattern("rsid", RSID, r"[rR][sS]\s?#?\d"),
-    _pattern("nucleotide_substitution", SUBSTITUTION_PHRASE, _ARROW_HINT),
-    _pattern(
-        "nucleotide_substitution",
-        POSITION_FIRST,
-        r"(?:\d|kb)\s?[,(-]{0,2}\s?[(-]?[ACGTUacgtu]{1,12}(?:\s?[/=>&\u2010-\u2b62-]|\sto\s)",
-    ),
-    _pattern("nucleotide_substitution", FLANKED_POSITION, r"\d\s?\)?\s?(?:[ACGTU>=&-]|[\u2010-\u2b62])"),
-    _pattern("nucleotide_substitution", INTRON_ALLELE, r"IVS|ivs"),
-    _pattern("nucleotide_substitution", BARE_CHANGE, _ARROW_HINT),
-    _pattern("nucleotide_substitution", SNP_ALLELES, r"[ACGTU]\s?/\s?[ACGTU]"),
-    _pattern("nucleotide_substitution", CODON_CHANGE, r"codon|CD"),
-    _pattern("protein_substitution", THREE_LETTER_SUBSTITUTION, r"[A-Za-z]{3}[^A-Za-z]?\(?\d|\(\S\d"),
-    _pattern(
-        "protein_substitution",
-        RESIDUE_CHANGE_PHRASE,
-        r"(?:[A-Z][A-Za-z]{2})(?:\s?[-=>/\u2192]|\sto\s)",
-    ),
-    _pattern("protein_substitution", ONE_LETTER_SUBSTITUTION, r"[A-Z]\d\d"),
-    _pattern("protein_substitution", ONE_LETTER_ARROW, rf"{_ARROW_HINT}|\d\s(?:to\s)?[A-Z]\b|\d-T[AG]"),
-    _pattern("protein_substitution", BARE_RESIDUE_CHANGE, _ARROW_HINT),
-    _pattern("protein_substitution", RESIDUE_PAIR, r"\d[\s-]?[A-Z](?:[A-Za-z]{2})?/[A-Z]"),
-    _pattern("protein_substitution", RESIDUE_NAME_SUBSTITUTION, r"(?:ine|ate|acid)[\s-]?\d"),
-    _pattern("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, r"[A-Z]-\d"),
-    _pattern("protein_substitution", START_SUBSTITUTION, r"[A-Z]\d[A-Z*]"),
-    _pattern("indel", POSITION_INDEL, r"(?:\d|kb)\s?,?\s?(?:indel|del|ins|dup|inv|DEL|INS|DUP)"),
-    _pattern("indel", DELTA_INDEL, r"elta|\u0394"),
-    _pattern("indel", INDEL_FIRST, r"(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[\d(A-Z]"),
-    _pattern("protein_indel", RESIDUE_DELETION, r"elta|[\u0394\u2206]|(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[A-Z]"),
-    _pattern("protein_indel", RESIDUE_INDEL, r"\d\s?[A-Za-z]{0,3}(?:del|ins|dup|fs|FS)"),
-    _pattern("indel", DELTA, r"elta|[\u0394\u2206]"),
-    _pattern("indel", MISSING_ALLELE, r"/\s?[-\u2010-\u2212]|[-\u2010-\u2212]/"),
-    _pattern("cytoband", CYTOBAND, r"[\dXY][pq](?:\d|ter|cen)"),
-    _pattern("cytoband", CHROMOSOME_ARM, r"[\dXY][pq]\b"),
 )
 
 
@@ -434,72 +380,142 @@ _INDEL_START = (
     r"(?:(?:indel|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP"
     r"|(?:deletion|insertion|duplication)\s?(?:/|of\s[ACGT]|[ACGT]))"
 )
-ANCHOR_AFTER_DIGIT = re.compile(
+# What follows a number, by groups.
+AFTER_NUMBER = re.compile(
     rf"""[0-9](?:
-    (?=[A-Z])(?:  # a capital right after the number: V600E, C677T, 12Pro, F508del, R97fs
-        .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z]-[0-9].)(?<![A-Za-z]..[0-9].)|(?=\)?\s{_EVENT_START}))
-      | {_CODE3}
-      | [ACGTU]{{2}}(?!\w)
-      | [ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
-      | [A-Z]/[A-Z]
-      | [A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)
-      | (?:DEL|INS|DUP)[ACGT]
-      | .(?:top|TOP|er|ER)(?!\w)
-      | FS
+    (?=[A-Z])(?:
+        (?P<stop>{_STOP}|X(?!\w))
+      | (?P<frameshift>[A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)|FS)
+      | (?P<bases>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)|(?:DEL|INS|DUP)[ACGT])
+      | (?P<letter>  # V600E, M1V, R-4Q; E2F only beside a word that says so
+            .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z0-9][+{_HYPHENS}][0-9].)(?<![A-Za-z][A-Z].[0-9].)
+            |(?=\s{_EVENT_START}))
+        )
+      | (?P<code>{_CODE3})  # 600Glu
     )
-  | (?=[a-z])(?:(?:kb)?\s?{_INDEL_START}|fs|{_STOP}|nt?\s?[+{_HYPHENS}]?[0-9]|[pq](?:[0-9]|ter|cen|(?!\w)))
-  | \*
+  | (?=[a-z])(?:
+        (?P<indel>(?:kb)?\s?{_INDEL_START}|fs)
+      | (?P<stop_word>{_STOP})
+      | (?P<arm>[pq](?:[0-9]|ter|cen|(?!\w)))
+    )
+  | (?P<star>\*)
   | \s(?:
-        [ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
-      | \(?{_CODE3}
-      | (?:to\s)?(?:{_NAME_START}|{_STOP})
-      | to\s(?:[A-Z](?!\w)|{_CODE3})
-      | [A-Z]\s{_EVENT_START}
-      | {_INDEL_START}|{_CODE3}?fs(?!\w)
-      | [Dd]elta|\u0394
-      | n?t?\s?[+{_HYPHENS}]?[0-9]{{1,9}}(?=\s?nt)
+        (?P<code_apart>\(?{_CODE3}|(?:to\s)?(?:{_NAME_START}|{_STOP})|to\s{_CODE3})
+      | (?P<bases_apart>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
+      | (?P<letter_apart>to\s[A-Z](?!\w)|[A-Z]\s{_EVENT_START})
+      | (?P<indel_apart>{_INDEL_START}|{_CODE3}?fs(?!\w))
     )
   | [/,){_HYPHENS}](?:
-        \s?[A-Z](?![A-Za-z0-9])
-      | \s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP}|T[AG]{{2}})
-      | \s?{_INDEL_START}|X(?!\w)|\*
-      | \s?to\s[A-Z](?!\w)
-      | \s?[ACGT]{{2,3}}(?!\w)
+        (?P<code_behind_mark>\s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP})|X(?!\w)|\*)
+      | (?P<letter_behind_mark>\s?[ACGTU]{{1,3}}(?!\w)|T[AG]{{2}}(?!\w))
+      | (?P<indel_behind_mark>\s?{_INDEL_START})
     )
-  | [0-9](?:
+  | (?P<number>[0-9](?:
         [0-9](?:(?<=[rR][sS]...)|(?<=s[\s\#]...)|(?<=s\s\#...))
       | (?<=del..)|(?<=ins..)|(?<=dup..)
-    )
+    ))
   )""",
     re.VERBOSE,
 )
-ANCHOR_ARROW = re.compile(
-    rf"[>&{ARROW_SIGNS}{_HYPHENS}](?:(?<=>)|(?<=[{ARROW_SIGNS}])|(?<=&)gt;|(?<=[{_HYPHENS}])[{_HYPHENS}]{{2}})"
-    rf"\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
+SEQUENCE_TYPE = re.compile(
+    r"(?P<prefix>\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}"
+    r"(?:[-+*?\u2010-\u2212]?\s?\d|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con))"
 )
-ANCHOR_PREFIX = re.compile(
-    r"\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}(?:[-+*?\u2010-\u2212]?\s?\d"
-    r"|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con)"
+BETWEEN_ALLELES = re.compile(
+    rf"(?P<slash>/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
+    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s)"
 )
-ANCHOR_SLASH = re.compile(
-    rf"/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
-    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s"
+TO_RESIDUE = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.)(?P<to>{_CODE3})")
+PATTERN_ANCHORS = (AFTER_NUMBER, SEQUENCE_TYPE, BETWEEN_ALLELES, TO_RESIDUE)
+_BEFORE_INDEL_OBJECT = re.compile(r"(?<![\w.])...[\s-]?[\d(A-Z]")
+_ARROW_INTO_CHANGE = re.compile(
+    rf"(?:&gt;|.)\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
 )
-ANCHOR_INDEL = re.compile(r"[dDiI](?:el|ns|up)(?<![\w.]...)[\s-]?[\d(A-Z]")
-ANCHOR_TO = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.){_CODE3}")
-ANCHORS = (
-    ANCHOR_AFTER_DIGIT,
-    ANCHOR_ARROW,
-    ANCHOR_PREFIX,
-    ANCHOR_SLASH,
-    ANCHOR_INDEL,
-    ANCHOR_TO,
+# Literals are faster to find than any pattern: their group, and what must match at them.
+WORD_ANCHORS: tuple[tuple[str, str, re.Pattern[str] | None], ...] = (
+    *((word, "event", _BEFORE_INDEL_OBJECT) for word in ("del", "ins", "dup", "Del")),
+    *((sign, "arrow", _ARROW_INTO_CHANGE) for sign in (">", "&gt;", *ARROW_SIGNS)),
+    ("---", "arrow", None),
+    ("IVS", "intron", None),
+    *((word, "delta", None) for word in ("elta", "\u0394", "\u2206")),
+    *((word, "arm", None) for word in ("Xp", "Xq", "Yp", "Yq")),
 )
-ANCHOR_WORDS = ("IVS", "ivs", "elta", "\u0394", "\u2206", "Xp", "Xq", "Yp", "Yq")
 
-# A mention reaches at most so far from an anchor in it: the sequence before an arrow, the words
-# and the position behind it. Beyond that, a margin for what the notations ask of the context.
-REACH_LEFT, REACH_RIGHT, CONTEXT = 70, 110, 24
+
+@dataclass(frozen=True)
+class _Notation:
+    """One notation.
+
+    Attributes:
+        kind: The kind of what it matches.
+        regex: The notation itself.
+        anchors: Groups of anchors; every match holds an anchor of one of them.
+    """
+
+    kind: VariantKind
+    regex: regex.Pattern[str]
+    anchors: frozenset[str]
+
+
+def _notation(kind: VariantKind, pattern: str, anchors: str) -> _Notation:
+    return _Notation(kind, regex.compile(pattern), frozenset(anchors.split()))
+
+
+_NOTATIONS = (
+    _notation("hgvs_coding", HGVS_CODING, "prefix"),
+    _notation("hgvs_protein", HGVS_PROTEIN, "prefix"),
+    _notation("hgvs_genomic", HGVS_GENOMIC, "prefix"),
+    _notation("rsid", RSID, "number"),
+    _notation("nucleotide_substitution", SUBSTITUTION_PHRASE, "arrow"),
+    _notation("nucleotide_substitution", POSITION_FIRST, "arrow slash bases bases_apart"),
+    _notation(
+        "nucleotide_substitution",
+        FLANKED_POSITION,
+        "letter bases letter_apart letter_behind_mark arrow",
+    ),
+    _notation("nucleotide_substitution", INTRON_ALLELE, "intron"),
+    _notation("nucleotide_substitution", BARE_CHANGE, "arrow"),
+    _notation("nucleotide_substitution", SNP_ALLELES, "slash"),
+    _notation("nucleotide_substitution", CODON_CHANGE, "arrow slash code_apart"),
+    _notation(
+        "protein_substitution",
+        THREE_LETTER_SUBSTITUTION,
+        "code code_apart code_behind_mark arrow stop stop_word star",
+    ),
+    _notation("protein_substitution", RESIDUE_CHANGE_PHRASE, "arrow to slash"),
+    _notation("protein_substitution", ONE_LETTER_SUBSTITUTION, "letter bases stop stop_word star"),
+    _notation("protein_substitution", ONE_LETTER_ARROW, "arrow letter_apart letter_behind_mark"),
+    _notation("protein_substitution", BARE_RESIDUE_CHANGE, "arrow"),
+    _notation("protein_substitution", RESIDUE_PAIR, "letter code code_apart code_behind_mark"),
+    _notation(
+        "protein_substitution", RESIDUE_NAME_SUBSTITUTION, "code_apart code_behind_mark arrow"
+    ),
+    _notation("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, "letter"),
+    _notation("protein_substitution", START_SUBSTITUTION, "letter stop star"),
+    _notation("indel", POSITION_INDEL, "bases indel indel_apart indel_behind_mark"),
+    _notation("indel", DELTA_INDEL, "delta"),
+    _notation("indel", INDEL_FIRST, "event number"),
+    _notation("protein_indel", RESIDUE_DELETION, "event delta"),
+    _notation("protein_indel", RESIDUE_INDEL, "frameshift indel indel_apart"),
+    _notation("indel", DELTA, "delta"),
+    _notation("indel", MISSING_ALLELE, "slash"),
+    _notation("cytoband", CYTOBAND, "arm"),
+    _notation("cytoband", CHROMOSOME_ARM, "arm"),
+)
+_GROUPS = frozenset().union(*(notation.anchors for notation in _NOTATIONS))
+NOTATIONS_OF = {
+    group: tuple(notation for notation in _NOTATIONS if group in notation.anchors)
+    for group in sorted(_GROUPS)
+}
+# So far from an anchor a mention may reach, to the left and to the right, and beyond that what the
+# notations may ask of the context.
+FAR = (90, 130)
+NEAR = (40, 40)
+REACH = {
+    group: FAR if group in {"arrow", "prefix", "slash", "event", "delta", "intron"} else NEAR
+    for group in NOTATIONS_OF
+} | {"indel": (60, 90), "indel_apart": (60, 90), "number": (30, 90)}
+CONTEXT = 24
 
 
 def find_variants(text: str) -> list[VariantMention]:
@@ -514,25 +530,45 @@ def find_variants(text: str) -> list[VariantMention]:
     Returns:
         Mentions in reading order; no two overlap.
     """
-    windows = _windows(text)
-    if not windows:
-        return []
-    found = [mention for start, end in windows for mention in _read_window(text, start, end)]
-    return _settle_kinds(text, _keep_longest(found))
+    return _find_in(
+        text,
+        [
+            (start, end, NOTATIONS_OF[group])
+            for group, places in _anchors(text).items()
+            for start, end in _windows(places, REACH[group], len(text))
+        ],
+    )
 
 
-def _windows(text: str) -> list[tuple[int, int]]:
-    """The stretches of a text that can hold a variant, in reading order and apart."""
-    places = [match.span() for anchor in ANCHORS for match in anchor.finditer(text)]
-    for word in ANCHOR_WORDS:
-        place = text.find(word)
+def _find_in(
+    text: str, windows: list[tuple[int, int, tuple[_Notation, ...]]]
+) -> list[VariantMention]:
+    """Read stretches of a text, each from start to end with some notations."""
+    found = [mention for window in windows for mention in _read_window(text, *window)]
+    return _settle_kinds(text, _keep_longest(found)) if found else []
+
+
+def _anchors(text: str) -> dict[str, list[int]]:
+    """Where a text holds anchors, by their group, in reading order within one search."""
+    places: dict[str, list[int]] = {}
+    for pattern in PATTERN_ANCHORS:
+        for match in pattern.finditer(text):
+            places.setdefault(match.lastgroup or "", []).append(match.start())
+    for word, group, beside in WORD_ANCHORS:
+        place = text.find(word) if word[0] in text else -1
         while place >= 0:
-            places.append((place, place + len(word)))
+            if beside is None or beside.match(text, place):
+                places.setdefault(group, []).append(place)
             place = text.find(word, place + 1)
+    return places
+
+
+def _windows(places: list[int], reach: tuple[int, int], length: int) -> list[tuple[int, int]]:
+    """The stretches around some places, those that touch joined."""
     windows: list[tuple[int, int]] = []
-    for start, end in sorted(places):
-        left = max(0, start - REACH_LEFT - CONTEXT)
-        right = min(len(text), end + REACH_RIGHT + CONTEXT)
+    for place in sorted(places):
+        left = max(0, place - reach[0] - CONTEXT)
+        right = min(length, place + reach[1] + CONTEXT)
         if windows and left <= windows[-1][1]:
             windows[-1] = (windows[-1][0], right)
         else:
@@ -540,20 +576,21 @@ def _windows(text: str) -> list[tuple[int, int]]:
     return windows
 
 
-def _read_window(text: str, start: int, end: int) -> Iterator[VariantMention]:
-    """All matches of all notations in one stretch, but those that its end may have cut."""
+def _read_window(
+    text: str, start: int, end: int, notations: tuple[_Notation, ...]
+) -> Iterator[VariantMention]:
+    """The matches of some notations in one stretch, but those that its ends may have cut."""
     whole_from = start + CONTEXT if start else 0
     whole_until = end - CONTEXT if end < len(text) else end
-    for pattern in _PATTERNS:
-        if pattern.hint.search(text, start, end):
-            for match in pattern.regex.finditer(text, start, end):
-                if (
-                    whole_from <= match.start()
-                    and match.end() <= whole_until
-                    and match.group() not in NOT_VARIANTS
-                    and not UNCHANGED.fullmatch(match.group())
-                ):
-                    yield VariantMention(match.start(), match.end(), pattern.kind, match.group())
+    for notation in notations:
+        for match in notation.regex.finditer(text, start, end):
+            if (
+                whole_from <= match.start()
+                and match.end() <= whole_until
+                and match.group() not in NOT_VARIANTS
+                and not UNCHANGED.fullmatch(match.group())
+            ):
+                yield VariantMention(match.start(), match.end(), notation.kind, match.group())
 
 
 def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:

@@ -13,31 +13,44 @@ from steps.papers.variants import find_variants
 NOTATIONS = {
     "hgvs_coding": (
         "c.1799T>A c.35delG c.88-2A>G c.93+1G>T c.*32G>A c.-13G>T c.76_78del c.76_77insT "
-        "c.(35delG) c.112_117delinsTG c.G1714C c.640_667del28 c.429_452dup"
+        "c.(35delG) c.112_117delinsTG c.G1714C c.640_667del28 c.429_452dup c.76A&gt;C c.76A\u2192C "
+        "c.76A\u2013>C c.IVS2+1G>A c.-22-2A>C c.677C/T c.112_117inv c.[76A>C;83G>C] "
+        "c.[35delG];[35delG] c.[35delG]+[167delT] c.(?_-30)_(12+1_13-1)del c.1544-?_2916+? "
+        "c.1210-12T[5] C.1100delC"
     ),
     "hgvs_protein": (
         "p.Val600Glu p.V600E p.(Val600Glu) p.Gln26* p.Arg97fs*16 p.Arg97ProfsTer23 p.E947stop "
-        "p.Lys23_Val25del p.Trp24= p.G204VfsX28 p.W111X"
+        "p.Lys23_Val25del p.Trp24= p.G204VfsX28 p.W111X p.R97Pfs*23 p.Met1? p.Ter110Glnext*17 "
+        "p.*110Glnext*17 p.L747_P753delinsS p.Lys2_Met3insGlnSerLys p.[Arg97Trp];[Gly12Asp] "
+        "p.[R97W;G12D] p.Ala2[10] P.V600E"
     ),
-    "hgvs_genomic": "g.2885G>C m.3243A>G n.76A>C g.32386323_32386325del m.8993T>C",
+    "hgvs_genomic": (
+        "g.2885G>C m.3243A>G n.76A>C g.32386323_32386325del m.8993T>C m.A3243G mt.3243A>G r.76a>c "
+        "g.IVS3+4A>G g.-308G>A"
+    ),
     "protein_substitution": (
-        "V600E Val600Glu R238X Arg1306Trp Leu858Arg Ser-326-Cys W1282X Arg(506)Gln M1V Gly12-->Asp"
+        "V600E Val600Glu R238X Arg1306Trp Leu858Arg Ser-326-Cys W1282X Arg(506)Gln M1V Gly12-->Asp "
+        "Val600\u2192Glu R506-->Q R97* R97Stop R97Ter Arg97* Arg97stop Arg97-stop E873-TAG R-4Q "
+        "Val600-to-Glu Ala(-9)Val Ala-9Val Arg-->Leu Arg\u2192Trp 104(G11)Cys-->Tyr 192Gln/Arg "
+        "tyr231-->ter"
     ),
     "nucleotide_substitution": (
         "1691G>A G20210A C677T -308G/A IVS2+1G>A IVS10-6T-->G G-395A C(-260)T 233G-->A T-1131C "
-        "+142C/G A-->G C\u2192T"
+        "+142C/G A-->G C\u2192T 677C&gt;T 677C-T A3243\u2192G C-677-T -308(G>A) \u2212308G>A "
+        "3849+10kbC>T 1811+1.6kbA>G IVS10nt-11G>A IVS12nt1 IVS3-2A 2183AA>G CAC(3543)TAC "
+        "CGA-->TGA 1358T=>C"
     ),
-    "rsid": "rs7903146 rs1801133 rs16754",
+    "rsid": "rs7903146 rs1801133 rs16754 RS7903146 rs#7903146",
     "indel": (
         "35delG 185delAG 5382insC 899dupC 904-906delGAG del642T dup24bp delTTCA IVS4+2delT "
         "1067_1068insT 1067/1068insT 1811+1.6kbdelA dup(24bp) -94ins/delATTG 35DELG Tdel219 "
-        "999del5 deltaAGAA"
+        "999del5 deltaAGAA AGCTCC/-"
     ),
     "protein_indel": (
         "delF508 DeltaF508 \u0394F508 F508del Phe508del Ile262fs R58fsX12 R97fs*23 Arg97ProfsX23 "
-        "E746-A750del delE746-A750 L747_P753delinsS D770_N771insSVD"
+        "E746-A750del delE746-A750 L747_P753delinsS D770_N771insSVD DeltaF304/305"
     ),
-    "cytoband": "17p13.1 Xq28 11q23-q24 22q11.2 1p36 9p21",
+    "cytoband": "17p13.1 Xq28 11q23-q24 22q11.2 1p36 9p21 8q21.3-8q22.1",
 }
 EXAMPLES = [
     (kind, notation) for kind, notations in NOTATIONS.items() for notation in notations.split()
@@ -45,7 +58,9 @@ EXAMPLES = [
 LOOKALIKES = (
     "T47D T-47D HEK293T K562 H1N1 H5N1 HeLa MCF10A NIH3T3 T98G S288C L5178Y C57BL/6J H3K27me3 "
     "IL-2 COX-2 P450 A549 H1299 SV40 CD4 S100A4 E2F1 SH-SY5Y 2.10A A/T 12p 1:10 p53 c-myc e.g. "
-    "Met326Met C677C 10-20 A-T inserted deletion 24-well A12 EcoRI T4 O(2)"
+    "Met326Met C677C 10-20 A-T inserted deletion 24-well A12 EcoRI T4 O(2) H3K9ac H2O F12K B12 "
+    "H-2K(b) IL-2R E2F D11S287E G418R RS-232 Ser/Thr A260/A280 DQB1*0201 U1A/U1B C/EBP Val/Ala "
+    "\u0394G \u0394\u0394CT 12-O-tetradecanoylphorbol ATM-/- 5'-CTCAGGA-3' NM_004006 D2S1338"
 )
 TEMPLATES = ("We found {} in the proband.", "({})", "{}", "two alleles, {}, were seen")
 
@@ -71,6 +86,34 @@ def test_a_notation_is_found_whole_and_with_its_kind(
         ("with JAK2V617F tumours", "V617F", "protein_substitution"),
         ("the Glu 272 to stop mutation", "Glu 272 to stop", "protein_substitution"),
         ("loss of 16q in tumours", "16q", "cytoband"),
+        ("typing MTHFR677C>T in", "677C>T", "nucleotide_substitution"),
+        ("the IL-6 -174G/C site", "-174G/C", "nucleotide_substitution"),
+        ("the IL-10-1082A/G site", "-1082A/G", "nucleotide_substitution"),
+        ("the TNF-\u03b1-308 G/A site", "-308 G/A", "nucleotide_substitution"),
+        ("in intron 2 +1G>A was", "+1G>A", "nucleotide_substitution"),
+        ("an IVS II-745 (C>G) allele", "IVS II-745 (C>G)", "nucleotide_substitution"),
+        ("an IVS10-11 G>A allele", "IVS10-11 G>A", "nucleotide_substitution"),
+        ("the -491 A to T change", "-491 A to T", "nucleotide_substitution"),
+        ("of codon 17 (A>T) in", "codon 17 (A>T)", "nucleotide_substitution"),
+        ("at codon 72 (Arg/Pro) in", "codon 72 (Arg/Pro)", "nucleotide_substitution"),
+        ("rs1800562G>A was typed", "rs1800562", "rsid"),
+        ("rs1800562G>A was typed", "G>A", "nucleotide_substitution"),
+        ("rs7903146T carriers", "rs7903146", "rsid"),
+        ("typing rs 7903146 and", "rs 7903146", "rsid"),
+        ("the V600 E mutation", "V600 E", "protein_substitution"),
+        ("R506 to Q was", "R506 to Q", "protein_substitution"),
+        ("G1496 to A was", "G1496 to A", "nucleotide_substitution"),
+        ("KrasG12D mice", "G12D", "protein_substitution"),
+        ("p53R172H cells", "R172H", "protein_substitution"),
+        ("the glioma H3K27M", "K27M", "protein_substitution"),
+        ("glutamic acid 342 to lysine", "glutamic acid 342 to lysine", "protein_substitution"),
+        ("the 192Q/R polymorphism", "192Q/R", "protein_substitution"),
+        ("six tyrosine --> alanine", "tyrosine --> alanine", "protein_substitution"),
+        ("a del E746-A750 here", "del E746-A750", "protein_indel"),
+        ("CCR5-Delta32 carriers", "Delta32", "indel"),
+        ("with 876 deltaAGAA in", "876 deltaAGAA", "indel"),
+        ("and 1067-1068 ins 5 bp in", "1067-1068 ins 5 bp", "indel"),
+        ("the 22q11.2DS patients", "22q11.2", "cytoband"),
     ],
 )
 def test_a_phrase_is_found_in_its_context(text: str, surface: str | None, kind: str) -> None:
@@ -90,6 +133,22 @@ def test_what_only_looks_like_a_variant_is_not_found(lookalike: str) -> None:
     assert found == [], f"{lookalike} was taken for a variant"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a C to T transition at nucleotide 3916",
+        "arginine to glutamine substitution at residue 753",
+        "the order Val > Ala > Thr was kept",
+        "the cis Lys 116-Pro 117 bond",
+        "phosphorylation of serine 133",
+        "we saw > 10 bands and < 5 A",
+        "a 32-bp deletion of exon 3",
+    ],
+)
+def test_what_a_text_says_otherwise_is_not_found(text: str) -> None:
+    assert find_variants(text) == [], f"in {text!r}"
+
+
 def test_a_mention_inside_a_longer_one_is_not_reported_again() -> None:
     found = find_variants("c.1799T>A (p.Val600Glu)")
     assert [m.surface for m in found] == ["c.1799T>A", "p.Val600Glu"], "1799T>A or V600E again"
@@ -100,6 +159,18 @@ def test_an_ambiguous_substitution_follows_the_list_it_stands_in() -> None:
     assert kinds["A49T"] == "protein_substitution", "beside Q126R it is a residue"
     kinds = {m.surface: m.kind for m in find_variants("MTHFR C677T and A1298C were typed")}
     assert set(kinds.values()) == {"nucleotide_substitution"}, "no residue among them"
+    kinds = {m.surface: m.kind for m in find_variants("the (C62A, C69A) mutant enzyme")}
+    assert set(kinds.values()) == {"protein_substitution"}, "an enzyme has residues"
+
+
+def test_an_ambiguous_substitution_follows_the_residues_of_its_text() -> None:
+    text = "V89L and R246W were seen. Another carrier had {}."
+    kinds = {m.surface: m.kind for m in find_variants(text.format("A49T"))}
+    assert kinds["A49T"] == "protein_substitution", "the text speaks of residues"
+    kinds = {m.surface: m.kind for m in find_variants(text.format("C265T"))}
+    assert kinds["C265T"] == "nucleotide_substitution", "base 265 lies in the codon of V89L"
+    kinds = {m.surface: m.kind for m in find_variants(text.format("G20210A"))}
+    assert kinds["G20210A"] == "nucleotide_substitution", "no protein is that long"
 
 
 PIECES = st.sampled_from(
@@ -119,20 +190,48 @@ def test_spans_are_exact_sorted_and_apart(text: str) -> None:
         assert before.end <= after.start, f"{before} and {after} overlap or are out of order"
 
 
-@given(st.lists(PIECES, max_size=20).map("".join))
-def test_a_hint_never_hides_a_match(text: str) -> None:
-    for pattern in variants._PATTERNS:
-        if pattern.regex.search(text):
-            assert pattern.hint.search(text), f"hint {pattern.hint.pattern} hides a match"
+SENTENCES = st.lists(
+    st.sampled_from(
+        [notation for _, notation in EXAMPLES]
+        + LOOKALIKES.split()
+        + [
+            "mutation",
+            "in",
+            "exon",
+            "at",
+            "nucleotide",
+            "codon",
+            "12",
+            "of",
+            "the",
+            "A",
+            "T",
+            "G",
+            "patients",
+        ]
+    ),
+    max_size=12,
+)
+
+
+@given(SENTENCES, st.sampled_from([" ", ", ", "; ", " (", ") "]), st.integers(0, 400))
+def test_reading_only_around_anchors_finds_what_reading_all_finds(
+    words: list[str], gap: str, padding: int
+) -> None:
+    text = "of the " * (padding // 7) + gap.join(words) + " and so on" * (padding // 10)
+    everywhere = variants._find_in(text, [(0, len(text), variants._NOTATIONS)])
+    assert find_variants(text) == everywhere, "an anchor is missing, or its reach is too short"
 
 
 def test_every_repetition_is_bounded_so_that_the_scan_is_linear() -> None:
     unbounded = regex.compile(r"(?<!\\)(?:\\\\)*(?:[*+]|\{\d*,\})")
     character_class = regex.compile(r"\\.|\[(?:\\.|[^\]\\])+\]")
-    for pattern in variants._PATTERNS:
-        for source in (pattern.regex.pattern, pattern.hint.pattern):
-            bare = character_class.sub("x", source)
-            assert not unbounded.search(bare), f"{source} repeats without a bound"
+    sources = [notation.regex.pattern for notation in variants._NOTATIONS]
+    sources += [anchor.pattern for anchor in variants.PATTERN_ANCHORS]
+    sources += [beside.pattern for _, _, beside in variants.WORD_ANCHORS if beside]
+    for source in sources:
+        bare = character_class.sub("x", source)
+        assert not unbounded.search(bare), f"{source} repeats without a bound"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +239,6 @@ def test_every_repetition_is_bounded_so_that_the_scan_is_linear() -> None:
 )
 def test_a_hostile_text_is_scanned_before_a_generous_timeout(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    for pattern in variants._PATTERNS:
+    for pattern in variants._NOTATIONS:
         for _ in pattern.regex.finditer(text, timeout=30):
             pass
