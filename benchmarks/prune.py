@@ -95,8 +95,10 @@ def fill(uri: str, artifacts: Path, runs: int, checkpoints: int) -> None:
         root = artifacts / path / "checkpoints"
         for step in steps:
             with writing_checkpoint(root, step, {"run_id": run_id}) as folder:
-                for name in ("adapter_model.safetensors", "optimizer.pt", "trainer_state.json"):
+                for name in ("adapter_model.safetensors", "optimizer.pt"):
                     (folder / name).write_bytes(bytes(1_000))
+                state = json.dumps({"best_global_step": steps[0]})
+                (folder / "trainer_state.json").write_text(state, encoding="utf-8")
             client.create_logged_model(
                 experiment_id=experiment,
                 name=f"checkpoint-{step}",

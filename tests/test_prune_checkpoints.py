@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -372,6 +373,41 @@ def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
         assert (folder / "weights").read_bytes() == b"kept"
     assert f"{folder} cannot be read or deleted (Permission denied)" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_gone_in_the_middle_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steps.tracking.stored_checkpoints import finetune_runs, store_errors
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    client = mlflow.MlflowClient("http://127.0.0.1:9")
+    for which in ("all", "0" * 32):
+        with pytest.raises(UserError) as caught, store_errors():
+            finetune_runs(client, "1", which)
+        assert str(caught.value).startswith("the tracking store failed in the middle (")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_second_pruning_on_this_host_waits_for_the_first(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    from steps.tracking.stored_checkpoints import journal_file, pruning_lock
+
+    run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "scratch")
+    taken, seen = threading.Event(), []
+
+    def first() -> None:
+        with pruning_lock(journal_file(client, experiment)):
+            taken.set()
+            time.sleep(1.5)
+            seen.extend(stored_steps(client, run_id))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    taken.wait()
+    prune("--apply", "true")
+    thread.join()
+    assert seen == [10, 20]
+    assert stored_steps(client, run_id) == [20]
 
 
 # With real processes: servers, kills, a writer at work.

@@ -24,6 +24,8 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from steps.errors import UserError
 from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, PendingAction, RunState
 from steps.tracking.store import _few_retries, _one_line
@@ -90,6 +92,12 @@ class Inventory:
     best_needed: Mapping[CheckpointKey, str]
     can_resume: frozenset[str]
     registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
+
+
+class _TrainerState(msgspec.Struct):
+    """What of a checkpoint's `trainer_state.json` is looked at."""
+
+    best_global_step: int | None = None
 
 
 @contextmanager
@@ -696,8 +704,13 @@ def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
             file = Path(repository.download_artifacts(path, scratch))
         if file is None or not file.is_file():
             return None
-        best = json.loads(file.read_text(encoding="utf-8")).get("best_global_step")
-    return int(best) if best else None
+        content = file.read_bytes()
+    try:
+        best = msgspec.json.decode(content, type=_TrainerState).best_global_step
+    except msgspec.MsgspecError:
+        # Nobody can resume from a checkpoint with a broken state.
+        return None
+    return best or None
 
 
 def _heartbeat(run: "Run") -> dict[str, Any]:
