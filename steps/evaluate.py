@@ -154,6 +154,7 @@ def evaluate_side(
     from steps.papers.text import read_papers
     from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
     from steps.tracking.lineage import training_lineage
+    from steps.tracking.registry import fetch_adapter
     from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import quieten_handlers
 
@@ -166,10 +167,12 @@ def evaluate_side(
     lineage = training_lineage(run.client, side, stored, run.scratch / "trained-on")
     trained_papers = check_trained_papers(training, side, stored, split, lineage)
     texts = read_general_texts(training.evaluation.general_texts)
+    # Whatever may be missing is looked for before minutes go into the base.
+    adapter = None if side.uri == "base" else fetch_adapter(run.client, side, run.scratch)
     base = base_results(run, training, side, stored, split, evaluate_base)
     parts = key_parts("evaluate", training, evaluation_inputs(training, side, stored.digest, split))
     log_dataset_input(stored.run_id, "papers", stored.digest, context="evaluation")
-    adapted = load_side(run, training, side)
+    adapted = load_side(training, adapter)
     quieten_handlers()
     run.tag(
         dataset_digest=stored.digest,
@@ -234,7 +237,6 @@ def base_results(
     """
     import pandas as pd
 
-    from steps.tracking.datasets import download
     from steps.tracking.registry import Side, trained_on_base
     from steps.tracking.reuse import find_reusable, key_parts
     from steps.tracking.runs import step_run
@@ -245,38 +247,40 @@ def base_results(
     base = Side("base", None, None)
     parts = key_parts("evaluate", training, evaluation_inputs(training, base, stored.digest, split))
     found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
-    if found is None and not evaluate:
-        return None
-    if found is None:
+    names: set[str] = set()
+    if found is not None:
+        names = {file.path for file in run.client.list_artifacts(found.info.run_id)}
+    # Results whose files were deleted are none.
+    if found is None or not names >= {"per_paper.parquet", "metrics.json"}:
+        if not evaluate:
+            return None
         say("the base has no results on this split yet: evaluating it now")
         with step_run("evaluate", training, verbose=False, run_name="evaluate base") as inner:
             return evaluate_side(inner, training, base, stored, split)
-    uri, target = f"runs:/{found.info.run_id}", run.scratch / "base"
-    names = {file.path for file in run.client.list_artifacts(found.info.run_id)}
+    base_run, target = found.info.run_id, run.scratch / "base"
+    target.mkdir()
 
-    def table(name: str) -> pd.DataFrame | None:
-        return pd.read_parquet(download(f"{uri}/{name}", target)) if name in names else None
+    def fetch(name: str) -> Path:
+        return Path(run.client.download_artifacts(base_run, name, str(target)))
 
-    metrics = json.loads(download(f"{uri}/metrics.json", target).read_text(encoding="utf-8"))
-    per_paper = table("per_paper.parquet")
-    assert per_paper is not None, f"run {found.info.run_id} is finished without per_paper.parquet"
+    metrics = json.loads(fetch("metrics.json").read_text(encoding="utf-8"))
+    general = "general.parquet"
     return Results(
-        per_paper,
-        table("general.parquet"),
+        pd.read_parquet(fetch("per_paper.parquet")),
+        pd.read_parquet(fetch(general)) if general in names else None,
         pd.DataFrame(columns=GENERATION_COLUMNS),
         {name.partition("/")[2]: value for name, value in metrics.items()},
     )
 
 
-def load_side(run: "StepRun", training: config.Training, side: "Side") -> "AdaptedModel":
-    """Load the base, or a version with its base."""
-    from steps.tracking.registry import fetch_adapter
+def load_side(training: config.Training, adapter: Path | None) -> "AdaptedModel":
+    """Load an adapter folder with its base, or the base that the configuration names."""
     from steps.training.adapted import load_adapted, load_base
     from steps.training.models import resolve_base
 
-    if side.uri == "base":
+    if adapter is None:
         return load_base(resolve_base(training.model), hardware=training.hardware)
-    return load_adapted(fetch_adapter(run.client, side, run.scratch), training.hardware)
+    return load_adapted(adapter, training.hardware)
 
 
 def measure(

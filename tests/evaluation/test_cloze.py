@@ -191,6 +191,18 @@ def test_a_masked_model_ranks_by_the_tokens_of_the_gene_left_to_right(bert, word
     assert rank == 1 + sum(other <= nats[0] for other in nats[1:])
 
 
+def test_ranks_are_the_same_whatever_the_size_of_a_batch_and_a_second_time(
+    llama, bert, byte_level_tokenizer, wordpiece_tokenizer, papers
+):
+    items = gene_cloze_items(papers, COUNTS, max_items=6)
+    for rank, model, tokenizer in (
+        (rank_causal, llama, byte_level_tokenizer),
+        (rank_masked, bert, wordpiece_tokenizer),
+    ):
+        ranks = [rank(model, tokenizer, items, batch_tokens=size) for size in (1, 100, 8192, 8192)]
+        assert ranks == [ranks[0]] * 4
+
+
 def test_a_model_without_opinion_gets_none_right(llama, byte_level_tokenizer):
     import torch
 

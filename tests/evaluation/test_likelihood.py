@@ -80,6 +80,42 @@ def test_the_size_of_a_batch_changes_nothing(llama, byte_level_tokenizer, papers
     np.testing.assert_allclose(other[numbers], frame[numbers], rtol=1e-6, atol=1e-9)
 
 
+def test_the_size_of_a_batch_changes_little_in_bfloat16(llama, byte_level_tokenizer, papers):
+    import torch
+
+    llama = llama.to(torch.bfloat16)
+    frames = [
+        score_papers(
+            llama, byte_level_tokenizer, papers, context=48, stride=24, batch_tokens=batch_tokens
+        )
+        for batch_tokens in (1, 96, 4096)
+    ]
+    for other in frames[1:]:
+        assert other["nats"].sum() == pytest.approx(frames[0]["nats"].sum(), rel=1e-3)
+
+
+def test_a_vocabulary_in_parts_gives_what_the_whole_gives(
+    llama, byte_level_tokenizer, papers, monkeypatch
+):
+    import steps.evaluation.likelihood as likelihood
+
+    whole = score_papers(llama, byte_level_tokenizer, papers, **SETTINGS)
+    # 400 entries in parts of 64: the last is smaller.
+    monkeypatch.setattr(likelihood, "_VOCABULARY_AT_A_TIME", {"cpu": 64})
+    parts = score_papers(llama, byte_level_tokenizer, papers, **SETTINGS)
+    np.testing.assert_allclose(parts["nats"], whole["nats"], rtol=1e-6)
+
+
+def test_a_head_with_an_adapter_is_read_with_it(llama, byte_level_tokenizer, papers):
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(target_modules=["lm_head"], init_lora_weights=False)
+    adapted = get_peft_model(llama, config).eval()
+    frame = score_papers(adapted, byte_level_tokenizer, papers, **SETTINGS)
+    expected = [naive_nats(adapted, byte_level_tokenizer, p.text, 48, 24) for p in papers]
+    np.testing.assert_allclose(frame["nats"], expected, rtol=1e-5)
+
+
 def test_an_adapter_of_zeros_scores_exactly_as_the_base(llama, byte_level_tokenizer, papers):
     from peft import LoraConfig, get_peft_model
 

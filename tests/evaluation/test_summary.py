@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from steps.errors import UserError
-from steps.evaluation.summary import join_per_paper, summarise
+from steps.evaluation.summary import forgotten, join_per_paper, summarise, with_score_bands
 
 
 def frame_of(papers, seed=0):
@@ -144,3 +144,38 @@ def test_joined_papers_keep_their_order_and_count_0_where_a_task_lacks_them():
 def test_no_paper_is_refused():
     with pytest.raises(UserError, match="no paper to summarise"):
         summarise(frame_of(2).head(0))
+
+
+def test_papers_fall_into_bands_by_score_and_those_without_one_into_none():
+    frame = frame_of(6).assign(score=[10.0, 59.9, 60.0, 80.0, 120.0, None])
+    banded = with_score_bands(frame, (60, 80))
+    nats = {name: banded[f"nats_score_{name}"] for name in ("below_60", "60_to_80", "from_80")}
+    assert [list(values > 0) for values in nats.values()] == [
+        [True, True, False, False, False, False],
+        [False, False, True, False, False, False],
+        [False, False, False, True, True, False],
+    ]
+    metrics = summarise(banded)
+    low = frame[:2]
+    assert metrics["score_below_60_bits_per_byte"] == pytest.approx(
+        low["nats"].sum() / (math.log(2) * low["bytes"].sum())
+    )
+    assert metrics["score_below_60_bits_per_byte_papers"] == 2
+    assert with_score_bands(frame, ()).equals(frame)
+    assert not [c for c in with_score_bands(frame_of(6), (60, 80)) if "band" in c or "_60" in c]
+
+
+def test_forgetting_is_the_difference_to_the_base_on_the_same_texts():
+    base = frame_of(40)
+    worse = base.assign(nats=base["nats"] * 1.05)
+    found = forgotten(worse, base)
+    expected = 0.05 * base["nats"].sum() / (math.log(2) * base["bytes"].sum())
+    assert found["general_bits_per_byte_above_base"] == pytest.approx(expected)
+    # Both see the same resamples, so the spread between texts cancels.
+    width = (
+        found["general_bits_per_byte_above_base_ci_high"]
+        - found["general_bits_per_byte_above_base_ci_low"]
+    )
+    assert 0 < width < 0.01
+    assert forgotten(worse, base[:39]) == {}
+    assert forgotten(worse, base.assign(bytes=base["bytes"] + 1)) == {}
