@@ -3,7 +3,8 @@
 MLflow stores this file beside the adapter (models from code), so nothing is pickled. The
 base is resolved from its description when the model is loaded.
 
-    {"inputs": ["The gene is"], "params": {"max_new_tokens": 4}}
+    {"inputs": ["The gene is"], "params": {"max_new_tokens": 4}}      a causal model
+    {"inputs": ["The [MASK] gene is mutated."]}                       a masked model
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 DEFAULT_NEW_TOKENS = 64
@@ -38,7 +40,12 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
             params: `max_new_tokens`, `temperature` (0: the likeliest token, always).
 
         Returns:
-            Causal: the text that follows. Masked: the likeliest words for the mask.
+            Causal: the text that follows. Masked: the likeliest tokens for the mask, the best
+            first, divided by commas; those of several masks by " | ".
+
+        Raises:
+            MlflowException: A masked model got a text without a mask, or one that is too long
+                (the server answers 400).
         """
         settings = params or {}
         texts = _texts(model_input)
@@ -81,15 +88,21 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
 
     def _fill(self, text: str) -> str:
         tokenizer = self.adapted.tokenizer
-        encoded = tokenizer(text, return_tensors="pt").to(self.adapted.device)
+        encoded = tokenizer(text, return_tensors="pt", verbose=False).to(self.adapted.device)
         positions = (encoded.input_ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
+        longest = min(self.adapted.model.config.max_position_embeddings, tokenizer.model_max_length)
+        if not positions or encoded.input_ids.shape[1] > longest:
+            raise MlflowException.invalid_parameter_value(
+                f"the text {text[:60]!r} has {len(positions)} {tokenizer.mask_token} and "
+                f"{encoded.input_ids.shape[1]} tokens: expected at least one mask, and at most "
+                f"{longest} tokens"
+            )
         with self.adapted.computing():
             logits = self.adapted.model(**encoded).logits[0]
-        words = [
-            ", ".join(tokenizer.convert_ids_to_tokens(logits[p].topk(TOP_TOKENS).indices.tolist()))
+        return " | ".join(
+            ", ".join(tokenizer.decode([i]).strip() for i in logits[p].topk(TOP_TOKENS).indices)
             for p in positions
-        ]
-        return " | ".join(words)
+        )
 
 
 def _texts(model_input: Any) -> Sequence[str]:

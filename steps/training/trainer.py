@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 import transformers
@@ -102,7 +102,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self.tokens_seen = 0
         self.last_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
-        self._step_losses: list[torch.Tensor] = []
+        # Losses since the last look, summed on the device.
+        self._unseen_loss = torch.zeros(())
         self._started = time.monotonic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.objective = objective_of(inner)
@@ -247,6 +248,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """One forward and backward pass, with the tokens counted."""
         self.tokens_seen += _tokens_read(inputs) if self._is_masked() else _targets(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self._unseen_loss = self._unseen_loss.to(loss.device) + loss.detach()
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -310,6 +312,12 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
             self.trainer.train_rows.begin_epoch(math.floor(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save or control.should_evaluate:
+            # A checkpoint between two reports must not hold what a NaN has left of the weights.
+            unseen = self.trainer._unseen_loss.item()
+            self.trainer._unseen_loss.zero_()
+            if not math.isfinite(unseen):
+                self._stop(unseen, args, state)
         if self.bar is not None:
             elapsed = time.monotonic() - self.trainer._started
             rate = self.trainer.tokens_seen / max(elapsed, 1e-9)
@@ -327,12 +335,17 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
         if self.first_loss is None:
             self.first_loss = loss
         if not math.isfinite(loss) or loss > DIVERGED_FACTOR * self.first_loss + 1.0:
-            raise TrainingDiverged(
-                f"the training loss is {loss:g} at step {state.global_step} (it began at "
-                f"{self.first_loss:g}): lower training.hyperparameters.learning_rate (now "
-                f"{args.learning_rate:g}) or max_grad_norm (now {args.max_grad_norm:g}); the last "
-                "checkpoint before this step is kept"
-            )
+            self._stop(loss, args, state)
+
+    def _stop(self, loss: float, args: Any, state: Any) -> NoReturn:
+        if self.bar is not None:
+            self.bar.close()
+        began = "" if self.first_loss is None else f" (it began at {self.first_loss:g})"
+        raise TrainingDiverged(
+            f"the training loss is {loss:g} at step {state.global_step}{began}: lower "
+            f"training.hyperparameters.learning_rate (now {args.learning_rate:g}) or max_grad_norm "
+            f"(now {args.max_grad_norm:g}); the last checkpoint before this step is kept"
+        )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:

@@ -86,9 +86,15 @@ def trained(training: config.Training, folder: Path, dtype: torch.dtype) -> Adap
     return adapted
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+# What differs with the number format: plain weights, quantised ones, and master copies of all.
+IN_BOTH_FORMATS = ("lora", "qlora", "full")
+CASES = [(method, torch.bfloat16) for method in METHODS] + [
+    (method, torch.float32) for method in IN_BOTH_FORMATS
+]
+
+
+@pytest.mark.parametrize(("method", "dtype"), CASES)
 @pytest.mark.parametrize("objective", ["causal", "masked"])
-@pytest.mark.parametrize("method", METHODS)
 def test_each_method_trains_and_loads_back_with_equal_logits(
     method: str,
     objective: str,

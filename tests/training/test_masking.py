@@ -304,6 +304,28 @@ def test_training_lowers_the_fixed_mask_loss_and_ends_on_the_best_weights(
     assert 0 <= after["eval_mlm_accuracy"] <= 1
 
 
+def test_training_stops_early_when_validation_no_longer_gains(
+    tiny_bert_folder: Path, tmp_path: Path
+) -> None:
+    # A rate below what float32 can show: the loss stands still, so the first validation stays
+    # the best one.
+    training = settings(tiny_bert_folder, max_steps=50, learning_rate=1e-30)
+    logging = training.logging.model_copy(update={"early_stopping_patience": 2})
+    one = trainer(training.model_copy(update={"logging": logging}), tmp_path)
+    one.train()
+    assert one.state.global_step == 2 * (1 + 2)
+
+
+def test_early_stopping_without_validation_is_refused(
+    tiny_bert_folder: Path, tmp_path: Path
+) -> None:
+    training = settings(tiny_bert_folder)
+    update = {"early_stopping_patience": 2, "eval_strategy": "no"}
+    logging = training.logging.model_copy(update=update)
+    with pytest.raises(UserError, match="early_stopping_patience is 2, but nothing is validated"):
+        trainer(training.model_copy(update={"logging": logging}), tmp_path)
+
+
 def test_each_epoch_of_training_hides_other_words(tiny_bert_folder: Path, tmp_path: Path) -> None:
     one = trainer(settings(tiny_bert_folder, batch_size=100, max_steps=3), tmp_path, count=4)
     drawn: list[tuple[int, ...]] = []
