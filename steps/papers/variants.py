@@ -81,7 +81,9 @@ UP_TO = r"[-_\u2010\u2011\u2012\u2013\u2212]"  # between the ends of a range
 SIGN = rf"(?:\+|{MINUS})"
 # ->, -->, ---->, -- >, ----, =>, >, &gt; left over from HTML, and the arrows of Unicode
 ARROW_SIGNS = "\u2192\u21d2\u27f6\u2794\u279c\u279d\u2b62"
-ARROW = rf"\s?(?:{MINUS}{{1,4}}\s?(?:>|&gt;)|{MINUS}{{3,4}}|=?(?:>|&gt;)|[{ARROW_SIGNS}])\s?"
+ARROW = (
+    rf"\s?(?:{MINUS}{{1,4}}\s?(?:>|&gt;)|{MINUS}{{3,4}}|=?(?:>|&gt;)|[{ARROW_SIGNS}])\s?"
+)
 SLASH_OR_ARROW = rf"(?:{ARROW}|\s?/\s?)"
 
 NUMBER = r"\d{1,9}"  # the longest chromosome has 249 million bases
@@ -131,7 +133,9 @@ _DNA_CHANGE = (
     rf"|{_UNKNOWN_ENDS}{INDEL_WORD}|\d{{1,6}}-\?_\d{{1,6}}\+\?)"  # c.(?_-30)_(12+1_13-1)del
 )
 _DNA_ALLELE = rf"\[{_DNA_CHANGE}(?:;\s?{_DNA_CHANGE}){{0,4}}\]"  # c.[76A>C;83G>C]
-_ANY_DNA_CHANGE = rf"(?:\({_DNA_CHANGE}\)|{_DNA_ALLELE}(?:\s?[;+]\s?{_DNA_ALLELE})?|{_DNA_CHANGE})"
+_ANY_DNA_CHANGE = (
+    rf"(?:\({_DNA_CHANGE}\)|{_DNA_ALLELE}(?:\s?[;+]\s?{_DNA_ALLELE})?|{_DNA_CHANGE})"
+)
 HGVS_CODING = rf"{BEFORE}(?:c\.\s?|C\.(?=\d)){_ANY_DNA_CHANGE}"
 HGVS_GENOMIC = rf"{BEFORE}(?:[gmnor]|mt)\.\s?{_ANY_DNA_CHANGE}"
 
@@ -380,25 +384,19 @@ _PATTERNS = (
         POSITION_FIRST,
         r"(?:\d|kb)\s?[,(-]{0,2}\s?[(-]?[ACGTUacgtu]{1,12}(?:\s?[/=>&\u2010-\u2b62-]|\sto\s)",
     ),
-    _pattern(
-        "nucleotide_substitution", FLANKED_POSITION, r"\d\s?\)?\s?(?:[ACGTU>=&-]|[\u2010-\u2b62])"
-    ),
+    _pattern("nucleotide_substitution", FLANKED_POSITION, r"\d\s?\)?\s?(?:[ACGTU>=&-]|[\u2010-\u2b62])"),
     _pattern("nucleotide_substitution", INTRON_ALLELE, r"IVS|ivs"),
     _pattern("nucleotide_substitution", BARE_CHANGE, _ARROW_HINT),
     _pattern("nucleotide_substitution", SNP_ALLELES, r"[ACGTU]\s?/\s?[ACGTU]"),
     _pattern("nucleotide_substitution", CODON_CHANGE, r"codon|CD"),
-    _pattern(
-        "protein_substitution", THREE_LETTER_SUBSTITUTION, r"[A-Za-z]{3}[^A-Za-z]?\(?\d|\(\S\d"
-    ),
+    _pattern("protein_substitution", THREE_LETTER_SUBSTITUTION, r"[A-Za-z]{3}[^A-Za-z]?\(?\d|\(\S\d"),
     _pattern(
         "protein_substitution",
         RESIDUE_CHANGE_PHRASE,
         r"(?:[A-Z][A-Za-z]{2})(?:\s?[-=>/\u2192]|\sto\s)",
     ),
     _pattern("protein_substitution", ONE_LETTER_SUBSTITUTION, r"[A-Z]\d\d"),
-    _pattern(
-        "protein_substitution", ONE_LETTER_ARROW, rf"{_ARROW_HINT}|\d\s(?:to\s)?[A-Z]\b|\d-T[AG]"
-    ),
+    _pattern("protein_substitution", ONE_LETTER_ARROW, rf"{_ARROW_HINT}|\d\s(?:to\s)?[A-Z]\b|\d-T[AG]"),
     _pattern("protein_substitution", BARE_RESIDUE_CHANGE, _ARROW_HINT),
     _pattern("protein_substitution", RESIDUE_PAIR, r"\d[\s-]?[A-Z](?:[A-Za-z]{2})?/[A-Z]"),
     _pattern("protein_substitution", RESIDUE_NAME_SUBSTITUTION, r"(?:ine|ate|acid)[\s-]?\d"),
@@ -407,11 +405,7 @@ _PATTERNS = (
     _pattern("indel", POSITION_INDEL, r"(?:\d|kb)\s?,?\s?(?:indel|del|ins|dup|inv|DEL|INS|DUP)"),
     _pattern("indel", DELTA_INDEL, r"elta|\u0394"),
     _pattern("indel", INDEL_FIRST, r"(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[\d(A-Z]"),
-    _pattern(
-        "protein_indel",
-        RESIDUE_DELETION,
-        r"elta|[\u0394\u2206]|(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[A-Z]",
-    ),
+    _pattern("protein_indel", RESIDUE_DELETION, r"elta|[\u0394\u2206]|(?:[Dd]el|[Ii]ns|[Dd]up)[\s-]?[A-Z]"),
     _pattern("protein_indel", RESIDUE_INDEL, r"\d\s?[A-Za-z]{0,3}(?:del|ins|dup|fs|FS)"),
     _pattern("indel", DELTA, r"elta|[\u0394\u2206]"),
     _pattern("indel", MISSING_ALLELE, r"/\s?[-\u2010-\u2212]|[-\u2010-\u2212]/"),
