@@ -74,6 +74,8 @@ def leave_with_the_launcher() -> None:
     Only for a step that `mlflow run` started: one from a shell may outlive it (nohup).
     """
     signal.signal(signal.SIGTERM, _terminate)
+    # What SLURM's --signal=USR1@120 sends ahead of the time limit.
+    signal.signal(signal.SIGUSR1, _terminate)
     if sys.platform == "linux" and os.environ.get("MLFLOW_RUN_ID"):
         parent = os.getppid()
         pr_set_pdeathsig = 1
@@ -83,10 +85,11 @@ def leave_with_the_launcher() -> None:
             _terminate(signal.SIGTERM, None)
 
 
-def _terminate(number: int, _frame: Any) -> None:
+def _terminate(_number: int, _frame: Any) -> None:
     # A second signal while the first is being dealt with ends the process at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(128 + number)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def say(message: str) -> None:

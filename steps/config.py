@@ -294,6 +294,8 @@ class Logging(Section):
     save_steps: Positive = 50
     eval_strategy: Literal["no", "steps", "epoch"] = "steps"
     save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    save_minutes: Annotated[float, Field(gt=0)] | None = None
+    save_strict: bool = False
     load_best_model_at_end: bool = True
     metric_for_best_model: str = "auto"
     greater_is_better: bool = False
@@ -330,6 +332,7 @@ class Hardware(Section):
     bf16: bool | Literal["auto"] = "auto"
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
     dataloader_pin_memory: bool = True
+    deterministic: bool = False
 
     @model_validator(mode="after")
     def _one_format(self) -> "Hardware":

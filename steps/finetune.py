@@ -7,7 +7,8 @@ Leaves `checkpoints/`, `adapter/` and `config.yaml` in its run, and a registered
 with the given alias, loaded back in a fresh process before the run says FINISHED.
 """
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from steps.config import LoadedConfig, flatten, load_config, resolved_yaml
 
 if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
+    from steps.training.signals import StopSignals
+    from steps.training.trainer import ModelTrainer
 
 LOGGED_SECTIONS = (
     "model",
@@ -60,42 +63,62 @@ def main(
     """Adapt a pre-trained model to papers with LoRA or QLoRA."""
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
-    refuse_unbuilt(resume, num_processes)
+    refuse_unbuilt(num_processes)
 
+    from steps.tracking.heartbeat import heartbeat
     from steps.tracking.runs import step_run
+    from steps.training.signals import stop_on_signals
 
     name = loaded.training.qlora.resolved_method
-    with step_run("finetune", loaded.training, verbose=verbose, run_name=name) as run:
-        version = finetune(run, loaded, dataset, alias)
-        say(f"registered {version} as @{alias}; run {run.id}")
+    with (
+        stop_on_signals() as stop,
+        step_run("finetune", loaded.training, verbose=verbose, run_name=name) as run,
+        heartbeat(run),
+    ):
+        version = finetune(run, loaded, dataset, alias, resume, stop)
+        if version.startswith("models:/"):
+            say(f"registered {version} as @{alias}; run {run.id}")
 
 
-def refuse_unbuilt(resume: str, num_processes: int) -> None:
+def refuse_unbuilt(num_processes: int) -> None:
     """Say plainly what this version cannot do yet.
 
     Raises:
-        UserError: Resume or several processes were asked for.
+        UserError: Several processes were asked for.
     """
     from steps.errors import UserError
 
-    if resume != "never":
-        raise UserError(f"resume is {resume!r}: this version starts anew only; use resume=never")
     if num_processes != 1:
         raise UserError(f"num_processes is {num_processes}: this version trains with 1 process")
 
 
-def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> str:
+def finetune(
+    run: "StepRun",
+    loaded: LoadedConfig,
+    dataset: str,
+    alias: str,
+    resume: str,
+    stop: "StopSignals",
+) -> str:
     """Train, check and register.
 
     Returns:
-        The URI of the registered version.
+        The URI of the registered version, or of the adapter where `mlflow.log_model` is false.
     """
     import torch
 
     from steps.papers.text import read_papers
+    from steps.tracking.checkpoint_uploads import CheckpointUploads
     from steps.tracking.datasets import log_dataset_input
     from steps.tracking.recorder import MlflowRecorder
     from steps.tracking.registry import register
+    from steps.tracking.resumption import (
+        expectation,
+        facts,
+        find_resume_point,
+        resumable_tags,
+        take_over,
+    )
     from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import quieten_handlers
     from steps.tracking.store import fetch_dataset
@@ -121,6 +144,8 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
     validation_papers = read_papers(stored.folder, "validation", sections)
 
     base = resolve_base(training.model)
+    expected = expectation(training, base, stored.digest)
+    found = find_resume_point(run, resume, expected, say)
     device = pick_device(training.hardware.device)
     dtype = pick_dtype(training.hardware, device)
     check_base(base, training, device)
@@ -143,11 +168,15 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
         objective=base.objective,
         method=training.qlora.resolved_method,
         trained_papers=str(len(train_papers)),
+        **resumable_tags(_checkpoint_root(loaded, run), expected),
     )
+    if found is not None:
+        take_over(run, found)
     run.params(_params(loaded))
     _log_config(run, loaded)
     log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
 
+    uploads = CheckpointUploads(run)
     trainer = ModelTrainer(
         training,
         model,
@@ -155,9 +184,10 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
         train_papers,
         validation_papers,
         _checkpoint_root(loaded, run),
-        recorder=MlflowRecorder(run),
+        recorder=MlflowRecorder(run, uploads),
         dtype=dtype,
-        facts={"dataset_digest": stored.digest, "run_id": run.id},
+        facts=facts(run.id, stored.digest, expected),
+        stop=stop,
     )
     trainable = trainable_parameters(model)
     rows = trainer.train_rows
@@ -166,14 +196,20 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
     say(f"training on {len(train_papers)} papers: {rows.tokens:,} tokens in {len(rows)} rows")
     run.metrics({"train/trainable_parameters": trainable, "train/tokens_per_epoch": rows.tokens})
 
-    started = time.monotonic()
-    trainer.train()
-    seconds = time.monotonic() - started
+    if found is not None:
+        say(f"resumed from run {found.run_id}, checkpoint-{found.point.step} ({found.where})")
+        show_notices(found.notices)
+    with uploads, _saying_how_to_go_on(run, trainer):
+        trainer.train(resume=found.point if found else None)
+        seconds = trainer.seconds
+    done = trainer.state.global_step
+    if found is not None:
+        say(f"steps done after the resume: {trainer.steps_done} of {done}")
     run.metrics(
         {
             "train/seconds": seconds,
             "train/mean_tokens_per_second": trainer.tokens_seen / seconds,
-            "train/steps": trainer.state.global_step,
+            "train/steps": done,
         }
     )
 
@@ -184,10 +220,24 @@ def finetune(run: "StepRun", loaded: LoadedConfig, dataset: str, alias: str) -> 
     # The check loads the model a second time, in another process: make room first.
     del trainer, model, adapted
     _free_memory(device)
-    say("checking the stored model in a fresh process")
-    version = register(run, adapter, training, alias)
+    if training.mlflow.log_model:
+        say("checking the stored model in a fresh process")
+        version = register(run, adapter, training, alias)
+    else:
+        version = f"runs:/{run.id}/adapter"
+        say(f"not registered, because mlflow.log_model is false: {version}")
     run.tag(model_version=version, **cache_tags(parts))
     return version
+
+
+@contextmanager
+def _saying_how_to_go_on(run: "StepRun", trainer: "ModelTrainer") -> Iterator[None]:
+    try:
+        yield
+    except SystemExit:
+        step = trainer.state.global_step
+        say(f"stopped after step {step} and saved; to go on: resume={run.id}, or resume=auto")
+        raise
 
 
 def _params(loaded: LoadedConfig) -> dict[str, Any]:

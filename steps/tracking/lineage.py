@@ -67,5 +67,6 @@ def training_lineage(
                 datasets[dataset_run] = fetch_dataset(client, dataset_run, scratch / dataset_run)
             except UserError as error:
                 gaps.append(str(error))
-        run_id = tags.get("forge.resumed_from")
+        # The run, and the step of the checkpoint that was gone on from.
+        run_id = tags.get("forge.resumed_from", "").partition(":")[0] or None
     return Lineage(tuple(datasets.values()), "; ".join(gaps))

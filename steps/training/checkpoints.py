@@ -202,6 +202,11 @@ def list_checkpoints(root: Path, *, hashes: bool = False) -> list[CheckpointInfo
     return [checkpoint for checkpoint in checked if isinstance(checkpoint, CheckpointInfo)]
 
 
+def list_names(root: Path) -> list[tuple[int, Path]]:
+    """List what is named checkpoint-N under `root`, valid or not, by ascending N."""
+    return [(int(folder.name.rpartition("-")[2]), folder) for folder in _folders(root)]
+
+
 def newest_valid(
     root: Path,
     on_skipped: Callable[[Path, str], None],

@@ -1,5 +1,6 @@
 """What the training reports to: a small protocol, so that it knows no tracking store."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,12 @@ class Recorder(Protocol):
     def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Keep a complete checkpoint folder; called again for a step, it changes nothing."""
 
+    def checkpoint_failed(self, step: int, reason: str) -> None:
+        """Be told, in one line, that no checkpoint of this step could be written."""
+
+    def uploading(self) -> set[int]:
+        """Steps whose checkpoint folders are still being read and may not be removed yet."""
+
 
 class SilentRecorder:
     """Keeps nothing: for scripts that use the trainer without a tracking store."""
@@ -23,3 +30,11 @@ class SilentRecorder:
 
     def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Leave the folder where it is."""
+
+    def checkpoint_failed(self, step: int, reason: str) -> None:
+        """Leave a warning in the log."""
+        logging.getLogger("steps").warning("%s", reason)
+
+    def uploading(self) -> set[int]:
+        """None: nothing is read in the background."""
+        return set()

@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from steps import config
@@ -32,12 +33,21 @@ from steps.training.attention import (
     register_per_document_attention,
     supports_packing,
 )
-from steps.training.checkpoints import rotate, writing_checkpoint
 from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
 from steps.training.masking import MaskedPapers, collate_masked, prepare_for_masked_training
 from steps.training.models import Objective, objective_of
 from steps.training.packing import PackedPapers, collate_packed
 from steps.training.recorder import Recorder, SilentRecorder
+from steps.training.resume import (
+    BEST_WEIGHTS_FILE,
+    Progress,
+    Report,
+    ResumePoint,
+    make_deterministic,
+    read_progress,
+)
+from steps.training.saving import SaveSchedule, finite, save
+from steps.training.signals import StopRequested, StopSignals, exit_code, stop_on_signals
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
 WINDOW_OVERLAP = 64
@@ -58,6 +68,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         objective: "causal" or "masked", by the model's class.
         tokens_seen: Target tokens trained on so far; of a masked model, tokens read, as its
             targets are but the masked ones.
+        steps_done: Optimiser steps that this process has done (after a resume, the later ones).
     """
 
     def __init__(
@@ -73,6 +84,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         dtype: torch.dtype = torch.bfloat16,
         micro_batch: int | None = None,
         facts: Mapping[str, Any] | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
         """Prepare a run; nothing is computed yet.
 
@@ -88,6 +100,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             dtype: Number format of the computation (adapters stay float32).
             micro_batch: Rows of one forward pass; None takes `hyperparameters.batch_size`.
             facts: What a checkpoint's manifest states besides (dataset digest, …).
+            stop: Who handles the signals of this process; None: `train` does, while it lasts.
 
         Raises:
             UserError: No paper to train on, or a model whose documents cannot be packed.
@@ -100,11 +113,21 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self.recorder: Recorder = recorder or SilentRecorder()
         self.facts = dict(facts or {})
         self.tokens_seen = 0
+        self.steps_done = 0
         self.last_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
         # Losses since the last look, summed on the device.
         self._unseen_loss = torch.zeros(())
+        self.saved_best_step: int | None = None
+        self.reports: list[Report] = []
+        # Steps of the last validation that was due, and that was done.
+        self.evaluation_expected = self.evaluated_step = -1
+        self._handles_signals = stop is None
+        self.stop = stop or StopSignals()
+        self._resumed_progress: Progress | None = None
         self._started = time.monotonic()
+        if training.hardware.deterministic:
+            make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.objective = objective_of(inner)
         length = training.model.max_length
@@ -140,13 +163,18 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             validates=bool(self.validation_papers),
             objective=self.objective,
         )
+        self.watch = _StopAndWatch(self)
+        self.early_stopping = _early_stopping(training, self.validation_papers)
+        callbacks = [self.watch, SaveSchedule(self)]
+        if self.early_stopping is not None:
+            callbacks.append(self.early_stopping)
         super().__init__(
             model=model,
             args=arguments,
             train_dataset=self.train_rows,
             eval_dataset=[] if self.validation_papers else None,  # type: ignore[arg-type]
             data_collator=collate,
-            callbacks=[_StopAndWatch(self), *_early_stopping(training, self.validation_papers)],
+            callbacks=callbacks,
         )
         for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
             self.remove_callback(callback)
@@ -169,7 +197,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        with self.autocast_smart_context_manager():
+        with self.stop.at_once(), self.autocast_smart_context_manager():
             scores = self._masked_scores(model) if self._is_masked() else self._scores(model)
         model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
@@ -214,25 +242,135 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             "mlm_accuracy": float(frame.mlm_hits.sum() / frame.mlm_targets.sum()),
         }
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        is_best: bool = super()._determine_best_metric(metrics=metrics, trial=trial)
-        if is_best and self._keeps_best():
-            self.best_weights = {
-                name: p.detach().to("cpu", copy=True)
-                for name, p in self.model.named_parameters()
-                if p.requires_grad
-            }
-        return is_best
+    def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
+        try:
+            metrics: dict[str, float] = super()._evaluate(*arguments, **keywords)
+        except StopRequested:
+            # Saved as before the validation, which the resumed run begins with.
+            self._save_checkpoint(self.model, None)
+            raise SystemExit(exit_code(self.stop.requested or 0)) from None
+        self.evaluated_step = self.state.global_step
+        return metrics
 
-    def train(self, *arguments: Any, **keywords: Any) -> Any:
-        """Train, and end on the best validated weights if the configuration says so."""
-        output = super().train(*arguments, **keywords)
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        improved: bool = super()._determine_best_metric(metrics, trial)
+        if improved and self._keeps_best():
+            self.best_weights = self._trained_weights()
+            self.state.best_global_step = self.state.global_step
+            # With a checkpoint of its own, the best state outlives this process.
+            if self.training_config.logging.save_strategy != "no":
+                self.control.should_save = True
+        return improved
+
+    def _trained_weights(self) -> dict[str, torch.Tensor]:
+        return {
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def train(self, *arguments: Any, resume: ResumePoint | None = None, **keywords: Any) -> Any:
+        """Train, and end on the best validated weights if the configuration says so.
+
+        On SIGTERM, SIGINT or SIGUSR1 the step is finished and saved, and SystemExit raised with
+        143 or 130; on the second one SystemExit is raised at once.
+
+        Args:
+            *arguments: Of transformers' `Trainer.train`.
+            resume: Go on from this checkpoint, which was written by the same configuration.
+            **keywords: Of transformers' `Trainer.train`.
+
+        Returns:
+            What transformers' Trainer returns; None where nothing was left to train.
+        """
+        if self._handles_signals:
+            with stop_on_signals() as self.stop:
+                return self._train(arguments, resume, keywords)
+        return self._train(arguments, resume, keywords)
+
+    def _train(
+        self, arguments: tuple[Any, ...], resume: ResumePoint | None, keywords: dict[str, Any]
+    ) -> Any:
+        output = None
+        with self.stop.deferred():
+            if resume is not None:
+                self._prepare_to_resume(resume)
+                keywords["resume_from_checkpoint"] = str(resume.folder)
+            if resume is not None and self._has_ended(resume):
+                self.restore_progress()
+            else:
+                output = super().train(*arguments, **keywords)
+            if self.stop.requested is not None:
+                self._save_checkpoint(self.model, None)
+                raise SystemExit(exit_code(self.stop.requested))
         if self._keeps_best() and self.best_weights:
-            with torch.no_grad():
-                for name, parameter in self.model.named_parameters():
-                    if name in self.best_weights:
-                        parameter.copy_(self.best_weights[name])
+            self._set_weights(self.best_weights)
         return output
+
+    def _prepare_to_resume(self, resume: ResumePoint) -> None:
+        self._resumed_progress = read_progress(resume.folder)
+        self.state = transformers.TrainerState.load_from_json(
+            str(resume.folder / "trainer_state.json")
+        )
+        if self.state.train_batch_size != self._train_batch_size:
+            raise UserError(
+                f"resume: a pass held {self.state.train_batch_size} rows, now it holds "
+                f"{self._train_batch_size}: set hyperparameters.batch_size to the former"
+            )
+        best = self.state.best_global_step
+        if best is None or not self._keeps_best():
+            return
+        beside = resume.folder / BEST_WEIGHTS_FILE
+        if beside.is_file():
+            self.best_weights = load_file(beside)
+            return
+        self._load_from_checkpoint(str(resume.best_folder or resume.folder))
+        self.best_weights = self._trained_weights()
+        self.saved_best_step = best
+
+    def _has_ended(self, resume: ResumePoint) -> bool:
+        """Whether the checkpoint is that of the last step; then its weights are loaded here."""
+        assert self._resumed_progress is not None
+        patience = self.training_config.logging.early_stopping_patience
+        stopped_early = 0 < patience <= self._resumed_progress.without_gain
+        if self.state.global_step < self.state.max_steps and not stopped_early:
+            return False
+        self._load_from_checkpoint(str(resume.folder))
+        self._tr_loss = torch.tensor(0.0)
+        return True
+
+    def restore_progress(self) -> None:
+        """Take up what the checkpoint says besides weights, optimiser and random state."""
+        progress, self._resumed_progress = self._resumed_progress, None
+        if progress is None:
+            return
+        self.tokens_seen = progress.tokens_seen
+        self.last_metrics = progress.last_metrics
+        self.reports = progress.reports
+        self.evaluated_step = progress.evaluated_step
+        self.watch.first_loss = progress.first_loss
+        if self.early_stopping is not None:
+            self.early_stopping.early_stopping_patience_counter = progress.without_gain
+        self._started = time.monotonic() - progress.seconds
+        self._tr_loss = torch.tensor(progress.loss_since_report, device=self.args.device)
+        self._globalstep_last_logged = progress.reported_step
+        self._total_loss_scalar = progress.total_loss
+        # The checkpoint's own intervals may have been changed since.
+        self.state.compute_steps(self.args, self.state.max_steps)
+        if progress.evaluation_due:
+            self.evaluation_expected = self.state.global_step
+            self._determine_best_metric(self._evaluate(None, None), None)
+
+    def _set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in weights:
+                    parameter.copy_(weights[name])
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+        return time.monotonic() - self._started
 
     def _keeps_best(self) -> bool:
         # Only adapters: a copy of a whole model would double the memory.
@@ -254,9 +392,13 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand metrics to the recorder, under the project's names."""
         super().log(logs, start_time)
-        self.recorder.metrics(self._named(logs), self.state.global_step)
+        step, named = self.state.global_step, finite(self.named(logs))
+        if named:
+            self.reports.append(Report(step, int(time.time() * 1000), named))
+            self.recorder.metrics(named, step)
 
-    def _named(self, logs: Mapping[str, float]) -> dict[str, float]:
+    def named(self, logs: Mapping[str, float]) -> dict[str, float]:
+        """Give Trainer's figures the project's names, and leave out what has none."""
         names = {
             "loss": "train/loss",
             "grad_norm": "train/gradient_norm",
@@ -268,27 +410,14 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         }
         named = {names[key]: float(value) for key, value in logs.items() if key in names}
         if "train/loss" in named:
-            elapsed = time.monotonic() - self._started
             named["train/tokens_seen"] = float(self.tokens_seen)
-            named["train/tokens_per_second"] = self.tokens_seen / max(elapsed, 1e-9)
+            named["train/tokens_per_second"] = self.tokens_seen / max(self.seconds, 1e-9)
             named["train/epoch"] = float(self.state.epoch or 0.0)
             named["train/memory_gb"] = _peak_memory_bytes() / 2**30
         return named
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        step = self.state.global_step
-        root = Path(str(self.args.output_dir))
-        with writing_checkpoint(root, step, self.facts) as staging:
-            self.save_model(str(staging), _internal_call=True)
-            self._save_optimizer_and_scheduler(str(staging))
-            self._save_scaler(str(staging))
-            self._save_rng_state(str(staging))
-            self.state.save_to_json(str(staging / "trainer_state.json"))
-        self.recorder.checkpoint(root / f"checkpoint-{step}", step, self.last_metrics)
-        limit = self.training_config.output.save_total_limit
-        if limit is not None:
-            best = {self.state.best_global_step} if self.state.best_global_step else set()
-            rotate(root, limit, best)
+        save(self)
 
 
 class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
@@ -318,9 +447,9 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
             self.trainer._unseen_loss.zero_()
             if not math.isfinite(unseen):
                 self._stop(unseen, args, state)
+        self.trainer.steps_done += 1
         if self.bar is not None:
-            elapsed = time.monotonic() - self.trainer._started
-            rate = self.trainer.tokens_seen / max(elapsed, 1e-9)
+            rate = self.trainer.tokens_seen / max(self.trainer.seconds, 1e-9)
             self.bar.update()
             self.bar.set_postfix(
                 tokens_per_s=f"{rate:.0f}", memory=f"{_peak_memory_bytes() / 2**30:.1f}GB"
@@ -466,17 +595,17 @@ def best_metric(wanted: str, objective: Objective) -> str:
 
 def _early_stopping(
     training: config.Training, validation_papers: Sequence[PaperText]
-) -> list[transformers.TrainerCallback]:
+) -> transformers.EarlyStoppingCallback | None:
     patience = training.logging.early_stopping_patience
     if not patience:
-        return []
+        return None
     if not validation_papers or training.logging.eval_strategy == "no":
         raise UserError(
             f"logging.early_stopping_patience is {patience}, but nothing is validated: raise "
             "scientific_data.split.validation_fraction and set logging.eval_strategy to steps, "
             "or set the patience to 0"
         )
-    return [transformers.EarlyStoppingCallback(early_stopping_patience=patience)]
+    return transformers.EarlyStoppingCallback(early_stopping_patience=patience)
 
 
 def _targets(inputs: Mapping[str, torch.Tensor]) -> int:

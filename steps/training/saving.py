@@ -1,0 +1,131 @@
+"""When a checkpoint is written, what goes into it, and what happens when that fails."""
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from steps.training.checkpoints import rotate, writing_checkpoint
+from steps.training.resume import BEST_WEIGHTS_FILE, Progress, write_progress
+from steps.training.signals import exit_code
+
+if TYPE_CHECKING:
+    from steps.training.trainer import ModelTrainer
+
+# What torch's C++ writer says where Python would raise an OSError.
+TORCH_WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "unexpected pos")
+# A pickle that nothing here reads, and peft's card, which names the base by its local path.
+NOT_KEPT = ("training_args.bin", "README.md")
+
+
+class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
+    """Adds to Trainer's own intervals: minutes, and the signals that end a run."""
+
+    def __init__(self, trainer: "ModelTrainer") -> None:
+        self.trainer = trainer
+        self._saved_at = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up what the checkpoint says, once Trainer has reset its counters."""
+        self._saved_at = time.monotonic()
+        self.trainer.restore_progress()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Decide whether this step is saved, after Trainer's own intervals have."""
+        minutes = self.trainer.training_config.logging.save_minutes
+        if minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes:
+            control.should_save = True
+        if control.should_evaluate:
+            self.trainer.evaluation_expected = state.global_step
+        if self.trainer.stop.requested is not None:
+            control.should_save = True
+            # Whoever asked may not wait for minutes; the resumed run begins with it.
+            control.should_evaluate = False
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave, if that is what the save was for."""
+        self._saved_at = time.monotonic()
+        requested = self.trainer.stop.requested
+        if requested is not None:
+            # From here, because Trainer would first go through the end of an epoch.
+            raise SystemExit(exit_code(requested))
+
+
+def save(trainer: "ModelTrainer") -> None:
+    """Write a checkpoint of this step, hand it to the recorder, and rotate the older ones.
+
+    Raises:
+        OSError: It cannot be written and `logging.save_strict` is set. Otherwise the recorder
+            is told, and the training goes on.
+    """
+    step = trainer.state.global_step
+    root = Path(str(trainer.args.output_dir))
+    try:
+        _write(trainer, root, step)
+    except OSError as error:
+        reason = f"checkpoint-{step} could not be written to {root}: {error}"
+        trainer.recorder.checkpoint_failed(step, reason)
+        if trainer.training_config.logging.save_strict:
+            raise
+        return
+    measured = trainer.last_metrics if trainer.evaluated_step == step else {}
+    trainer.recorder.checkpoint(root / f"checkpoint-{step}", step, trainer.named(measured))
+    limit = trainer.training_config.output.save_total_limit
+    if limit is not None:
+        best = {trainer.state.best_global_step} if trainer.state.best_global_step else set()
+        rotate(root, limit, best | trainer.recorder.uploading())
+
+
+def _write(trainer: "ModelTrainer", root: Path, step: int) -> None:
+    with writing_checkpoint(root, step, trainer.facts) as staging:
+        try:
+            trainer.save_model(str(staging), _internal_call=True)
+            for name in NOT_KEPT:
+                (staging / name).unlink(missing_ok=True)
+            trainer._save_optimizer_and_scheduler(str(staging))
+            trainer._save_scaler(str(staging))
+            trainer._save_rng_state(str(staging))
+            trainer.state.save_to_json(str(staging / "trainer_state.json"))
+            write_progress(staging, progress_of(trainer))
+            best = trainer.state.best_global_step
+            if trainer.best_weights and best not in (step, trainer.saved_best_step):
+                save_file(trainer.best_weights, staging / BEST_WEIGHTS_FILE)
+        except (RuntimeError, SafetensorError) as error:
+            if isinstance(error, SafetensorError) or any(
+                sign in str(error) for sign in TORCH_WRITE_FAILURES
+            ):
+                raise OSError(str(error).splitlines()[0]) from error
+            raise
+    if trainer.state.best_global_step == step:
+        trainer.saved_best_step = step
+
+
+def progress_of(trainer: "ModelTrainer") -> Progress:
+    """What Trainer forgets, as it stands at the end of this step."""
+    step = trainer.state.global_step
+    ends_epoch = float(trainer.state.epoch or 0.5).is_integer()
+    expected = trainer.evaluation_expected == step or (
+        ends_epoch and trainer.args.eval_strategy == "epoch"
+    )
+    return Progress(
+        tokens_seen=trainer.tokens_seen,
+        seconds=trainer.seconds,
+        first_loss=trainer.watch.first_loss,
+        last_metrics=trainer.last_metrics,
+        loss_since_report=float(trainer._tr_loss),
+        reported_step=trainer._globalstep_last_logged,
+        total_loss=trainer._total_loss_scalar,
+        evaluated_step=trainer.evaluated_step,
+        evaluation_due=expected and trainer.evaluated_step != step,
+        without_gain=getattr(trainer.early_stopping, "early_stopping_patience_counter", 0),
+        reports=trainer.reports,
+    )
+
+
+def finite(values: dict[str, float]) -> dict[str, float]:
+    """The values that JSON and the store can hold."""
+    return {name: value for name, value in values.items() if math.isfinite(value)}
