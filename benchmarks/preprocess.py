@@ -1,23 +1,31 @@
 """Speed and memory of preprocessing on a corpus of any size.
 
     python -m benchmarks.preprocess --papers papers.json --size 20000 --size 200000
+    python -m benchmarks.preprocess --papers papers.json --against-datatrove PYTHON
 
 The corpus is made from the seed papers: each is repeated with three in ten of its words
 exchanged for words of another paper, which is no near-duplicate any more; one repeat in
 twenty is edited lightly, which is one. Every size runs in a process of its own, so that
 its peak memory is its own. On a busy machine, compare the processor time. With two sizes
 or more, the slope says what a paper costs.
+
+With `--against-datatrove`, an interpreter that has datatrove runs the same jobs on the same
+files (see `benchmarks.datatrove_pipeline` for which they are and which only we do), in turn
+with ours: three rounds, the ratio of each, their median and their spread. Both sides are timed
+from when they are imported until all is written, with the start of their workers.
 """
 
 import json
+import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +35,25 @@ from steps.papers.records import read_records, resolve_inputs
 
 EXCHANGED_WORDS = 0.3
 LIGHTLY_EDITED = 0.05
+ROUNDS = 3
+FILES = 8  # in the comparison: datatrove shares out whole files
+DATATROVE_JOBS = {
+    "datatrove, the common jobs": (),
+    "datatrove, genes and variants too": ("--annotate",),
+}
 
 
 @click.command()
 @click.option("--papers", required=True, help="Seed papers: file, folder or glob.")
 @click.option("--size", "sizes", multiple=True, type=int, default=(20_000,), help="Papers.")
 @click.option("--workers", default=0, show_default=True, help="Processes; 0: one a core.")
+@click.option(
+    "--against-datatrove", default=None, metavar="PYTHON", help="Interpreter that has datatrove."
+)
 @click.option("--run-one", hidden=True, is_flag=True, help="Prepare the papers themselves.")
-def main(papers: str, sizes: tuple[int, ...], workers: int, run_one: bool) -> None:
+def main(
+    papers: str, sizes: tuple[int, ...], workers: int, against_datatrove: str | None, run_one: bool
+) -> None:
     """Measure papers a second and peak memory."""
     files = resolve_inputs(papers)
     if run_one:
@@ -43,15 +62,17 @@ def main(papers: str, sizes: tuple[int, ...], workers: int, run_one: bool) -> No
     seeds = [
         json.loads(record.data) for file in files for record in read_records(file, 10**10, 10**8)
     ]
+    if against_datatrove is not None:
+        for size in sizes:
+            compare_with_datatrove(against_datatrove, seeds, size, workers or os.cpu_count() or 1)
+        return
     measured: list[tuple[int, float]] = []
     for size in sorted(sizes):
         with tempfile.TemporaryDirectory() as folder:
-            corpus = Path(folder) / "papers.jsonl"
+            corpus = Path(folder) / "corpus"
             write_corpus(corpus, seeds, size)
-            megabytes = corpus.stat().st_size / 1e6
-            command = [sys.executable, "-m", "benchmarks.preprocess", "--run-one"]
-            command += ["--papers", str(corpus), "--workers", str(workers)]
-            figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            megabytes = sum(file.stat().st_size for file in corpus.iterdir()) / 1e6
+            figures = run_ours(corpus, workers)
         measured.append((size, figures["peak_bytes"]))
         click.echo(
             f"{size:,} papers ({megabytes:.0f} MB): {size / figures['seconds']:,.0f} papers/s, "
@@ -66,6 +87,47 @@ def main(papers: str, sizes: tuple[int, ...], workers: int, run_one: bool) -> No
         click.echo(f"  {stages}; {figures['accepted']:,} accepted, rejected {figures['rejected']}")
     for (fewer, before), (more, after) in pairwise(measured):
         click.echo(f"{(after - before) / (more - fewer):,.0f} bytes of memory a paper")
+
+
+def run_ours(corpus: Path, workers: int) -> dict[str, Any]:
+    """Prepare a corpus in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.preprocess", "--run-one"]
+    return run_side([*command, "--papers", str(corpus), "--workers", str(workers)])
+
+
+def run_side(command: list[str]) -> dict[str, Any]:
+    """Run one side; the figures that it prints as its last line."""
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        raise click.ClickException(f"{command}: {finished.stderr[-2000:]}")
+    figures: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return figures
+
+
+def compare_with_datatrove(
+    python: str, seeds: list[dict[str, Any]], size: int, workers: int
+) -> None:
+    """Let both sides prepare the same corpus in turn, and say how much longer datatrove takes."""
+    script = str(Path(__file__).with_name("datatrove_pipeline.py"))
+    ratios: dict[str, list[float]] = {name: [] for name in DATATROVE_JOBS}
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus"
+        write_corpus(corpus, seeds, size, FILES)
+        for number in range(1, ROUNDS + 1):
+            ours = run_ours(corpus, workers)
+            said = [f"ours {ours['seconds']:.1f} s ({ours['accepted']:,} accepted)"]
+            for name, options in DATATROVE_JOBS.items():
+                with tempfile.TemporaryDirectory() as output:
+                    command = [python, script, str(corpus), output, "--workers", str(workers)]
+                    theirs = run_side([*command, *options])
+                ratios[name].append(theirs["seconds"] / ours["seconds"])
+                said.append(f"{name} {theirs['seconds']:.1f} s ({theirs['accepted']:,})")
+            click.echo(f"{size:,} papers, {workers} workers, round {number}: {'; '.join(said)}")
+    for name, values in ratios.items():
+        click.echo(
+            f"{name}: {statistics.median(values):.2f} times as long as ours "
+            f"({min(values):.2f} to {max(values):.2f})"
+        )
 
 
 def prepare(files: list[Path], workers: int) -> dict[str, Any]:
@@ -100,10 +162,14 @@ def prepare(files: list[Path], workers: int) -> dict[str, Any]:
     }
 
 
-def write_corpus(path: Path, seeds: list[dict[str, Any]], size: int) -> None:
-    """Write `size` papers as JSON Lines."""
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(paper) + "\n" for paper in repeated(seeds, size))
+def write_corpus(folder: Path, seeds: list[dict[str, Any]], size: int, files: int = 1) -> None:
+    """Write `size` papers as JSON Lines, in files of about as many papers each."""
+    folder.mkdir()
+    papers = repeated(seeds, size)
+    for number in range(files):
+        share = size * (number + 1) // files - size * number // files
+        with (folder / f"papers-{number}.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(paper) + "\n" for paper in islice(papers, share))
 
 
 def repeated(seeds: list[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:

@@ -200,8 +200,12 @@ def test_the_digest_is_that_of_the_rows_on_disk(tmp_path: Path) -> None:
     assert on_disk == preparation.manifest
 
 
-def test_the_result_does_not_depend_on_processes_or_packing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("workers", "records_a_chunk"),
+    [(1, 1), (1, 64), (2, 17), pytest.param(3, 5, marks=pytest.mark.slow)],
+)
+def test_the_result_does_not_depend_on_processes_chunks_or_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, records_a_chunk: int
 ) -> None:
     papers = made_up_papers(100)
     papers += [papers[7] | {"pmid": "5"}, {"pmid": "6"}]
@@ -209,14 +213,26 @@ def test_the_result_does_not_depend_on_processes_or_packing(
     packed = tmp_path / "papers.json.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     one = prepare_dataset([plain], ScientificData(num_workers=1), tmp_path / "one")
-    monkeypatch.setattr(pipeline, "CHUNK_RECORDS", 17)
-    two = prepare_dataset([packed], ScientificData(num_workers=2), tmp_path / "two")
+    monkeypatch.setattr(pipeline, "CHUNK_RECORDS", records_a_chunk)
+    two = prepare_dataset([packed], ScientificData(num_workers=workers), tmp_path / "two")
     assert two.digest == one.digest
     same = ("dataset_digest", "funnel", "splits", "leakage", "configuration", "versions")
     assert {k: two.manifest[k] for k in same} == {k: one.manifest[k] for k in same}
     assert two.contents == one.contents
     reasons = [(line["record"], line["reason"]) for line in rejected_lines(one)]
     assert sorted(reasons) == sorted((r["record"], r["reason"]) for r in rejected_lines(two))
+
+
+def test_the_splits_do_not_depend_on_the_order_of_the_papers(tmp_path: Path) -> None:
+    papers = made_up_papers(60)
+    papers += [papers[7] | {"pmid": "5"}]
+    shuffled = random.Random(1).sample(papers, len(papers))
+    one, two = prepare(tmp_path, papers, name="one"), prepare(tmp_path, shuffled, name="two")
+    # The rows stand in the order of the papers, so the digest is another.
+    assert one.digest != two.digest
+    kept_of_twins = {papers[7]["pmid"], "5"}
+    alike = [{k: v for k, v in split_of(p).items() if k not in kept_of_twins} for p in (one, two)]
+    assert alike[0] == alike[1]
 
 
 def test_no_path_of_this_machine_is_recorded(tmp_path: Path) -> None:

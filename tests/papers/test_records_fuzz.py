@@ -144,6 +144,16 @@ def is_texts(value: Any) -> bool:
     return is_text(value) or (isinstance(value, list) and all(isinstance(v, str) for v in value))
 
 
+def is_whole_number(value: Any, below: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < below
+
+
+def is_authors(value: Any) -> bool:
+    return is_text(value) or (
+        isinstance(value, list) and all(isinstance(v, str | dict) for v in value)
+    )
+
+
 def is_body(value: Any) -> bool:
     if isinstance(value, list):
         return all(v is not None and is_body(v) for v in value)
@@ -158,11 +168,14 @@ def is_allowed(record: Any) -> bool:
     numbers = record.get("component_scores") or []
     numbers = numbers.values() if isinstance(numbers, dict) else numbers
     return (
-        isinstance(record.get("pmid"), int | str | None)
-        and not isinstance(record.get("pmid"), bool)
+        (is_text(record.get("pmid")) or is_whole_number(record["pmid"], 10**18))
+        and is_authors(record.get("authors"))
         and all(is_text(record.get(k)) for k in ("doi", "title", "abstract", "text", "journal"))
         and all(is_text(record.get(k)) for k in ("tier", "scored_at"))
-        and isinstance(record.get("publication_date"), int | str | None)
+        and (
+            is_text(record.get("publication_date"))
+            or is_whole_number(record["publication_date"], 10**9)
+        )
         and isinstance(record.get("ai_ml_detected"), bool | None)
         and all(
             is_texts(record.get(k))
