@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from steps import config
 from steps.errors import UserError
 from steps.plan import main, run_plan
-from steps.training import memory
 from steps.training.memory import (
     GIB,
     PARTS,
@@ -27,9 +26,11 @@ from steps.training.memory import (
     remedies,
     shape_from_config,
     shape_of_model,
+    step,
     time_plan,
     with_overrides,
 )
+from steps.training.memory.plan import optimizer_of
 
 LLAMA_7B = shape_of_model(config.Model(name="meta-llama/Llama-2-7b-hf"))
 TINY = Shape("tiny", "llama", 500, 64, 3, 4, 2, 16, 160, False, 512)
@@ -56,8 +57,8 @@ def test_nf4_with_double_quantisation_takes_the_bytes_of_its_block_sizes() -> No
     weights = 4096 * 4096
     blocks = weights // 64
     expected = weights // 2 + blocks + 4 * (blocks // 256) + 4 + 4 * 16 + 4 * 256
-    assert memory._nf4_bytes(weights, nested=True) == expected
-    assert memory._nf4_bytes(weights, nested=False) == weights // 2 + 4 * blocks + 4 * 16
+    assert step.nf4_bytes(weights, nested=True) == expected
+    assert step.nf4_bytes(weights, nested=False) == weights // 2 + 4 * blocks + 4 * 16
 
 
 def test_frozen_weights_take_the_bytes_of_their_number_format() -> None:
@@ -68,7 +69,7 @@ def test_frozen_weights_take_the_bytes_of_their_number_format() -> None:
     assert weights("lora") == 2 * LLAMA_7B.parameters
     kept = 2 * (2 * 32000 * 4096 + 65 * 4096)  # embedding, head and norms are not quantised
     linear = [4096 * 4096] * 4 + [4096 * 11008] * 3
-    assert weights("qlora") == kept + 32 * sum(memory._nf4_bytes(n, True) for n in linear)
+    assert weights("qlora") == kept + 32 * sum(step.nf4_bytes(n, True) for n in linear)
     assert (
         plan_memory(LLAMA_7B, training(FULL), micro_batch=1, length=64).parts["weights"]
         == 4 * LLAMA_7B.parameters
@@ -110,10 +111,10 @@ def test_a_deep_model_extrapolated_from_two_depths_equals_its_whole_replay(
         f"{overrides} training.memory_optimization.gradient_checkpointing={checkpointing}"
     )
     extrapolated = plan_memory(shape, settings, micro_batch=2, length=48)
-    monkeypatch.setattr(memory, "_REPLAYED_LAYERS", 100)
-    memory._replay_any_depth.cache_clear()
+    monkeypatch.setattr(step, "REPLAYED_LAYERS", 100)
+    step.replay.cache_clear()
     assert plan_memory(shape, settings, micro_batch=2, length=48) == extrapolated
-    memory._replay_any_depth.cache_clear()
+    step.replay.cache_clear()
 
 
 @settings(max_examples=15, deadline=None)
@@ -254,10 +255,10 @@ def test_constants_copied_from_modules_that_import_torch_are_theirs() -> None:
     from steps.training.losses import CHUNK
     from steps.training.trainer import optimizer_name
 
-    assert memory.LOSS_CHUNK == CHUNK
+    assert step.LOSS_CHUNK == CHUNK
     for wanted in ("auto", "AdamW", "adam", "sgd", "paged_adamw_8bit"):
         for device in ("cpu", "cuda"):
-            assert memory._optimizer(wanted, device) == optimizer_name(wanted, device)
+            assert optimizer_of(wanted, device) == optimizer_name(wanted, device)
 
 
 def test_a_shape_that_cannot_be_planned_is_refused_by_name() -> None:
