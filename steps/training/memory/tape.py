@@ -16,6 +16,8 @@ Device = Literal["cpu", "cuda"]
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "reserve")
 # bitsandbytes: weights to a first-level block.
 NF4_BLOCK = 64
+# Largest workspace seen of a product with a transposed factor on AVX512-BF16.
+ONEDNN_BLOCK_BYTES = 400 * 2**10
 # More documents than this are replayed in as many groups; only a fleeting tensor changes by that.
 REPLAYED_DOCUMENTS = 8
 
@@ -360,6 +362,12 @@ class Tape:
         """A matrix product: each factor is saved for the other's gradient."""
         saved = [x for x, other in ((a, b), (b, a)) if other.node is not None]
         return self.operation(out, [a, b, *offset], saved=saved)
+
+    def packed_operands(self, inner: int, outputs: int, columns: int) -> Tensor:
+        """What oneDNN takes to lay out the operands of `a.T @ b` in blocks, in 16 bits on a CPU."""
+        packs = self.half is not None and self.device == "cpu"
+        operands = 2 * inner * (outputs + columns)
+        return self.new(min(operands, ONEDNN_BLOCK_BYTES) * packs, 1)
 
     def quantized_linear(
         self, x: Tensor, weights: int, outputs: int, bits: int, rows: int
