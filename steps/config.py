@@ -320,8 +320,18 @@ class MemoryOptimization(Section):
     """Trading time for memory."""
 
     gradient_checkpointing: bool = True
+    offload_activations: bool = False
     max_memory_usage: Annotated[float, Field(gt=0)] | str | None = None
     gpu_memory_gb: Annotated[float, Field(gt=0)] = 16.0
+
+    @model_validator(mode="after")
+    def _offload_needs_checkpointing(self) -> "MemoryOptimization":
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError(
+                "memory_optimization.offload_activations is true, but what it moves to host memory "
+                "are the checkpoints of gradient_checkpointing, which is false: set it to true"
+            )
+        return self
 
 
 class Hardware(Section):

@@ -7,7 +7,8 @@ Leaves `checkpoints/`, `adapter/` and `config.yaml` in its run, and a registered
 with the given alias, loaded back in a fresh process before the run says FINISHED.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from steps.cli import say, show_notices, step_command
-from steps.config import LoadedConfig, flatten, load_config, resolved_yaml
+from steps.config import LoadedConfig, Training, flatten, load_config, resolved_yaml
+from steps.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
+    from steps.papers.text import PaperText
     from steps.tracking.runs import StepRun
+    from steps.training.models import Base
     from steps.training.signals import StopSignals
     from steps.training.trainer import ModelTrainer
 
+# Papers whose tokens are counted before the training, to know about how long it takes.
+SAMPLED_PAPERS = 50
 LOGGED_SECTIONS = (
     "model",
     "qlora",
@@ -151,6 +159,7 @@ def finetune(
     check_base(base, training, device)
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
+    training = planned(run, training, base, device, dtype, train_papers, tokenizer)
     model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
     if new_modules(model):
         say(f"{base.name} comes without {', '.join(new_modules(model))}: drawn anew and trained")
@@ -183,7 +192,7 @@ def finetune(
         tokenizer,
         train_papers,
         validation_papers,
-        _checkpoint_root(loaded, run),
+        _checkpoint_root(training, run),
         recorder=MlflowRecorder(run, uploads),
         dtype=dtype,
         facts=facts(run.id, stored.digest, expected),
@@ -240,6 +249,114 @@ def _saying_how_to_go_on(run: "StepRun", trainer: "ModelTrainer") -> Iterator[No
         raise
 
 
+def planned(
+    run: "StepRun",
+    training: Training,
+    base: "Base",
+    device: str,
+    dtype: "torch.dtype",
+    papers: "Sequence[PaperText]",
+    tokenizer: Any,
+) -> Training:
+    """Plan memory, time and disk; leave `plan.json`; refuse what cannot fit.
+
+    Returns:
+        The configuration with `batch_size: auto` worked out.
+
+    Raises:
+        UserError: The run does not fit into the memory or the disk that there is.
+    """
+    from steps.training.memory import (
+        CannotPlan,
+        available_budget,
+        check_disk,
+        check_fits,
+        plan_run,
+        shape_from_config,
+        with_settled_batch,
+    )
+
+    content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        shape = shape_from_config(content, base.name)
+    except CannotPlan as error:
+        if training.hyperparameters.batch_size == "auto":
+            raise UserError(f"hyperparameters.batch_size is auto, but {error}") from None
+        say(f"note: {error}")
+        return training
+    budget = available_budget(training, device)
+    length = training.model.max_length
+    where: Any = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
+    settled = with_settled_batch(shape, training, budget.size, length=length, **where)
+    plan = plan_run(
+        shape,
+        settled,
+        budget,
+        tokens=_estimated_tokens(papers, tokenizer),
+        tokens_per_second=_measured_rate(run, base, training),
+        **where,
+    )
+    _record_plan(run, plan)
+    rows = settled.hyperparameters.batch_size
+    assert isinstance(rows, int)
+    # A shape that is only resembled gives a figure to read, not one to refuse by.
+    if not shape.notes:
+        check_fits(
+            shape,
+            settled,
+            budget.size,
+            micro_batch=rows,
+            length=length,
+            source=budget.source,
+            **where,
+        )
+    check_disk({_checkpoint_root(settled, run): plan["disk"]["local"]})
+    return settled
+
+
+def _record_plan(run: "StepRun", plan: dict[str, Any]) -> None:
+    file = run.scratch / "plan.json"
+    file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    run.artifact(file)
+    memory, disk = plan["memory"], plan["disk"]
+    figures = {
+        "plan/memory_gb": memory["total"] / 2**30,
+        "plan/budget_gb": memory["budget"] / 2**30,
+        "plan/disk_gb": disk["local"] / 2**30,
+        "plan/micro_batch": plan["micro_batch"],
+    }
+    hours = plan["time"]["hours"]
+    if hours is not None:
+        figures["plan/hours"] = hours
+    run.metrics(figures)
+    say(
+        f"plan: {plan['micro_batch']} x {plan['length']} tokens take "
+        f"{figures['plan/memory_gb']:.2f} of {figures['plan/budget_gb']:.1f} GiB, checkpoints "
+        f"{figures['plan/disk_gb']:.2f} GiB of disk"
+        + (f", {hours:.1f} hours at the rate of the last such run" if hours is not None else "")
+    )
+
+
+def _estimated_tokens(papers: "Sequence[PaperText]", tokenizer: Any) -> int:
+    """Tokens of all papers, by the tokens a character of the first ones."""
+    sample = papers[:SAMPLED_PAPERS]
+    tokens = sum(len(tokenizer(paper.text, verbose=False).input_ids) for paper in sample)
+    characters = sum(len(paper.text) for paper in sample)
+    return round(tokens / max(characters, 1) * sum(len(paper.text) for paper in papers))
+
+
+def _measured_rate(run: "StepRun", base: "Base", training: Training) -> float | None:
+    """Tokens per second of the last finished run of the same base and method, if there is one."""
+    found = run.client.search_runs(
+        [run.experiment_id],
+        f"attributes.status = 'FINISHED' and tags.`forge.base_model` = '{base.name}' "
+        f"and tags.`forge.method` = '{training.qlora.resolved_method}'",
+        max_results=1,
+    )
+    rate = found[0].data.metrics.get("train/mean_tokens_per_second") if found else None
+    return rate if rate else None
+
+
 def _params(loaded: LoadedConfig) -> dict[str, Any]:
     content = loaded.training.model_dump(mode="json")
     params: dict[str, Any] = {}
@@ -254,8 +371,8 @@ def _log_config(run: "StepRun", loaded: LoadedConfig) -> None:
     run.artifact(file)
 
 
-def _checkpoint_root(loaded: LoadedConfig, run: "StepRun") -> Path:
-    output = loaded.training.output.output_dir
+def _checkpoint_root(training: Training, run: "StepRun") -> Path:
+    output = training.output.output_dir
     return (Path(output) if output else run.scratch / "training") / run.id
 
 

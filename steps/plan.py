@@ -9,7 +9,6 @@ sizes follow from the model's shape (see `steps.training.memory`).
 """
 
 import json
-import math
 from typing import Any
 
 import click
@@ -54,7 +53,8 @@ def run_plan(
     """Plan a run from its configuration alone.
 
     Args:
-        training: The configuration. `hardware.device: auto` is planned for a GPU.
+        training: The configuration. `hardware.device: auto` is planned for a GPU of
+            `gpu_memory_gb`, `cpu` for the memory that is free here.
         tokens: Tokens of one epoch, if known.
         tokens_per_second: Measured or stated rate, if there is one.
 
@@ -65,90 +65,24 @@ def run_plan(
         UserError: The model's shape is not to be had, or nobody can plan it.
     """
     from steps.training.memory import (
-        Device,
-        choose_rows,
-        disk_plan,
-        largest_micro_batch,
-        longest_context,
-        memory_budget,
-        plan_memory,
-        remedies,
+        available_budget,
+        configured_budget,
+        device_of,
+        plan_run,
         shape_of_model,
-        time_plan,
     )
 
-    shape = shape_of_model(training.model)
-    device: Device = "cpu" if training.hardware.device == "cpu" else "cuda"
-    budget = memory_budget(training)
-    length = training.model.max_length
-    rows = choose_rows(shape, training, budget, length=length, device=device)
-    memory = plan_memory(shape, training, micro_batch=rows, length=length, device=device)
-    fits = memory.total <= budget
-    steps = optimizer_steps(training, rows, tokens)
-    disk = disk_plan(shape, training, optimizer_steps=steps)
-    hours = None
-    if tokens is not None and tokens_per_second is not None:
-        per_step = rows * length * training.hyperparameters.gradient_accumulation_steps
-        trained = tokens * training.hyperparameters.num_epochs
-        if training.hyperparameters.max_steps > 0:
-            trained = training.hyperparameters.max_steps * per_step
-        hours = time_plan(round(trained), tokens_per_second).hours
-    return {
-        "model": shape.name,
-        "method": memory.method,
-        "device": device,
-        "parameters": shape.parameters,
-        "trained_parameters": memory.trained_parameters,
-        "micro_batch": rows,
-        "length": length,
-        "gradient_accumulation_steps": training.hyperparameters.gradient_accumulation_steps,
-        "gradient_checkpointing": training.memory_optimization.gradient_checkpointing,
-        "memory": {
-            "parts": memory.parts,
-            "total": memory.total,
-            "budget": budget,
-            "fits": fits,
-            "peak_in": memory.moment,
-            "largest_micro_batch": largest_micro_batch(
-                shape, training, budget, length=length, device=device
-            ),
-            "longest_context": longest_context(
-                shape, training, budget, micro_batch=rows, device=device
-            ),
-            "remedies": []
-            if fits
-            else [
-                {"overrides": remedy.overrides, "price": remedy.price, "total": remedy.total}
-                for remedy in remedies(
-                    shape, training, budget, micro_batch=rows, length=length, device=device
-                )
-            ],
-        },
-        "time": {
-            "tokens_of_an_epoch": tokens,
-            "tokens_per_second": tokens_per_second,
-            "optimizer_steps": steps,
-            "hours": hours,
-        },
-        "disk": {
-            "base_model": disk.base_model,
-            "checkpoint": disk.checkpoint,
-            "local": disk.local,
-            "tracked": disk.tracked,
-        },
-        "notes": list(memory.notes),
-    }
-
-
-def optimizer_steps(training: Training, micro_batch: int, tokens: int | None) -> int | None:
-    """Optimiser steps of a run; None if neither tokens nor `max_steps` say it."""
-    values = training.hyperparameters
-    if values.max_steps > 0:
-        return values.max_steps
-    if tokens is None:
-        return None
-    per_step = micro_batch * training.model.max_length * values.gradient_accumulation_steps
-    return math.ceil(math.ceil(tokens / per_step) * values.num_epochs)
+    device = device_of(training)
+    on_cpu = device == "cpu"
+    budget = available_budget(training, device) if on_cpu else configured_budget(training)
+    return plan_run(
+        shape_of_model(training.model),
+        training,
+        budget,
+        device=device,
+        tokens=tokens,
+        tokens_per_second=tokens_per_second,
+    )
 
 
 def show(plan: dict[str, Any]) -> None:
@@ -172,6 +106,9 @@ def show(plan: dict[str, Any]) -> None:
 
     facts = Table(show_header=False)
     facts.add_row("peak in the", memory["peak_in"])
+    facts.add_row(
+        "rows of a step", f"{plan['micro_batch']} x {plan['gradient_accumulation_steps']}"
+    )
     facts.add_row("largest micro-batch", f"{memory['largest_micro_batch']:,}")
     facts.add_row("longest context", f"{memory['longest_context']:,} tokens")
     hours = "give --tokens and --tokens-per-second"

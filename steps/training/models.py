@@ -340,6 +340,9 @@ def _cpu_has_bf16() -> bool:
 def _gpus_seen_by_the_driver() -> int:
     import pynvml
 
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        # Hidden on purpose.
+        return 0
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())

@@ -36,6 +36,7 @@ from steps.training.attention import (
 from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
 from steps.training.masking import MaskedPapers, collate_masked, prepare_for_masked_training
 from steps.training.models import Objective, objective_of
+from steps.training.out_of_memory import stopping_when_out_of_memory
 from steps.training.packing import PackedPapers, collate_packed
 from steps.training.recorder import Recorder, SilentRecorder
 from steps.training.resume import (
@@ -109,6 +110,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             raise UserError("the training split holds no paper: widen the filters of preprocess")
         self.training_config = training
         self.tokenizer = tokenizer
+        self.compute_dtype = dtype
         self.validation_papers = list(validation_papers)
         self.recorder: Recorder = recorder or SilentRecorder()
         self.facts = dict(facts or {})
@@ -372,6 +374,17 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """Seconds of training so far, those before a resume included."""
         return time.monotonic() - self._started
 
+    def _inner_training_loop(self, *arguments: Any, **keywords: Any) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        with stopping_when_out_of_memory(
+            self.training_config,
+            model.get_base_model() if hasattr(model, "get_base_model") else model,
+            micro_batch=self.args.per_device_train_batch_size,
+            dtype=self.compute_dtype,
+            device=self.args.device.type,
+        ):
+            return super()._inner_training_loop(*arguments, **keywords)
+
     def _keeps_best(self) -> bool:
         # Only adapters: a copy of a whole model would double the memory.
         return (
@@ -520,9 +533,15 @@ def training_arguments(
     logging = training.logging
     device = "cuda" if torch.cuda.is_available() and training.hardware.device != "cpu" else "cpu"
     rows = micro_batch or values.batch_size
-    assert isinstance(rows, int)
+    if rows == "auto":
+        raise UserError(
+            "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
+            "plan; a script of your own calls steps.training.memory.with_settled_batch first"
+        )
     warmup = training.warmup_steps
     checkpointing = training.memory_optimization.gradient_checkpointing
+    # Transformers' own: `save_on_cpu` around each checkpointed layer.
+    how = {"use_reentrant": False, "offload": training.memory_optimization.offload_activations}
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
     return transformers.TrainingArguments(
@@ -545,7 +564,7 @@ def training_arguments(
         fp16=dtype == torch.float16,
         use_cpu=device == "cpu",
         gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        gradient_checkpointing_kwargs=how if checkpointing else None,
         logging_steps=logging.log_steps,
         logging_first_step=True,
         # A NaN must reach the eye, not be replaced by a mean.

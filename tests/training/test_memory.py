@@ -17,7 +17,6 @@ from steps.training.memory import (
     PARTS,
     Shape,
     check_fits,
-    choose_micro_batch,
     disk_plan,
     format_table,
     largest_micro_batch,
@@ -29,6 +28,7 @@ from steps.training.memory import (
     step,
     time_plan,
     with_overrides,
+    with_settled_batch,
 )
 from steps.training.memory.plan import optimizer_of
 
@@ -207,14 +207,47 @@ def test_what_nothing_mends_is_refused_in_one_line_without_advice() -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_auto_takes_the_largest_micro_batch_that_fits_up_to_sixteen() -> None:
-    chosen = training("training.hyperparameters.batch_size=auto")
-    rows = choose_micro_batch(LLAMA_7B, chosen, 10 * GIB, length=1024)
-    assert rows == largest_micro_batch(LLAMA_7B, chosen, 10 * GIB, length=1024) < 16
-    assert choose_micro_batch(LLAMA_7B, chosen, 80 * GIB, length=1024) == 16
-    assert choose_micro_batch(LLAMA_7B, training(), 16 * GIB, length=1024) == (
-        training().hyperparameters.batch_size
+@pytest.mark.parametrize("gib", [7, 9, 12, 80])
+def test_auto_takes_the_largest_micro_batch_that_fits_and_keeps_the_rows_of_a_step(
+    gib: int,
+) -> None:
+    chosen = training(
+        "training.hyperparameters.batch_size=auto "
+        "training.hyperparameters.gradient_accumulation_steps=24"
     )
+    settled = with_settled_batch(LLAMA_7B, chosen, gib * GIB, length=1024).hyperparameters
+    rows = settled.batch_size
+    assert isinstance(rows, int)
+    assert rows * settled.gradient_accumulation_steps == 24
+    fitting = largest_micro_batch(LLAMA_7B, chosen, gib * GIB, length=1024)
+    assert rows == max(n for n in range(1, min(fitting, 16) + 1) if 24 % n == 0)
+
+
+def test_a_stated_micro_batch_is_kept_and_auto_is_one_row_where_nothing_fits() -> None:
+    assert with_settled_batch(LLAMA_7B, training(), GIB, length=64) == training()
+    chosen = training("training.hyperparameters.batch_size=auto")
+    assert with_settled_batch(LLAMA_7B, chosen, GIB, length=64).hyperparameters.batch_size == 1
+
+
+def test_offloaded_checkpoints_leave_the_gpu_for_the_host() -> None:
+    plain, offloading = (
+        plan_memory(
+            LLAMA_7B,
+            training(f"training.memory_optimization.offload_activations={offloads}"),
+            micro_batch=1,
+            length=8192,
+        )
+        for offloads in ("false", "true")
+    )
+    assert offloading.host_bytes == 32 * 8192 * 4096 * 2
+    assert plain.host_bytes == 0
+    # All but the one that is being recomputed from, and its copy on the way.
+    assert plain.total - offloading.total == pytest.approx(offloading.host_bytes, rel=0.1)
+
+
+def test_offloading_without_checkpointing_is_refused() -> None:
+    with pytest.raises(ValueError, match="offload_activations is true, but what it moves"):
+        config.MemoryOptimization(gradient_checkpointing=False, offload_activations=True)
 
 
 def test_zero_shares_what_its_stage_partitions() -> None:

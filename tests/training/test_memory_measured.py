@@ -2,10 +2,8 @@
 
 The shapes, lengths and batches of the slow test are drawn anew in each run, so that nothing can
 be fitted to them; the fast ones draw by their own name, so that a run is repeated by its name.
-One draw of the slow test is known to miss: `Case(4038637623, method="full")`, a LLaMA of one
-layer and width 32, is planned at 0.854 of what was measured; the cause is not found. What is
-compared is the peak of all tensor memory of a step: the tensors that stand when it begins, plus
-every allocation and release that torch's CPU allocator reports to the profiler. (A
+What is compared is the peak of all tensor memory of a step: the tensors that stand when it begins,
+plus every allocation and release that torch's CPU allocator reports to the profiler. (A
 `TorchDispatchMode` would miss what kernels allocate inside, and switches off autograd's sums in
 place.)
 """
@@ -87,6 +85,7 @@ class Case:
         self.length = draw.randint(16, 400)
         self.rank = draw.choice([2, 4, 8, 16])
         self.dropout = draw.choice([0.0, 0.05])
+        self.offloads = False
         vars(self).update(fixed)
         heads = draw.choice([2, 4, 6])
         width = heads * draw.choice([8, 16, 32])
@@ -117,7 +116,8 @@ class Case:
             ),
             hyperparameters=config.Hyperparameters(gradient_accumulation_steps=self.accumulation),
             memory_optimization=config.MemoryOptimization(
-                gradient_checkpointing=self.checkpointing
+                gradient_checkpointing=self.checkpointing,
+                offload_activations=self.offloads and self.checkpointing,
             ),
         )
 
@@ -143,13 +143,15 @@ class Case:
             model.save_pretrained(folder)
             base = Base("tiny", "folder", None, "", objective, "", folder)
             model = load_model(base, qlora.quantization, qlora.bits, frozen, "cpu")
+        # As the trainer does: a cache would keep copies of all keys and values.
+        model.config.use_cache = False
         register_per_document_attention()
         model.set_attn_implementation(PER_DOCUMENT_SDPA)
         if objective == "causal":
             use_chunked_loss(model)
         adapted = add_adapter(model, qlora, objective)
         if self.checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable({"use_reentrant": False}, offload=self.offloads)
         adapted.train()
         return adapted
 
@@ -204,9 +206,18 @@ def test_the_plan_is_within_a_tenth_of_measured_tensors_for_weights_in_four_bits
     check(Case(seed, family=family, method="qlora"), tmp_path / "model")
 
 
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_the_plan_is_within_a_tenth_of_measured_tensors_with_offloaded_checkpoints(
+    family: str, tmp_path: Path
+) -> None:
+    seed = random.Random(f"{family} offloaded").randrange(2**32)
+    case = Case(seed, family=family, method="lora", checkpointing=True, offloads=True)
+    check(case, tmp_path / "model")
+
+
 @pytest.mark.slow
 def test_the_plan_stays_within_a_tenth_over_many_random_shapes(tmp_path: Path) -> None:
     for number in range(60):
         seed = random.SystemRandom().randrange(2**32)
-        method = random.choice(["lora", "full", "qlora", "lora_8bit", "dora"])
+        method = random.choice(["lora", "rslora", "full", "qlora", "lora_8bit", "dora"])
         check(Case(seed, method=method), tmp_path / str(number))

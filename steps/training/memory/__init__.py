@@ -15,10 +15,19 @@ living tensors is the plan. A replay needs neither torch nor a GPU and takes mil
 from steps.training.memory.advice import (
     Remedy,
     check_fits,
-    choose_micro_batch,
-    choose_rows,
+    in_words,
     remedies,
     with_overrides,
+    with_settled_batch,
+)
+from steps.training.memory.budget import (
+    Budget,
+    available_budget,
+    check_disk,
+    configured_budget,
+    device_of,
+    free_host_memory,
+    gpu_budget,
 )
 from steps.training.memory.plan import (
     GIB,
@@ -30,16 +39,24 @@ from steps.training.memory.plan import (
     format_table,
     largest_micro_batch,
     longest_context,
-    memory_budget,
     plan_memory,
     time_plan,
 )
-from steps.training.memory.shapes import Family, Shape, shape_from_config, shape_of_model
+from steps.training.memory.report import plan_run
+from steps.training.memory.shapes import (
+    CannotPlan,
+    Family,
+    Shape,
+    shape_from_config,
+    shape_of_model,
+)
 from steps.training.memory.tape import PARTS, Device
 
 __all__ = [
     "GIB",
     "PARTS",
+    "Budget",
+    "CannotPlan",
     "Device",
     "DiskPlan",
     "Family",
@@ -48,18 +65,24 @@ __all__ = [
     "Remedy",
     "Shape",
     "TimePlan",
+    "available_budget",
+    "check_disk",
     "check_fits",
-    "choose_micro_batch",
-    "choose_rows",
+    "configured_budget",
+    "device_of",
     "disk_plan",
     "format_table",
+    "free_host_memory",
+    "gpu_budget",
+    "in_words",
     "largest_micro_batch",
     "longest_context",
-    "memory_budget",
     "plan_memory",
+    "plan_run",
     "remedies",
     "shape_from_config",
     "shape_of_model",
     "time_plan",
     "with_overrides",
+    "with_settled_batch",
 ]

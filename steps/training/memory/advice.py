@@ -11,41 +11,37 @@ from steps import config
 from steps.errors import UserError
 from steps.training.memory.plan import GIB, MemoryPlan, largest_micro_batch, plan_memory
 from steps.training.memory.shapes import Shape
+from steps.training.memory.tape import Device
 
 # What `batch_size: auto` takes at most, and the sizes in GiB that cards come in.
 AUTO_ROWS = 16
 GPU_SIZES = (16, 24, 32, 40, 48, 80, 96, 141, 192)
 
 
-def choose_rows(
+def with_settled_batch(
     shape: Shape, training: config.Training, budget: int, *, length: int, **where: Any
-) -> int:
-    """The configured micro-batch, or for `auto` the largest that fits, whether one does or not.
+) -> config.Training:
+    """The configuration with `batch_size: auto` worked out, whether it fits or not.
 
-    `auto` takes at most `AUTO_ROWS`: beyond that nothing gets faster, and the optimiser
-    makes fewer steps.
+    With `auto`, `gradient_accumulation_steps` counts the rows of an optimiser step. The
+    micro-batch becomes the largest that fits, divides that number (so that every card takes
+    the same optimiser steps) and is at most `AUTO_ROWS` (beyond that nothing gets faster).
 
     Returns:
-        At least 1.
+        A configuration whose `batch_size` is a number: 1 if nothing fits.
     """
-    wanted = training.hyperparameters.batch_size
-    if wanted != "auto":
-        return wanted
-    fitting = largest_micro_batch(shape, training, budget, length=length, limit=AUTO_ROWS, **where)
-    return max(fitting, 1)
-
-
-def choose_micro_batch(
-    shape: Shape, training: config.Training, budget: int, *, length: int, **where: Any
-) -> int:
-    """The micro-batch to train with, see `choose_rows`; refused where it cannot fit.
-
-    Raises:
-        UserError: It does not fit; see `check_fits`.
-    """
-    rows = choose_rows(shape, training, budget, length=length, **where)
-    check_fits(shape, training, budget, micro_batch=rows, length=length, **where)
-    return rows
+    values = training.hyperparameters
+    if values.batch_size != "auto":
+        return training
+    rows_per_step = values.gradient_accumulation_steps
+    # Most of the budget goes to rows, so whether gradients of earlier ones stand matters: plan
+    # as if they did, which they do unless one micro-batch is the whole step.
+    fitting = largest_micro_batch(
+        shape, training, budget, length=length, limit=min(AUTO_ROWS, rows_per_step), **where
+    )
+    rows = next(n for n in range(max(fitting, 1), 0, -1) if rows_per_step % n == 0)
+    settled = {"batch_size": rows, "gradient_accumulation_steps": rows_per_step // rows}
+    return training.model_copy(update={"hyperparameters": values.model_copy(update=settled)})
 
 
 @dataclass(frozen=True)
@@ -70,9 +66,19 @@ def check_fits(
     *,
     micro_batch: int,
     length: int,
+    source: str = "",
     **where: Any,
 ) -> MemoryPlan:
     """Plan, and refuse what cannot fit.
+
+    Args:
+        shape: The model.
+        training: The configuration.
+        budget: Bytes.
+        micro_batch: Rows of one forward pass.
+        length: Tokens of a row.
+        source: Where the budget is from, for the message.
+        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
 
     Returns:
         The plan that fits.
@@ -85,20 +91,30 @@ def check_fits(
     if plan.total <= budget:
         return plan
     found = remedies(shape, training, budget, micro_batch=micro_batch, length=length, **where)
+    where_from = f" ({source})" if source else ""
+    raise UserError(
+        f"{shape.name}, {plan.method}, {micro_batch} x {length} tokens needs {_gib(plan.total)}, "
+        f"and there are {_gib(budget)}{where_from}. {in_words(found)}"
+    )
+
+
+def in_words(found: Sequence[Remedy]) -> str:
+    """Remedies as one sentence."""
+    if not found:
+        return (
+            "No setting makes it fit: take a smaller model or a larger GPU "
+            "(memory_optimization.gpu_memory_gb)"
+        )
     options = "; ".join(
-        f"({i}) {remedy.overrides} [{remedy.total / GIB:.1f} GiB; {remedy.price}]"
+        f"({i}) {remedy.overrides} [{_gib(remedy.total)}; {remedy.price}]"
         for i, remedy in enumerate(found, 1)
     )
-    raise UserError(
-        f"{shape.name}, {plan.method}, {micro_batch} x {length} tokens needs "
-        f"{plan.total / GIB:.1f} GiB, and there are {budget / GIB:.1f} GiB. "
-        + (f"Cheapest ways to make it fit: {options}" if found else "No setting makes it fit: ")
-        + (
-            ""
-            if found
-            else "take a smaller model or a larger GPU (memory_optimization.gpu_memory_gb)"
-        )
-    )
+    return f"Cheapest ways to make it fit: {options}"
+
+
+def _gib(size: int) -> str:
+    """Small models need a second digit, or two sizes would read the same."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / GIB:.3f} GiB"
 
 
 def remedies(
@@ -129,7 +145,7 @@ def remedies(
         return plan_memory(shape, changed, micro_batch=rows, length=tokens, **where).total
 
     plan_here = plan_memory(shape, start, micro_batch=micro_batch, length=length, **where)
-    kinds = _possible_changes(training, micro_batch, length)
+    kinds = _possible_changes(training, micro_batch, length, plan_here.device)
     sets = [set(names) for size in (1, 2, 3, 4) for names in combinations(kinds, size)]
     sets.sort(key=lambda names: sum(kinds[name][0].cost for name in names))
     found: dict[frozenset[str], Remedy] = {}
@@ -181,7 +197,7 @@ class _Change:
 
 
 def _possible_changes(
-    training: config.Training, micro_batch: int, length: int
+    training: config.Training, micro_batch: int, length: int, device: Device
 ) -> dict[str, list[_Change]]:
     """The kinds of change that this configuration leaves room for, each from mild to strong."""
     qlora = training.qlora
@@ -195,12 +211,16 @@ def _possible_changes(
             f"training.hyperparameters.gradient_accumulation_steps={steps}"
         )
         kinds["rows"].append(_Change(overrides, "same result, a little slower", 0.05 + 0.02 * n))
-    if "8bit" not in training.optimizer.type and training.optimizer.type != "auto":
+    quantises_moments = device == "cuda" and "8bit" not in training.optimizer.type
+    if quantises_moments and training.optimizer.type != "auto":
         overrides = "training.optimizer.type=paged_adamw_8bit"
         kinds["optimizer"] = [_Change(overrides, "moments in 8 bits", 0.2)]
     if not training.memory_optimization.gradient_checkpointing:
         overrides = "training.memory_optimization.gradient_checkpointing=true"
         kinds["checkpointing"] = [_Change(overrides, "same result, a third more time", 0.3)]
+    elif device == "cuda" and not training.memory_optimization.offload_activations:
+        overrides = "training.memory_optimization.offload_activations=true"
+        kinds["offload"] = [_Change(overrides, "same result, slower by the copies", 0.4)]
     if qlora.adapts and qlora.resolved_method in ("lora", "lora_8bit"):
         overrides = "training.qlora.method=qlora"
         kinds["qlora"] = [_Change(overrides, "base weights in 4 bits", 0.6)]

@@ -32,6 +32,7 @@ class MemoryPlan:
         parts: Bytes of each of `PARTS` at the moment of the peak.
         moment: When the peak is: "forward", "loss", "backward" or "optimizer step".
         trained_parameters: Number of weights that are trained.
+        host_bytes: Pinned host memory that offloaded activations take beside the total.
         notes: What the reader has to know.
     """
 
@@ -43,6 +44,7 @@ class MemoryPlan:
     parts: dict[str, int]
     moment: str
     trained_parameters: int
+    host_bytes: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -132,6 +134,7 @@ def plan_memory(
         bias=training.qlora.bias,
         optimizer=optimizer_of(training.optimizer.type, device),
         checkpointing=training.memory_optimization.gradient_checkpointing,
+        offloads=training.memory_optimization.offload_activations,
         accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
         half=None if computes_in == "float32" else 2,
         device=device,
@@ -157,6 +160,7 @@ def plan_memory(
         parts=whole,
         moment=moment.partition(":")[0],
         trained_parameters=trained,
+        host_bytes=job.offloaded_bytes(shape),
         notes=_notes(shape, job, world_size, zero_stage),
     )
 
@@ -224,19 +228,6 @@ def longest_context(
     return _largest(bytes_for, budget, limit)
 
 
-def memory_budget(training: config.Training, free_bytes: int | None = None) -> int:
-    """Bytes that a plan may take: what the card has free, else the configured size.
-
-    Args:
-        training: The configuration; `memory_optimization.gpu_memory_gb` counts GiB.
-        free_bytes: `torch.cuda.mem_get_info()[0]` where there is a card. The CUDA context is
-            then already taken off, but the plan's reserve counts it: it is added back.
-    """
-    if free_bytes is not None:
-        return free_bytes + CUDA_CONTEXT_BYTES
-    return int(training.memory_optimization.gpu_memory_gb * GIB)
-
-
 def disk_plan(
     shape: Shape, training: config.Training, *, optimizer_steps: int | None = None
 ) -> DiskPlan:
@@ -259,7 +250,8 @@ def disk_plan(
     elif training.logging.save_strategy == "no":
         saves = 0
     # One more than kept: the new checkpoint is whole before the old one goes.
-    local = (kept + 1 if kept is not None else (saves or 1)) * checkpoint
+    standing = (saves or 1) if kept is None else kept + 1
+    local = (standing if saves is None else min(standing, saves)) * checkpoint
     tracked = None if saves is None else saves * checkpoint + 4 * plan.trained_parameters
     return DiskPlan(shape.parameters * stored, checkpoint, local, tracked)
 
@@ -348,6 +340,11 @@ def _notes(shape: Shape, job: Job, world_size: int, zero_stage: int) -> tuple[st
         notes.append(f"the model was trained on contexts of up to {shape.max_positions} tokens")
     if job.optimizer.startswith("paged"):
         notes.append("the optimiser's paged state may move to the host's memory under pressure")
+    if job.offloads and job.device == "cpu":
+        notes.append("offload_activations gains nothing on a CPU: host memory is all there is")
+    elif job.offloads:
+        offloaded = job.offloaded_bytes(shape) / GIB
+        notes.append(f"{offloaded:.2f} GiB of activations wait in pinned host memory")
     if job.method == "dora":
         notes.append("DoRA rebuilds its weights in each pass: sizes are approximate")
     if world_size > 1:

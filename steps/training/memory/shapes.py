@@ -13,6 +13,10 @@ from steps.errors import UserError
 Family = Literal["llama", "bert"]
 
 
+class CannotPlan(UserError):
+    """The architecture is not one whose memory can be worked out."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """The sizes of a transformer that decide what it costs.
@@ -131,7 +135,7 @@ def shape_from_config(content: dict[str, Any], name: str = "this model") -> Shap
         name: The model's name, for messages and tables.
 
     Raises:
-        UserError: A size is missing, or the architecture resembles neither LLaMA nor BERT.
+        CannotPlan: A size is missing, or the architecture resembles neither LLaMA nor BERT.
     """
     kind = str(content.get("model_type", ""))
 
@@ -139,7 +143,7 @@ def shape_from_config(content: dict[str, Any], name: str = "this model") -> Shap
         for key in keys:
             if content.get(key) is not None:
                 return int(content[key])
-        raise UserError(
+        raise CannotPlan(
             f"{name}: its config.json (model_type {kind!r}) has no {' or '.join(keys)}, which the "
             "memory plan needs: give a LLaMA-like or BERT-like model"
         )
@@ -148,7 +152,7 @@ def shape_from_config(content: dict[str, Any], name: str = "this model") -> Shap
     heads = size("num_attention_heads", "n_heads", "n_head")
     bert = kind in _BERT_LIKE
     if not bert and content.get("intermediate_size") is None:
-        raise UserError(
+        raise CannotPlan(
             f"{name}: model_type {kind!r} is neither LLaMA-like nor BERT-like, and its memory "
             f"cannot be planned: give one of {', '.join(_LLAMA_LIKE + _BERT_LIKE)}"
         )

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from steps.training.memory.shapes import Shape, linears, other_weights
-from steps.training.memory.tape import NF4_BLOCK, Device, Leaf, Meter, Node, Tape, Tensor
+from steps.training.memory.tape import NF4_BLOCK, Device, Leaf, Meter, Tape, Tensor
 
 # Positions whose logits exist at a time: `steps.training.losses.CHUNK`, whose module imports torch.
 LOSS_CHUNK = 512
+# Fewest columns of a block that oneDNN lays out.
+ONEDNN_COLUMNS = 64
 # bitsandbytes: blocks to a second-level one, 8-bit optimiser block, and the tensor size below which
 # an 8-bit optimiser keeps its moments in float32.
 NF4_NESTED_BLOCK = 256
@@ -38,6 +40,7 @@ class Job:
     bias: str
     optimizer: str
     checkpointing: bool
+    offloads: bool
     accumulates: bool
     half: int | None
     device: Device
@@ -53,6 +56,13 @@ class Job:
     def adapts(self) -> bool:
         """Whether adapters are trained, and not the weights themselves."""
         return self.method != "full"
+
+    def offloaded_bytes(self, shape: Shape) -> int:
+        """Inputs of the checkpointed layers, where they wait in host memory beside the GPU."""
+        if not self.offloads or self.device == "cpu":
+            return 0
+        width = (self.half or 4) if self.adapts else 4
+        return shape.layers * self.tokens * shape.width * width
 
 
 @lru_cache(maxsize=256)
@@ -225,7 +235,11 @@ class Step:
         for i in range(self.shape.layers):
             self.starts.append(self.tape.number + 1)
             if self.job.checkpointing:
-                hidden = self.tape.checkpoint(lambda x, i=i: layer(i, x), hidden)  # type: ignore[misc]
+                hidden = self.tape.checkpoint(
+                    lambda x, i=i: layer(i, x),  # type: ignore[misc]
+                    hidden,
+                    self.job.offloads,
+                )
             else:
                 hidden = layer(i, hidden)
         self.end = self.tape.number
@@ -425,12 +439,15 @@ class Step:
         logits = tape.cast(rounded, 4)
         # All chunks but the last are alike.
         rows = tape.cast(tape.new(chunk * shape.width, hidden.width), product)
-        back = tape.cast(tape.new(chunk * shape.width, product), hidden.width)
+        back = tape.new(chunk * shape.width, product)
+        workspace = tape.packed(shape.vocabulary * max(shape.width, ONEDNN_COLUMNS))
+        del workspace
+        back = tape.cast(back, hidden.width)
         del back
         if trains_head:
-            workspace = tape.packed_operands(scored, shape.vocabulary, shape.width)
             summed = tape.new(head.elements, product)
-            del workspace
+            workspaces = tape.packed(chunk * shape.vocabulary), tape.packed(chunk * shape.width)
+            del workspaces
             # The CPU casts what it adds; CUDA does so on the way.
             as_exact = tape.cast(summed, 4) if job.device == "cpu" else summed
             del summed, as_exact

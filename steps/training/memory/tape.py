@@ -16,8 +16,8 @@ Device = Literal["cpu", "cuda"]
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "reserve")
 # bitsandbytes: weights to a first-level block.
 NF4_BLOCK = 64
-# Largest workspace seen of a product with a transposed factor on AVX512-BF16.
-ONEDNN_BLOCK_BYTES = 400 * 2**10
+# Most that a product in 16 bits was seen to take for one operand laid out anew (AVX512-BF16).
+ONEDNN_BLOCK_BYTES = 200 * 2**10
 # More documents than this are replayed in as many groups; only a fleeting tensor changes by that.
 REPLAYED_DOCUMENTS = 8
 
@@ -189,12 +189,30 @@ class Tape:
                 self.frame, self.weight_copies, self.part = outer
         return frame.made.pop(index)
 
-    def checkpoint(self, layer: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-        """Run a layer as torch's non-reentrant checkpoint does."""
+    def checkpoint(
+        self, layer: Callable[[Tensor], Tensor], hidden: Tensor, offloads: bool = False
+    ) -> Tensor:
+        """Run a layer as torch's non-reentrant checkpoint does.
+
+        Args:
+            layer: The layer.
+            hidden: Its input, kept for the recomputation.
+            offloads: Keep a copy in host memory instead (`torch.autograd.graph.save_on_cpu`);
+                where the host is the device, that copy counts like any tensor.
+        """
+        on_host = self.device == "cpu"
+        elements, width, node = hidden.elements, hidden.width, hidden.node
+        copy = self.new(elements, width) if offloads and on_host else None
         frame = self.frame = _Frame()
         out = layer(hidden)
         self.frame = None
-        frame.layer = lambda: layer(hidden)
+
+        def again() -> None:
+            source = copy if on_host else self.new(elements, width)
+            assert source is not None
+            layer(Tensor(source.storage, elements, width, node))
+
+        frame.layer = again if offloads else lambda: layer(hidden)
         return out
 
     def operation(
@@ -363,11 +381,10 @@ class Tape:
         saved = [x for x, other in ((a, b), (b, a)) if other.node is not None]
         return self.operation(out, [a, b, *offset], saved=saved)
 
-    def packed_operands(self, inner: int, outputs: int, columns: int) -> Tensor:
-        """What oneDNN takes to lay out the operands of `a.T @ b` in blocks, in 16 bits on a CPU."""
+    def packed(self, operand: int) -> Tensor:
+        """What oneDNN takes to lay out an operand anew in blocks, in 16 bits on a CPU."""
         packs = self.half is not None and self.device == "cpu"
-        operands = 2 * inner * (outputs + columns)
-        return self.new(min(operands, ONEDNN_BLOCK_BYTES) * packs, 1)
+        return self.new(min(2 * operand, ONEDNN_BLOCK_BYTES) * packs, 1)
 
     def quantized_linear(
         self, x: Tensor, weights: int, outputs: int, bits: int, rows: int

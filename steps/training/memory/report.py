@@ -1,0 +1,119 @@
+"""The whole plan of a run, as `plan.json` holds it."""
+
+import math
+from typing import Any
+
+from steps import config
+from steps.training.memory.advice import remedies, with_settled_batch
+from steps.training.memory.budget import Budget
+from steps.training.memory.plan import (
+    NumberFormat,
+    disk_plan,
+    largest_micro_batch,
+    longest_context,
+    plan_memory,
+    time_plan,
+)
+from steps.training.memory.shapes import Shape
+from steps.training.memory.tape import Device
+
+
+def plan_run(
+    shape: Shape,
+    training: config.Training,
+    budget: Budget,
+    *,
+    device: Device,
+    number_format: NumberFormat | None = None,
+    tokens: int | None = None,
+    tokens_per_second: float | None = None,
+) -> dict[str, Any]:
+    """Plan memory, time and disk of a run.
+
+    Args:
+        shape: The model.
+        training: The configuration; `batch_size: auto` is worked out.
+        budget: Memory that there is.
+        device: Where the run is.
+        number_format: What is computed in; None takes what the configuration asks for.
+        tokens: Tokens of one epoch, if known.
+        tokens_per_second: Measured or stated rate, if there is one.
+
+    Returns:
+        What `plan.json` holds; sizes in bytes.
+    """
+    length = training.model.max_length
+    where: dict[str, Any] = {"device": device, "number_format": number_format}
+    settled = with_settled_batch(shape, training, budget.size, length=length, **where)
+    values = settled.hyperparameters
+    rows = values.batch_size
+    assert isinstance(rows, int)
+    memory = plan_memory(shape, settled, micro_batch=rows, length=length, **where)
+    fits = memory.total <= budget.size
+    per_step = rows * length * values.gradient_accumulation_steps
+    steps = _optimizer_steps(values, per_step, tokens)
+    disk = disk_plan(shape, settled, optimizer_steps=steps)
+    hours = None
+    if tokens is not None and tokens_per_second is not None:
+        trained = values.max_steps * per_step
+        if values.max_steps <= 0:
+            trained = round(tokens * values.num_epochs)
+        hours = time_plan(trained, tokens_per_second).hours
+    return {
+        "model": shape.name,
+        "method": memory.method,
+        "device": device,
+        "parameters": shape.parameters,
+        "trained_parameters": memory.trained_parameters,
+        "micro_batch": rows,
+        "length": length,
+        "gradient_accumulation_steps": values.gradient_accumulation_steps,
+        "gradient_checkpointing": settled.memory_optimization.gradient_checkpointing,
+        "memory": {
+            "parts": memory.parts,
+            "total": memory.total,
+            "host": memory.host_bytes,
+            "budget": budget.size,
+            "budget_source": budget.source,
+            "fits": fits,
+            "peak_in": memory.moment,
+            "largest_micro_batch": largest_micro_batch(
+                shape, settled, budget.size, length=length, **where
+            ),
+            "longest_context": longest_context(
+                shape, settled, budget.size, micro_batch=rows, **where
+            ),
+            "remedies": []
+            if fits
+            else [
+                {"overrides": remedy.overrides, "price": remedy.price, "total": remedy.total}
+                for remedy in remedies(
+                    shape, settled, budget.size, micro_batch=rows, length=length, **where
+                )
+            ],
+        },
+        "time": {
+            "tokens_of_an_epoch": tokens,
+            "tokens_per_second": tokens_per_second,
+            "optimizer_steps": steps,
+            "hours": hours,
+        },
+        "disk": {
+            "base_model": disk.base_model,
+            "checkpoint": disk.checkpoint,
+            "local": disk.local,
+            "tracked": disk.tracked,
+        },
+        "notes": list(memory.notes),
+    }
+
+
+def _optimizer_steps(
+    values: config.Hyperparameters, tokens_per_step: int, tokens: int | None
+) -> int | None:
+    """Optimiser steps of a run; None if neither tokens nor `max_steps` say it."""
+    if values.max_steps > 0:
+        return values.max_steps
+    if tokens is None:
+        return None
+    return math.ceil(math.ceil(tokens / tokens_per_step) * values.num_epochs)

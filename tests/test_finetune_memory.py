@@ -1,0 +1,131 @@
+"""The finetune step plans before it loads, takes what fits, and says what to do otherwise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from click.testing import CliRunner
+
+from steps import finetune, preprocess
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def prepared(tiny_config: Path) -> list[str]:
+    """Options of a finetune step whose dataset is in the store."""
+    given = ["--config", str(tiny_config)]
+    result = CliRunner().invoke(preprocess.main, given)
+    assert result.exit_code == 0, result.output
+    return given
+
+
+def last_run() -> Any:
+    return mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
+
+
+def plan_of(run: Any) -> dict[str, Any]:
+    return mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/plan.json")
+
+
+def test_what_cannot_fit_is_refused_with_its_plan_before_the_weights_are_loaded(
+    store: str, tiny_config: Path, tiny_llama_folder: Path
+) -> None:
+    given = prepared(tiny_config)
+    overrides = "training.hyperparameters.batch_size=1000000"
+    result = CliRunner().invoke(finetune.main, [*given, "--overrides", overrides])
+    assert result.exit_code == 2, result.output
+    message = result.output.strip().splitlines()[-1]
+    assert message.startswith("error: tiny-llama, lora, 1000000 x 256 tokens needs ")
+    assert "(free memory of this machine). Cheapest ways to make it fit: (1) training." in message
+    run = last_run()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["forge.exit_code"] == "2"
+    assert not plan_of(run)["memory"]["fits"]
+    assert run.data.metrics["plan/memory_gb"] > run.data.metrics["plan/budget_gb"]
+    assert "train/trainable_parameters" not in run.data.metrics
+
+
+def test_checkpoints_that_the_disk_cannot_hold_are_refused_before_the_weights_are_loaded(
+    store: str, tiny_config: Path
+) -> None:
+    given = prepared(tiny_config)
+    # All checkpoints of a very long run.
+    overrides = (
+        "training.hyperparameters.max_steps=1000000000 training.output.save_total_limit=null "
+        "training.logging.save_steps=1"
+    )
+    result = CliRunner().invoke(finetune.main, [*given, "--overrides", overrides])
+    assert result.exit_code == 2, result.output
+    assert "error: the checkpoints and the adapter need" in result.output
+    assert "training.logging.save_steps higher" in result.output
+    run = last_run()
+    assert run.info.status == "FAILED"
+    assert "train/trainable_parameters" not in run.data.metrics
+
+
+def test_auto_takes_the_rows_of_a_step_at_once_where_they_fit_and_full_weights_are_float32(
+    store: str, tiny_config: Path
+) -> None:
+    given = prepared(tiny_config)
+    overrides = (
+        "training.hyperparameters.batch_size=auto training.hyperparameters.max_steps=2 "
+        "training.hyperparameters.gradient_accumulation_steps=6 "
+        "training.hyperparameters.learning_rate=1e-3 training.hardware.bf16=true "
+        "training.qlora.method=full training.qlora.quantization.load_in_4bit=false"
+    )
+    result = CliRunner().invoke(finetune.main, [*given, "--overrides", overrides])
+    # Registering loads it back in another process, and compares logits.
+    assert result.exit_code == 0, result.output
+    run = last_run()
+    plan = plan_of(run)
+    assert (plan["micro_batch"], plan["gradient_accumulation_steps"]) == (6, 1)
+    assert plan["memory"]["fits"]
+    assert plan["time"]["optimizer_steps"] == 2
+    assert plan["memory"]["parts"]["weights"] == 4 * plan["parameters"]
+
+    from safetensors import safe_open
+
+    folder = mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/adapter")
+    with safe_open(f"{folder}/model.safetensors", "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F32"}  # noqa: SIM118
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from steps.finetune import main
+from steps.training.trainer import ModelTrainer
+
+def train(self, *arguments, _train=ModelTrainer.train):
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + 100 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return _train(self, *arguments)
+
+ModelTrainer.train = train
+main()
+"""
+
+
+def test_out_of_memory_in_training_stops_with_the_plan_and_the_setting_that_fits(
+    store: str, tiny_config: Path
+) -> None:
+    given = prepared(tiny_config)
+    overrides = "training.hyperparameters.batch_size=64"
+    finished = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, *given, "--overrides", overrides],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 2, finished.stderr
+    message = finished.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: out of memory while training with 64 x 256 tokens: ")
+    assert "The plan was" in message
+    assert "training.hyperparameters.batch_size=32" in message
+    assert "Traceback" not in finished.stderr
+    assert last_run().info.status == "FAILED"
