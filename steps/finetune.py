@@ -293,7 +293,7 @@ def planned(
         settled,
         budget,
         tokens=_estimated_tokens(papers, tokenizer),
-        tokens_per_second=_measured_rate(run, base, training),
+        tokens_per_second=_measured_rate(run, base, training, device),
         **where,
     )
     _record_plan(run, plan)
@@ -345,16 +345,19 @@ def _estimated_tokens(papers: "Sequence[PaperText]", tokenizer: Any) -> int:
     return round(tokens / max(characters, 1) * sum(len(paper.text) for paper in papers))
 
 
-def _measured_rate(run: "StepRun", base: "Base", training: Training) -> float | None:
-    """Tokens per second of the last finished run of the same base and method, if there is one."""
+def _measured_rate(run: "StepRun", base: "Base", training: Training, device: str) -> float | None:
+    """Tokens per second of the last finished run of this base and method on such a device."""
+    run.tag(device=device)
     found = run.client.search_runs(
         [run.experiment_id],
-        f"attributes.status = 'FINISHED' and tags.`forge.base_model` = '{base.name}' "
-        f"and tags.`forge.method` = '{training.qlora.resolved_method}'",
-        max_results=1,
+        "attributes.status = 'FINISHED' and tags.`forge.step` = 'finetune' "
+        f"and tags.`forge.method` = '{training.qlora.resolved_method}' "
+        f"and tags.`forge.device` = '{device}'",
+        max_results=50,
     )
-    rate = found[0].data.metrics.get("train/mean_tokens_per_second") if found else None
-    return rate if rate else None
+    # Compared here, because a name may hold what the store's filter takes for a quote.
+    same = [one for one in found if one.data.tags.get("forge.base_model") == base.name]
+    return same[0].data.metrics.get("train/mean_tokens_per_second") if same else None
 
 
 def _params(loaded: LoadedConfig) -> dict[str, Any]:

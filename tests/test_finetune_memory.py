@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pytest
 from click.testing import CliRunner
 
 from steps import finetune, preprocess
@@ -14,8 +15,12 @@ from steps import finetune, preprocess
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def prepared(tiny_config: Path) -> list[str]:
-    """Options of a finetune step whose dataset is in the store."""
+@pytest.fixture
+def given(store: str, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options of a finetune step whose dataset is in a store of its own."""
+    # MLflow remembers the experiment of an earlier test's store.
+    monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     given = ["--config", str(tiny_config)]
     result = CliRunner().invoke(preprocess.main, given)
     assert result.exit_code == 0, result.output
@@ -31,9 +36,8 @@ def plan_of(run: Any) -> dict[str, Any]:
 
 
 def test_what_cannot_fit_is_refused_with_its_plan_before_the_weights_are_loaded(
-    store: str, tiny_config: Path, tiny_llama_folder: Path
+    given: list[str],
 ) -> None:
-    given = prepared(tiny_config)
     overrides = "training.hyperparameters.batch_size=1000000"
     result = CliRunner().invoke(finetune.main, [*given, "--overrides", overrides])
     assert result.exit_code == 2, result.output
@@ -49,9 +53,8 @@ def test_what_cannot_fit_is_refused_with_its_plan_before_the_weights_are_loaded(
 
 
 def test_checkpoints_that_the_disk_cannot_hold_are_refused_before_the_weights_are_loaded(
-    store: str, tiny_config: Path
+    given: list[str],
 ) -> None:
-    given = prepared(tiny_config)
     # All checkpoints of a very long run.
     overrides = (
         "training.hyperparameters.max_steps=1000000000 training.output.save_total_limit=null "
@@ -66,10 +69,10 @@ def test_checkpoints_that_the_disk_cannot_hold_are_refused_before_the_weights_ar
     assert "train/trainable_parameters" not in run.data.metrics
 
 
+@pytest.mark.slow
 def test_auto_takes_the_rows_of_a_step_at_once_where_they_fit_and_full_weights_are_float32(
-    store: str, tiny_config: Path
+    given: list[str],
 ) -> None:
-    given = prepared(tiny_config)
     overrides = (
         "training.hyperparameters.batch_size=auto training.hyperparameters.max_steps=2 "
         "training.hyperparameters.gradient_accumulation_steps=6 "
@@ -110,10 +113,10 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_training_stops_with_the_plan_and_the_setting_that_fits(
-    store: str, tiny_config: Path
+    given: list[str],
 ) -> None:
-    given = prepared(tiny_config)
     overrides = "training.hyperparameters.batch_size=64"
     finished = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY, *given, "--overrides", overrides],

@@ -376,14 +376,20 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _inner_training_loop(self, *arguments: Any, **keywords: Any) -> Any:
         model = self.accelerator.unwrap_model(self.model)
-        with stopping_when_out_of_memory(
-            self.training_config,
-            model.get_base_model() if hasattr(model, "get_base_model") else model,
-            micro_batch=self.args.per_device_train_batch_size,
-            dtype=self.compute_dtype,
-            device=self.args.device.type,
-        ):
-            return super()._inner_training_loop(*arguments, **keywords)
+        try:
+            with stopping_when_out_of_memory(
+                self.training_config,
+                model.get_base_model() if hasattr(model, "get_base_model") else model,
+                micro_batch=self.args.per_device_train_batch_size,
+                dtype=self.compute_dtype,
+                device=self.args.device.type,
+            ):
+                return super()._inner_training_loop(*arguments, **keywords)
+        finally:
+            # An error's line would otherwise be followed by a bar that nothing moves.
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, _StopAndWatch):
+                    callback.on_train_end(self.args, self.state, self.control)
 
     def _keeps_best(self) -> bool:
         # Only adapters: a copy of a whole model would double the memory.

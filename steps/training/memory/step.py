@@ -408,6 +408,8 @@ class Step:
         identity = tape.new(layer.columns**2, 4)
         low = tape.linear(identity, a, None, layer.columns)
         product = tape.cast(tape.linear(low, b, None, layer.columns), 4)
+        # Autograd keeps what it needs of them as long as the product lives.
+        del identity, low
         shared = layer.weight is not None and layer.weight.width == 4
         plain = layer.weight if shared and layer.weight is not None else tape.new(weights, 4)
         scaled = tape.new(weights, 4)
@@ -418,7 +420,7 @@ class Step:
         again = tape.linear(vectors, plain, None, tokens) if self.job.dropout else result
         update = tape.scale(tape.multiply(layer.magnitude, update))
         update = tape.add(tape.multiply(layer.magnitude, again), update)
-        del identity, low, product, plain, again
+        del low, product, plain, again
         return tape.cast(tape.add(result, update), result.width)
 
     # Losses.
