@@ -155,7 +155,7 @@ class Step:
         self.others[head] = self.others[embedding]
         if self._is_saved(head):
             size = self.others[embedding].elements
-            self.others[head] = self._trained(size, self.job.half or 4, "adapter")
+            self.others[head] = self._trained(size, 4, "adapter")
 
     def _is_saved(self, path: str) -> bool:
         """Whether peft trains a copy of this weight's module, or of one around it."""
@@ -173,14 +173,15 @@ class Step:
         stored = nf4_bytes(weights, nested) if self.job.bits == 4 else weights + 4 * rows
         self.constant.append(self.tape.new(stored, 1, "weights"))
         if self._is_saved(path):
-            return self._trained(weights, self.job.half or 4, "adapter")
+            return self._trained(weights, 4, "adapter")
         return None
 
     def _weight(self, path: str, size: int, trained: bool = False) -> Tensor:
         """A weight of the base model, or the copy of it that is trained in its place."""
         if not self.job.adapts:
             return self._trained(size, 4, "weights")
-        width = self.job.half or 4
+        # `add_adapter` holds what is trained whole in float32, the original beside its copy.
+        width = 4 if self._is_saved(path) else self.job.half or 4
         if trained:
             return self._trained(size, width, "weights")
         weight = self.tape.new(size, width, "weights")
