@@ -177,7 +177,7 @@ def finetune(
         objective=base.objective,
         method=training.qlora.resolved_method,
         trained_papers=str(len(train_papers)),
-        **resumable_tags(_checkpoint_root(loaded, run), expected),
+        **resumable_tags(_checkpoint_root(training, run), expected),
     )
     if found is not None:
         take_over(run, found)

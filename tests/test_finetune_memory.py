@@ -102,11 +102,11 @@ from pathlib import Path
 from steps.finetune import main
 from steps.training.trainer import ModelTrainer
 
-def train(self, *arguments, _train=ModelTrainer.train):
+def train(self, *arguments, _train=ModelTrainer.train, **keywords):
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + 100 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    return _train(self, *arguments)
+    return _train(self, *arguments, **keywords)
 
 ModelTrainer.train = train
 main()
