@@ -15,8 +15,6 @@ from steps.training.memory.tape import NF4_BLOCK, Device, Leaf, Meter, Tape, Ten
 
 # Positions whose logits exist at a time: `steps.training.losses.CHUNK`, whose module imports torch.
 LOSS_CHUNK = 512
-# Fewest columns of a block that oneDNN lays out.
-ONEDNN_COLUMNS = 64
 # bitsandbytes: blocks to a second-level one, 8-bit optimiser block, and the tensor size below which
 # an 8-bit optimiser keeps its moments in float32.
 NF4_NESTED_BLOCK = 256
@@ -429,35 +427,53 @@ class Step:
     def _chunked_loss(self, hidden: Tensor, head: Tensor) -> Tensor:
         """`steps.training.losses.linear_cross_entropy_sum`, variable by variable."""
         tape, shape, job = self.tape, self.shape, self.job
-        scored = job.rows * (job.length - 1)
-        chunk = min(scored, LOSS_CHUNK)
-        # The shifted targets, and the positions of those that count.
-        targets = tape.new(job.tokens + scored, 8)
-        product = job.half or hidden.width
+        targets = job.rows * (job.length - 1)
+        picked = tape.slice(hidden, hidden.elements)
+        picked = self._index(picked, targets * shape.width)
+        width, product = picked.width, self.job.half or picked.width
+        gradient_of_hidden = tape.new(picked.elements, width)
         trains_head = head.node is not None
-        gradient_of_hidden = tape.new(hidden.elements, hidden.width)
         gradient_of_head = tape.new(head.elements, 4, "gradients") if trains_head else None
-        plain_head = tape.cast(head.view(), product)
-        rounded = tape.new(chunk * shape.vocabulary, product)
-        logits = tape.cast(rounded, 4)
-        # All chunks but the last are alike.
-        rows = tape.cast(tape.new(chunk * shape.width, hidden.width), product)
-        back = tape.new(chunk * shape.width, product)
-        workspace = tape.packed(shape.vocabulary * max(shape.width, ONEDNN_COLUMNS))
-        del workspace
-        back = tape.cast(back, hidden.width)
-        del back
-        if trains_head:
-            summed = tape.new(head.elements, product)
-            workspaces = tape.packed(chunk * shape.vocabulary), tape.packed(chunk * shape.width)
-            del workspaces
-            # The CPU casts what it adds; CUDA does so on the way.
-            as_exact = tape.cast(summed, 4) if job.device == "cpu" else summed
-            del summed, as_exact
-        del rounded, logits, rows, plain_head, targets
-        saved = [gradient_of_hidden] + [gradient_of_head] * trains_head
-        exact_head = 4 * head.elements if trains_head and head.width != 4 else 0
-        return tape.operation(tape.new(1, 4), [hidden, head], saved=saved, scratch=exact_head)
+        plain_head = tape.cast(head.view(), width)
+        logits = gradient = None
+        # All full chunks after the second are like it.
+        full_chunks, rest = divmod(targets, LOSS_CHUNK)
+        for chunk in [LOSS_CHUNK] * min(full_chunks, 2) + [rest] * (rest > 0):
+            logits = self._chunk_logits(chunk, plain_head, width, product)
+            # `logsumexp` subtracts the maximum in a tensor of its own.
+            shifted = tape.new(logits.elements, 4)
+            del shifted
+            gradient = tape.cast(logits.view(), width)
+            self._chunk_product(chunk * shape.width, gradient, plain_head, product)
+            if trains_head:
+                copies = tape.new(chunk * (shape.vocabulary + shape.width) * (width != product), 2)
+                summed = tape.new(head.elements, product)
+                del copies
+                as_float = tape.cast(summed, 4)
+                del summed, as_float
+        del logits, gradient, plain_head
+        saved = [gradient_of_hidden] + ([] if gradient_of_head is None else [gradient_of_head])
+        return tape.operation(tape.new(1, 4), [picked, head], saved=saved)
+
+    def _index(self, x: Tensor, elements: int) -> Tensor:
+        """`hidden[scored]`, a copy; its gradient is put back into zeros."""
+        return self.tape.operation(self.tape.new(elements, x.width, "activations"), [x])
+
+    def _chunk_logits(self, chunk: int, head: Tensor, width: int, product: int) -> Tensor:
+        """`(rows @ head.T).float()`, with autocast's copies of both factors."""
+        tape = self.tape
+        rows_copy = tape.new(chunk * self.shape.width if width != product else 0, product)
+        head_copy = tape.cast(head, product)
+        raw = tape.new(chunk * self.shape.vocabulary, product)
+        del rows_copy, head_copy
+        return tape.cast(raw, 4)
+
+    def _chunk_product(self, elements: int, gradient: Tensor, head: Tensor, product: int) -> None:
+        """`gradient @ head`, likewise."""
+        tape = self.tape
+        gradient_copy, head_copy = tape.cast(gradient, product), tape.cast(head, product)
+        result = tape.new(elements, product)
+        del gradient_copy, head_copy, result
 
     def _cross_entropy(self, logits: Tensor) -> Tensor:
         """`CrossEntropyLoss`, which autocast computes in float32."""

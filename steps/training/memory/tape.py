@@ -16,8 +16,6 @@ Device = Literal["cpu", "cuda"]
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "reserve")
 # bitsandbytes: weights to a first-level block.
 NF4_BLOCK = 64
-# Most that a product in 16 bits was seen to take for one operand laid out anew (AVX512-BF16).
-ONEDNN_BLOCK_BYTES = 200 * 2**10
 # More documents than this are replayed in as many groups; only a fleeting tensor changes by that.
 REPLAYED_DOCUMENTS = 8
 
@@ -380,11 +378,6 @@ class Tape:
         """A matrix product: each factor is saved for the other's gradient."""
         saved = [x for x, other in ((a, b), (b, a)) if other.node is not None]
         return self.operation(out, [a, b, *offset], saved=saved)
-
-    def packed(self, operand: int) -> Tensor:
-        """What oneDNN takes to lay out an operand anew in blocks, in 16 bits on a CPU."""
-        packs = self.half is not None and self.device == "cpu"
-        return self.new(min(2 * operand, ONEDNN_BLOCK_BYTES) * packs, 1)
 
     def quantized_linear(
         self, x: Tensor, weights: int, outputs: int, bits: int, rows: int
