@@ -5,8 +5,9 @@
         recorder.artifact(adapter)
     # the store has everything now, or StoreAway said where it lies
 
-All but checkpoints goes through the run's spool (`steps.tracking.spool`). While the recorder is open, nothing
-but the spool's thread talks to the store, so that it alone may be impatient with a request.
+Checkpoints go by way of their uploads, all else through the run's spool
+(`steps.tracking.spool`). While the recorder is open, requests are given up in seconds: only
+threads that try again talk to the store then.
 """
 
 import threading
