@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from steps import config
 from steps.errors import UserError
 from steps.tracking.runs import StepRun
-from steps.tracking.store import _one_line, reason, store_errors
+from steps.tracking.store import one_line, reason, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -211,7 +211,7 @@ def resolve_side(client: "MlflowClient", reference: str, training: config.Traini
             )
     except MlflowException as error:
         raise UserError(
-            f"model {reference!r} is not in the registry or the store ({_one_line(error)}): give "
+            f"model {reference!r} is not in the registry or the store ({one_line(error)}): give "
             "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base"
         ) from None
     return Side(f"runs:/{run_id}/adapter", None, run_id)
@@ -264,7 +264,7 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
         folder = Path(mlflow.artifacts.download_artifacts(side.uri, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"model {side.uri}: its weights cannot be fetched from {uri} ({_one_line(error)}); "
+            f"model {side.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
             "was the artifact deleted? Register it again with finetune"
         ) from None
     adapter = folder / "artifacts" / "adapter"

@@ -227,7 +227,7 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
     except (MlflowException, OSError) as error:
         raise UserError(
             f"dataset {reference!r}: run {run_id} has no dataset that can be read "
-            f"({_one_line(error)}): give a finished preprocess run, or run preprocess again"
+            f"({one_line(error)}): give a finished preprocess run, or run preprocess again"
         ) from None
     digest = manifest["dataset_digest"]
     _refuse_changed_rows(reference, run_id, folder, digest)
@@ -250,7 +250,7 @@ def _refuse_changed_rows(reference: str, run_id: str, folder: Path, digest: str)
     except (ArrowException, OSError, ValueError, KeyError) as error:
         raise UserError(
             f"dataset {reference!r}: the files of run {run_id} cannot be read "
-            f"({_one_line(error)}): they were changed or cut short; run preprocess again"
+            f"({one_line(error)}): they were changed or cut short; run preprocess again"
         ) from None
     if found != digest:
         raise UserError(
@@ -277,7 +277,7 @@ def _dataset_run(client: "MlflowClient", reference: str) -> str:
     return reference
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     return _shortened(" ".join(str(error).split()))
 
 
