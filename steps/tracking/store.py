@@ -278,6 +278,7 @@ def _dataset_run(client: "MlflowClient", reference: str) -> str:
 
 
 def one_line(error: BaseException) -> str:
+    """An error's message in one short line."""
     return _shortened(" ".join(str(error).split()))
 
 
