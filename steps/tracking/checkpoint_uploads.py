@@ -170,7 +170,7 @@ class CheckpointUploads:
         """
         from mlflow.entities import Metric
 
-        points = []
+        points: list[Metric] = []
         for name, value in upload.metrics.items():
             history = self.run.client.get_metric_history(self.run.id, name)
             points.extend(

@@ -100,7 +100,7 @@ def _machine() -> dict[str, Any]:
         facts["gpus"] = [
             {"name": card.name, "memory_gib": round(card.total_memory / 2**30, 1)} for card in cards
         ]
-        facts["cudnn"] = torch.backends.cudnn.version()
+        facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
         facts["driver"] = _driver()
     return facts
 

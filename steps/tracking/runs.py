@@ -225,6 +225,7 @@ def _close_run(
         handler.flush()
     spool = run.spool
     with few_retries():
+        away: tuple[type[Exception], ...] = (UserError, *store_errors())
         try:
             if not spool.pending:
                 run.tag(**tags)
@@ -232,7 +233,7 @@ def _close_run(
                 mlflow.end_run(status)
                 spool.close()
                 return
-        except (UserError, *store_errors()) as error:
+        except away as error:
             logging.getLogger(__name__).info("the run's end goes to the spool: %s", reason(error))
         spool.tags({f"forge.{name}": value[:MAX_TAG] for name, value in tags.items()})
         spool.artifact(log_file, "logs")

@@ -62,9 +62,10 @@ def writing_to_store() -> Iterator[None]:
 
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
+    unusable: tuple[type[Exception], ...] = (*store_errors(), ImportError)
     try:
         yield
-    except (*store_errors(), ImportError) as error:
+    except unusable as error:
         raise StoreUnusable(
             f"the tracking store {without_credentials(uri)} cannot be used: {reason(error)}; start "
             "or mend it, or correct MLFLOW_TRACKING_URI or training.mlflow.tracking_uri"

@@ -506,7 +506,7 @@ def checkpoint_of_model(model: "LoggedModel") -> CheckpointKey | None:
 
 
 def _model_is_pinned(model: "LoggedModel") -> bool:
-    return (model.tags or {}).get(PIN_TAG, "false").lower() != "false"
+    return str((model.tags or {}).get(PIN_TAG, "false")).lower() != "false"
 
 
 def _resumed_runs(client: "MlflowClient") -> "list[Run]":
