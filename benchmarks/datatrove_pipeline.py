@@ -94,7 +94,7 @@ SPACES = re.compile(r"[^\S\n]+")
 LINE_BREAKS = re.compile(r" ?\n ?")
 
 
-class Clean(BaseFormatter):
+class Clean(BaseFormatter):  # type: ignore[misc]
     """All rules of cleaning, once each."""
 
     name = "clean"
@@ -190,7 +190,7 @@ VARIANT = re.compile(
 )
 
 
-class Annotate(PipelineStep):
+class Annotate(PipelineStep):  # type: ignore[misc]
     """Gene and variant mentions, as spans in the metadata."""
 
     name = "annotate"

@@ -359,6 +359,8 @@ class Mlflow(Section):
     tracking_uri: str | None = None
     log_model: bool = True
     registered_model_name: str = "scientificllm-forge"
+    spool_minutes: Annotated[float, Field(ge=0)] = 10.0
+    system_metrics_seconds: Annotated[float, Field(ge=0)] = 10.0
 
 
 class Distributed(Section):

@@ -24,23 +24,14 @@ if TYPE_CHECKING:
 
     from steps.papers.text import PaperText
     from steps.tracking.runs import StepRun
+    from steps.tracking.store import StoredDataset
     from steps.training.models import Base
+    from steps.training.resume import ResumePoint
     from steps.training.signals import StopSignals
     from steps.training.trainer import ModelTrainer
 
 # Papers whose tokens are counted before the training, to know about how long it takes.
 SAMPLED_PAPERS = 50
-LOGGED_SECTIONS = (
-    "model",
-    "qlora",
-    "masking",
-    "hyperparameters",
-    "optimizer",
-    "scheduler",
-    "logging",
-    "memory_optimization",
-    "hardware",
-)
 
 
 @click.command()
@@ -94,8 +85,6 @@ def refuse_unbuilt(num_processes: int) -> None:
     Raises:
         UserError: Several processes were asked for.
     """
-    from steps.errors import UserError
-
     if num_processes != 1:
         raise UserError(f"num_processes is {num_processes}: this version trains with 1 process")
 
@@ -115,9 +104,11 @@ def finetune(
     """
     import torch
 
-    from steps.papers.text import read_papers
+    from steps.reports.model_card import TrainingData, write_model_card
+    from steps.reports.training_figures import write_training_curves
     from steps.tracking.checkpoint_uploads import CheckpointUploads
     from steps.tracking.datasets import log_dataset_input
+    from steps.tracking.environment import git_state, library_versions, write_environment
     from steps.tracking.recorder import MlflowRecorder
     from steps.tracking.registry import register
     from steps.tracking.resumption import (
@@ -147,9 +138,9 @@ def finetune(
     training = loaded.training
     stored = fetch_dataset(run.client, dataset, run.scratch)
     parts = key_parts("finetune", training, {"dataset": stored.digest})
-    sections = training.scientific_data.sections
-    train_papers = read_papers(stored.folder, "train", sections)
-    validation_papers = read_papers(stored.folder, "validation", sections)
+    train_papers = _papers(stored, "train", training.scientific_data.sections)
+    validation_papers = _papers(stored, "validation", training.scientific_data.sections)
+    checkpoint_root = _checkpoint_root(loaded, run)
 
     base = resolve_base(training.model)
     expected = expectation(training, base, stored.digest)
@@ -159,7 +150,10 @@ def finetune(
     check_base(base, training, device)
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
-    training = planned(run, training, base, device, dtype, train_papers, tokenizer)
+    point = found.point if found else None
+    training = planned(
+        run, training, base, device, dtype, train_papers, tokenizer, checkpoint_root, point
+    )
     model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
     if new_modules(model):
         say(f"{base.name} comes without {', '.join(new_modules(model))}: drawn anew and trained")
@@ -177,61 +171,80 @@ def finetune(
         objective=base.objective,
         method=training.qlora.resolved_method,
         trained_papers=str(len(train_papers)),
-        **resumable_tags(_checkpoint_root(training, run), expected),
+        **resumable_tags(checkpoint_root, expected),
+        **git_state(),
+        **{f"version.{name}": number for name, number in library_versions().items()},
     )
     if found is not None:
         take_over(run, found)
     run.params(_params(loaded))
     _log_config(run, loaded)
+    write_environment(run.scratch / "environment")
+    run.artifact(run.scratch / "environment")
     log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
 
-    uploads = CheckpointUploads(run)
-    trainer = ModelTrainer(
-        training,
-        model,
-        tokenizer,
-        train_papers,
-        validation_papers,
-        _checkpoint_root(training, run),
-        recorder=MlflowRecorder(run, uploads),
-        dtype=dtype,
-        facts=facts(run.id, stored.digest, expected),
-        stop=stop,
-    )
-    trainable = trainable_parameters(model)
-    rows = trainer.train_rows
-    say(f"base {base.name} ({base.note or base.source}), {device}, {description['dtype']}")
-    say(f"method {training.qlora.resolved_method}: {trainable:,} trainable parameters")
-    say(f"training on {len(train_papers)} papers: {rows.tokens:,} tokens in {len(rows)} rows")
-    run.metrics({"train/trainable_parameters": trainable, "train/tokens_per_epoch": rows.tokens})
-
-    if found is not None:
-        say(f"resumed from run {found.run_id}, checkpoint-{found.point.step} ({found.where})")
-        show_notices(found.notices)
-    with uploads, _saying_how_to_go_on(run, trainer):
-        trainer.train(resume=found.point if found else None)
-        seconds = trainer.seconds
-    done = trainer.state.global_step
-    if found is not None:
-        say(f"steps done after the resume: {trainer.steps_done} of {done}")
-    run.metrics(
-        {
-            "train/seconds": seconds,
-            "train/mean_tokens_per_second": trainer.tokens_seen / seconds,
-            "train/steps": done,
-        }
-    )
-
     adapter = run.scratch / "adapter"
-    adapted = AdaptedModel(model, tokenizer, base.objective, dtype, device, description)
-    save_adapted(adapter, model, tokenizer, description, adapted)
-    run.artifact(adapter)
+    sampling = training.mlflow.system_metrics_seconds
+    uploads = CheckpointUploads(run)
+    with MlflowRecorder(run, uploads, system_metrics_seconds=sampling) as recorder:
+        trainer = ModelTrainer(
+            training,
+            model,
+            tokenizer,
+            train_papers,
+            validation_papers,
+            checkpoint_root,
+            recorder=recorder,
+            dtype=dtype,
+            facts=facts(run.id, stored.digest, expected),
+            stop=stop,
+        )
+        trainable = trainable_parameters(model)
+        rows = trainer.train_rows
+        say(f"base {base.name} ({base.note or base.source}), {device}, {description['dtype']}")
+        say(f"method {training.qlora.resolved_method}: {trainable:,} trainable parameters")
+        say(f"training on {len(train_papers)} papers: {rows.tokens:,} tokens in {len(rows)} rows")
+        if not validation_papers:
+            say("no paper to validate on: the last state is the result, whatever its quality")
+        recorder.metrics(
+            {"train/trainable_parameters": trainable, "train/tokens_per_epoch": rows.tokens}, 0
+        )
+
+        if found is not None:
+            say(f"resumed from run {found.run_id}, checkpoint-{found.point.step} ({found.where})")
+            show_notices(found.notices)
+        with uploads, _saying_how_to_go_on(run, trainer):
+            trainer.train(resume=point)
+            seconds = trainer.seconds
+        done = trainer.state.global_step
+        if found is not None:
+            say(f"steps done after the resume: {trainer.steps_done} of {done}")
+        recorder.metrics(
+            {
+                "train/seconds": seconds,
+                "train/mean_tokens_per_second": trainer.tokens_seen / seconds,
+                "train/steps": done,
+            },
+            done,
+        )
+
+        adapted = AdaptedModel(model, tokenizer, base.objective, dtype, device, description)
+        save_adapted(adapter, model, tokenizer, description, adapted)
+        figures = _figures(trainer)
+        data = TrainingData(stored.digest, stored.run_id, stored.manifest["splits"], rows.tokens)
+        card = adapter / "README.md"
+        write_model_card(card, training, base, data, figures, library_versions())
+        write_training_curves(trainer.state.log_history, run.scratch / "figures" / "training.png")
+        recorder.artifact(adapter)
+        recorder.artifact(run.scratch / "figures")
+        if run.spool.last_error:
+            say(f"the tracking store is away ({run.spool.last_error}): waiting for it")
     # The check loads the model a second time, in another process: make room first.
     del trainer, model, adapted
     _free_memory(device)
     if training.mlflow.log_model:
         say("checking the stored model in a fresh process")
-        version = register(run, adapter, training, alias)
+        version = register(run, adapter, training, alias, figures)
     else:
         version = f"runs:/{run.id}/adapter"
         say(f"not registered, because mlflow.log_model is false: {version}")
@@ -257,11 +270,14 @@ def planned(
     dtype: "torch.dtype",
     papers: "Sequence[PaperText]",
     tokenizer: Any,
+    checkpoint_root: Path,
+    point: "ResumePoint | None" = None,
 ) -> Training:
     """Plan memory, time and disk; leave `plan.json`; refuse what cannot fit.
 
     Returns:
-        The configuration with `batch_size: auto` worked out.
+        The configuration with `batch_size: auto` worked out; a run that is resumed keeps the
+        micro-batch of its checkpoint, whatever is free now.
 
     Raises:
         UserError: The run does not fit into the memory or the disk that there is.
@@ -275,6 +291,7 @@ def planned(
         shape_from_config,
         with_settled_batch,
     )
+    from steps.training.resume import micro_batch_of
 
     content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     try:
@@ -287,7 +304,10 @@ def planned(
     budget = available_budget(training, device)
     length = training.model.max_length
     where: Any = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
-    settled = with_settled_batch(shape, training, budget.size, length=length, **where)
+    earlier = micro_batch_of(point.folder) if point else None
+    settled = with_settled_batch(
+        shape, training, budget.size, length=length, earlier=earlier, **where
+    )
     plan = plan_run(
         shape,
         settled,
@@ -310,7 +330,7 @@ def planned(
             source=budget.source,
             **where,
         )
-    check_disk({_checkpoint_root(settled, run): plan["disk"]["local"]})
+    check_disk({checkpoint_root: plan["disk"]["local"]})
     return settled
 
 
@@ -360,23 +380,93 @@ def _measured_rate(run: "StepRun", base: "Base", training: Training, device: str
     return same[0].data.metrics.get("train/mean_tokens_per_second") if same else None
 
 
+def _papers(
+    stored: "StoredDataset", split: str, sections: tuple[str, ...] | None
+) -> "list[PaperText]":
+    """The papers of a split; an empty one is the caller's choice only for validation.
+
+    Raises:
+        UserError: The training split is empty.
+    """
+    from steps.papers.text import read_papers
+
+    if stored.manifest["splits"][split]["papers"]:
+        return read_papers(stored.folder, split, sections)
+    if split == "train":
+        raise UserError(
+            f"the dataset of run {stored.run_id} has no paper in its train split: lower "
+            "training.scientific_data.filters or split.validation_fraction and test_fraction, or "
+            "add papers, and run preprocess again"
+        )
+    return []
+
+
+def _figures(trainer: Any) -> dict[str, float]:
+    """What the training measured, for the card and the version, by the store's names."""
+    history = trainer.state.log_history
+    figures = {
+        "train/steps": float(trainer.state.global_step),
+        "train/tokens_seen": float(trainer.tokens_seen),
+    }
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    if losses:
+        figures |= {"train/loss, first": losses[0], "train/loss, last": losses[-1]}
+    for key in ("bits_per_byte", "mlm_loss"):
+        values = [entry[f"eval_{key}"] for entry in history if f"eval_{key}" in entry]
+        if values:
+            figures |= {
+                f"validation/{key}, first": values[0],
+                f"validation/{key}, best": min(values),
+            }
+    return figures
+
+
 def _params(loaded: LoadedConfig) -> dict[str, Any]:
+    from steps.tracking.store import without_credentials
+
     content = loaded.training.model_dump(mode="json")
-    params: dict[str, Any] = {}
-    for section in LOGGED_SECTIONS:
-        params.update(flatten(section, content[section]))
-    return params
+    uri = content["mlflow"]["tracking_uri"]
+    content["mlflow"]["tracking_uri"] = uri and without_credentials(uri)
+    return {key: value for name, part in content.items() for key, value in _flat(name, part)}
+
+
+def _flat(name: str, part: Any) -> list[tuple[str, Any]]:
+    return list(flatten(name, part)) if isinstance(part, dict) else [(name, part)]
 
 
 def _log_config(run: "StepRun", loaded: LoadedConfig) -> None:
+    from steps.tracking.store import without_credentials
+
     file = run.scratch / "config.yaml"
-    file.write_text(resolved_yaml(loaded.training), encoding="utf-8")
+    uri = loaded.training.mlflow.tracking_uri
+    kept = loaded.training.mlflow.model_copy(
+        update={"tracking_uri": uri and without_credentials(uri)}
+    )
+    training = loaded.training.model_copy(update={"mlflow": kept})
+    file.write_text(resolved_yaml(training), encoding="utf-8")
     run.artifact(file)
 
 
-def _checkpoint_root(training: Training, run: "StepRun") -> Path:
-    output = training.output.output_dir
-    return (Path(output) if output else run.scratch / "training") / run.id
+def _checkpoint_root(loaded: LoadedConfig, run: "StepRun") -> Path:
+    """The folder of this run's checkpoints, made and found writable.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    import tempfile
+
+    output = loaded.training.output.output_dir
+    root = (Path(output).expanduser() if output else run.scratch / "training") / run.id
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"training.output.output_dir is {output!r}, where nothing can be written "
+            f"({error.strerror}): give another folder, or null for a temporary one"
+        ) from None
+    return root
 
 
 def _free_memory(device: str) -> None:

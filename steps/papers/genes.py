@@ -3,7 +3,19 @@
 The dictionary is data/gene_symbols.tsv.gz (human genes of NCBI Entrez Gene). All its spellings
 go into one Aho-Corasick automaton, which reads a text once; what it finds must then be a whole
 token, and a symbol that is also an English word or a common abbreviation (WAS, CAT, AR) must
-have evidence that a gene is meant.
+have evidence that a gene is meant. One rule for all of these:
+
+- The lexicon marks the symbol (column `ambiguous`: in the English word list, in the list of
+  abbreviations, or of one or two characters). Short aliases (ERA, p27) and mouse spellings of
+  three letters (Ngf) are in the same doubt, by their shape.
+- Beside it stands a word that says so ("the WAS gene", "mutations in WAS", "WAS mRNA"), or it
+  stands in a list with a gene that is sure, or it was told so elsewhere in the text.
+- It is refused in a line of capitals, where the text defines it as something else ("syndrome
+  (WAS)"), and before what only the other sense has ("WAS patients").
+- Only the casing of the lexicon counts: "was" and "Was" are words.
+
+A mouse gene is told by its casing alone: a capital and small letters (Trp53, S100a4) are the
+mouse spelling of the human symbol; a symbol in doubt has no mouse spelling.
 
     lexicon = GeneLexicon.load()
     find_genes("Trp53-null mice and TP53 mutations", lexicon)
@@ -124,7 +136,10 @@ _SHORT_ALIAS = re.compile(r"[A-Za-z]{1,4}|[A-Za-z]{2}\d|(?!IL)[A-Za-z]{2}-\d|[A-
 _SMALL_P = re.compile(r"p\d{2,3}")
 _LETTERS_THEN_NUMBER = re.compile(r"(IL|[A-Z]{3,6})(\d{1,2}[A-Z]?)")
 _MICRORNA = re.compile(r"MIR(\d{1,4}[A-Z]?)")
-_MOUSE_ABLE = re.compile(r"[A-Z]{2,}\d[A-Z0-9]*(?:-\d{1,2})?|[A-Z]{4,}")
+_MOUSE_ABLE = re.compile(
+    r"[A-Z]{2,}\d[A-Z0-9]*(?:-\d{1,2})?|[A-Z]{3,}|S100[A-Z]\d{0,2}|[A-Z]\d{1,2}[A-Z]{3,}\d{0,2}"
+)
+_THREE_LETTERS = re.compile(r"[A-Z]{3}")
 _LONG_MOUSE_ALIAS = re.compile(r"[A-Z]{3,}\d{2,}|[A-Z]{4,}\d[A-Z0-9]*")
 # Title case would read as an ion (Ca2), a residue (Met1), a helper cell (Th1), a figure.
 _NOT_MOUSE = re.compile(
@@ -161,7 +176,8 @@ def _collect_spellings(rows: Iterable[list[str]]) -> dict[str, Spelling]:
                 and not _NOT_MOUSE.match(mouse)
                 and (name == symbol or _LONG_MOUSE_ALIAS.fullmatch(name))
             ):
-                spellings.setdefault(mouse, Spelling(symbol, "mouse", False))
+                doubtful = _THREE_LETTERS.fullmatch(name) is not None  # Ngf, but also Ref and Tab
+                spellings.setdefault(mouse, Spelling(symbol, "mouse", doubtful))
     return spellings
 
 

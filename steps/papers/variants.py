@@ -186,7 +186,7 @@ POSITION_FIRST = (
 # "C677T", "G-395A", "C(-260)T", "T-1131C", "CAC(3543)TAC", "A3243-->G", "C-677-T"
 FLANKED_POSITION = (
     rf"(?<![\w.]){NUCLEOTIDE}(?:{SIGN}?\d{{2,6}}|\s?\(\s?{SIGN}?{NUMBER}\s?\)\s?"
-    rf"|{NUMBER}{SIGN}{NUMBER}|{SIGN}?\d{{2,6}}{ARROW}|\d{{4,6}}\sto\s|{MINUS}\d{{2,5}}{MINUS}){NUCLEOTIDE}(?![\w])"
+    rf"|{NUMBER}{SIGN}{NUMBER}|{SIGN}?\d{{2,6}}{ARROW}|\d{{2,6}}\sto\s|{MINUS}\d{{2,5}}{MINUS}){NUCLEOTIDE}(?![\w])"
     rf"|(?<![\w.]){NUCLEOTIDE}{{3}}\({NUMBER}\){NUCLEOTIDE}{{3}}(?![\w])"
 )
 # "IVS9 + 217T", "IVS2-2A", "IVS12nt1"

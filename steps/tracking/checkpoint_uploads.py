@@ -125,6 +125,9 @@ class CheckpointUploads:
         from mlflow.exceptions import MlflowException
 
         try:
+            # While the store is away, a checkpoint waits on the local disk like all the rest; and
+            # the metrics that rank it have to be there first.
+            self.run.spool.flush(self.run.patience)
             if upload.step not in self._models:
                 self._upload_files(upload)
                 self._models[upload.step] = self._log_model(upload)
@@ -167,7 +170,7 @@ class CheckpointUploads:
         """
         from mlflow.entities import Metric
 
-        points = []
+        points: list[Metric] = []
         for name, value in upload.metrics.items():
             history = self.run.client.get_metric_history(self.run.id, name)
             points.extend(

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.errors import UserError
-from steps.tracking.store import _one_line
+from steps.tracking.store import one_line
 
 # MLflow's limit for a digest.
 DIGEST_LENGTH = 36
@@ -63,6 +63,6 @@ def download(uri: str, target: Path, what: str) -> Path:
     # An unknown run, a server that is away, a library that s3: needs, an URL of no server.
     except (MlflowException, OSError, ImportError, ValueError) as error:
         raise UserError(
-            f"{what} {uri!r} cannot be downloaded ({_one_line(error)}): check the URI and "
+            f"{what} {uri!r} cannot be downloaded ({one_line(error)}): check the URI and "
             "MLFLOW_TRACKING_URI"
         ) from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.errors import UserError
 from steps.tracking.registry import Side
-from steps.tracking.store import StoredDataset, _one_line, fetch_dataset
+from steps.tracking.store import StoredDataset, fetch_dataset, one_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -55,7 +55,7 @@ def training_lineage(
         try:
             tags = client.get_run(run_id).data.tags
         except MlflowException as error:
-            gaps.append(f"training run {run_id} is gone ({_one_line(error)})")
+            gaps.append(f"training run {run_id} is gone ({one_line(error)})")
             break
         dataset_run = tags.get("forge.dataset_run")
         if dataset_run is None:

@@ -1,23 +1,72 @@
-"""The recorder that writes a training run into its MLflow run."""
+"""The recorder that writes a training run into its MLflow run, and never makes it wait.
 
+    with MlflowRecorder(run, uploads, system_metrics_seconds=10) as recorder:
+        ModelTrainer(..., recorder=recorder).train()
+        recorder.artifact(adapter)
+    # the store has everything now, or StoreAway said where it lies
+
+Checkpoints go by way of their uploads, all else through the run's spool
+(`steps.tracking.spool`). While the recorder is open, requests are given up in seconds: only
+threads that try again talk to the store then.
+"""
+
+import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 from steps.tracking.checkpoint_uploads import CheckpointUploads
-from steps.tracking.runs import StepRun
+from steps.tracking.runs import StepRun, store_away
+from steps.tracking.spool import Spool
+from steps.tracking.store import few_retries
 
 
 class MlflowRecorder:
-    """Writes metrics and checkpoints into the run of a step."""
+    """Writes metrics, checkpoints and artifacts into the run of a step, by way of its spool."""
 
-    def __init__(self, run: StepRun, uploads: CheckpointUploads) -> None:
-        """Record into `run`, checkpoints by way of `uploads`."""
+    def __init__(
+        self, run: StepRun, uploads: CheckpointUploads, *, system_metrics_seconds: float = 0.0
+    ) -> None:
+        """Record into `run`.
+
+        Args:
+            run: The run of the step.
+            uploads: The way of its checkpoints.
+            system_metrics_seconds: Seconds between samples of the machine; 0: none.
+        """
         self.run = run
         self.uploads = uploads
+        self._seconds = system_metrics_seconds
+        self._open = ExitStack()
+
+    def __enter__(self) -> "MlflowRecorder":
+        """Start sampling the machine."""
+        self._open.enter_context(few_retries())
+        if self._seconds:
+            sampler = _SystemMetrics(self.run.spool, self._seconds)
+            self._open.callback(sampler.stop)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Wait until the store has everything; after an error the end of the run does so.
+
+        Raises:
+            StoreAway: It has not, within the run's patience.
+        """
+        with self._open:
+            if kind is None and not self.run.spool.flush(self.run.patience):
+                raise store_away(self.run.spool, "training is done and the adapter is safe")
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write metrics in one batch, so that a step's figures appear together."""
-        self.run.metrics(values, step)
+        """Keep metrics of one optimiser step; takes microseconds, whatever the store does."""
+        self.run.spool.metrics(values, step)
 
     def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Store a complete checkpoint folder under `checkpoints/checkpoint-N`, soon."""
@@ -30,3 +79,40 @@ class MlflowRecorder:
     def uploading(self) -> set[int]:
         """Steps whose folders the upload still reads."""
         return self.uploads.under_way()
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file, or a folder with its content, below `folder`."""
+        self.run.spool.artifact(path, folder)
+
+
+class _SystemMetrics:
+    """Samples the machine into a spool, under the names that MLflow's page groups.
+
+    The samples are MLflow's; its own thread would end for good on the first lost request.
+    """
+
+    def __init__(self, spool: Spool, seconds: float) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self._spool = spool
+        self._seconds = seconds
+        self._monitor: Any = SystemMetricsMonitor(spool.run_id)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the sampling."""
+        self._ended.set()
+        self._thread.join(timeout=self._seconds)
+
+    def _work(self) -> None:
+        step = 0
+        while not self._ended.is_set():
+            self._monitor.collect_metrics()
+            values = self._monitor.aggregate_metrics()
+            for source in self._monitor.monitors:
+                source.clear_metrics()
+            self._spool.metrics({f"system/{name}": value for name, value in values.items()}, step)
+            step += 1
+            self._ended.wait(self._seconds)

@@ -4,8 +4,10 @@ A version is a models-from-code pyfunc around an adapter folder. It gets its ali
 after a fresh process has loaded it and found the logits that the trainer had.
 """
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from steps import config
 from steps.errors import UserError
 from steps.tracking.runs import StepRun
-from steps.tracking.store import _one_line
+from steps.tracking.store import one_line, reason, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -65,35 +67,84 @@ class Side:
         return self.uri.removeprefix("models:/")
 
 
-def register(run: StepRun, adapter: Path, training: config.Training, alias: str) -> str:
+def register(
+    run: StepRun,
+    adapter: Path,
+    training: config.Training,
+    alias: str,
+    figures: Mapping[str, float],
+) -> str:
     """Log an adapter folder as a model, check it in a fresh process, register it.
+
+    Args:
+        run: The run that trained it.
+        adapter: The folder, with its card as `README.md`.
+        training: The configuration; names the registered model.
+        alias: Set last, so that whoever finds a version by it finds a checked one.
+        figures: Main figures, for the description that the registry's page shows.
 
     Returns:
         `models:/NAME/VERSION`.
 
     Raises:
         RegistrationError: The check failed; nothing was registered.
+        UserError: The store went away for longer than MLflow's own retries, about four minutes.
     """
-    import mlflow
-
-    from steps.config import PROJECT_ROOT
     from steps.tracking.runs import quieten_handlers
 
     quieten_handlers()
+    try:
+        model_uri, model_id = _log_model(adapter)
+        check_in_fresh_process(model_uri)
+        return _create_version(run, adapter, training, alias, model_uri, model_id, figures)
+    except RegistrationError:
+        # The bytes stay for whoever looks for the cause; their state says what they are.
+        run.client.finalize_logged_model(model_id, "FAILED")
+        raise
+    except store_errors() as error:
+        raise UserError(
+            f"the model was not registered, because the tracking store failed ({reason(error)}); "
+            f"training is done and the adapter is safe in runs:/{run.id}/adapter"
+        ) from None
+
+
+def _log_model(adapter: Path) -> tuple[str, str]:
+    import mlflow
+
     info = mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(PROJECT_ROOT / "steps" / "tracking" / "served_model.py"),
+        python_model=str(config.PROJECT_ROOT / "steps" / "tracking" / "served_model.py"),
         artifacts={"adapter": str(adapter)},
-        code_paths=[str(PROJECT_ROOT / "steps")],
+        code_paths=[str(config.PROJECT_ROOT / "steps")],
         signature=_signature(),
         pip_requirements=_pinned(SERVING_PACKAGES),
     )
-    check_in_fresh_process(info.model_uri)
+    return info.model_uri, info.model_id
+
+
+def _create_version(
+    run: StepRun,
+    adapter: Path,
+    training: config.Training,
+    alias: str,
+    model_uri: str,
+    model_id: str,
+    figures: Mapping[str, float],
+) -> str:
+    from steps.training.adapted import read_description
+
     name = training.mlflow.registered_model_name
     client = run.client
     _ensure_registered_model(client, name)
+    base = read_description(adapter)["base"]["name"]
+    shown = "; ".join(f"{key} {value:,.6g}" for key, value in figures.items())
     version = client.create_model_version(
-        name, source=info.model_uri, run_id=run.id, model_id=info.model_id
+        name,
+        source=model_uri,
+        run_id=run.id,
+        model_id=model_id,
+        description=f"{training.qlora.resolved_method} of {base}. {shown}. "
+        "Card: artifacts/adapter/README.md of this model.",
     )
     client.set_registered_model_alias(name, alias, version.version)
     return f"models:/{name}/{version.version}"
@@ -111,8 +162,15 @@ def check_in_fresh_process(model_uri: str) -> None:
 
     command = [sys.executable, "-m", "steps.tracking.check_model", model_uri]
     command += ["--tracking-uri", mlflow.get_tracking_uri()]
+    # In this working folder, which the store's URI may be relative to.
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(
-        command, cwd=PROJECT_ROOT, capture_output=True, text=True, encoding="utf-8", check=False
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
     )
     if finished.returncode != 0:
         lines = (finished.stderr.strip() or finished.stdout.strip() or "no output").splitlines()
@@ -153,7 +211,7 @@ def resolve_side(client: "MlflowClient", reference: str, training: config.Traini
             )
     except MlflowException as error:
         raise UserError(
-            f"model {reference!r} is not in the registry or the store ({_one_line(error)}): give "
+            f"model {reference!r} is not in the registry or the store ({one_line(error)}): give "
             "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base"
         ) from None
     return Side(f"runs:/{run_id}/adapter", None, run_id)
@@ -206,7 +264,7 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
         folder = Path(mlflow.artifacts.download_artifacts(side.uri, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"model {side.uri}: its weights cannot be fetched from {uri} ({_one_line(error)}); "
+            f"model {side.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
             "was the artifact deleted? Register it again with finetune"
         ) from None
     adapter = folder / "artifacts" / "adapter"

@@ -4,22 +4,34 @@
         run.client.log_metric(run.id, ...)
 
 However the step ends, the run says so: FINISHED; FAILED with the error as a tag, for bad
-input (exit 2) and for bugs (exit 1, traceback in the log); KILLED for a signal.
+input (exit 2) and for bugs (exit 1, traceback in the log); KILLED for a signal. If the
+store is away at the end, what it lacks stays in a spool on the local disk (see
+`steps.tracking.spool`), and the step says how to send it.
 """
 
+import json
 import logging
 import os
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps import config
 from steps.errors import UserError
-from steps.tracking.store import connect
+from steps.tracking.spool import Spool, StoreAway
+from steps.tracking.store import (
+    StoreUnusable,
+    connect,
+    few_retries,
+    reason,
+    store_errors,
+    without_credentials,
+    writing_to_store,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +61,9 @@ NOISY_LOGGERS = (
 )
 MAX_TAG = 4000
 MAX_PARAM = 6000
+CUT_OFF = "… (whole in config.yaml)"
+# A step that was told to end has no minutes to wait for the store.
+SECONDS_WHEN_INTERRUPTED = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,29 +75,33 @@ class StepRun:
         experiment_id: Id of its experiment.
         client: Client of its store.
         scratch: A folder for this step's files, gone when the step ends.
+        spool: What the store has not taken yet.
+        patience: Seconds to wait for a store that is away.
     """
 
     id: str
     experiment_id: str
     client: "MlflowClient"
     scratch: Path
+    spool: Spool
+    patience: float
 
     def tag(self, **tags: str | None) -> None:
-        """Set `forge.*` tags; a None is left out."""
+        """Set `forge.*` tags; a None or an empty text is left out."""
         for name, value in tags.items():
-            if value is not None:
+            if value:
                 self.client.set_tag(self.id, f"forge.{name}", str(value)[:MAX_TAG])
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters, each on its own terms: none is lost for another's clash or length."""
+        """Log parameters, each on its own terms: none is lost for another's clash or length.
+
+        A value that is no text is written as JSON (null, true, [1, 2]), so that two runs that
+        differ in it can be compared. One that `mlflow run` has logged already stays as it is.
+        """
         from mlflow.entities import Param
 
         taken = self.client.get_run(self.id).data.params
-        params = [
-            Param(key, str(value)[:MAX_PARAM])
-            for key, value in values.items()
-            if key not in taken and value is not None
-        ]
+        params = [Param(key, _as_text(v)) for key, v in values.items() if key not in taken]
         for start in range(0, len(params), 100):
             self.client.log_batch(self.id, params=params[start : start + 100])
 
@@ -114,11 +133,16 @@ class StepRun:
             self.client.log_table(self.id, frame, name)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Log a file, or a folder with its content, below `folder`."""
-        if path.is_dir():
-            self.client.log_artifacts(self.id, str(path), folder or path.name)
-        else:
-            self.client.log_artifact(self.id, str(path), folder)
+        """Log a file, or a folder with its content, below `folder`.
+
+        Raises:
+            StoreUnusable: The artifact store cannot be written.
+        """
+        with writing_to_store():
+            if path.is_dir():
+                self.client.log_artifacts(self.id, str(path), folder or path.name)
+            else:
+                self.client.log_artifact(self.id, str(path), folder)
 
 
 @contextmanager
@@ -133,64 +157,128 @@ def step_run(
         verbose: Let the libraries' own messages through to the terminal.
         run_name: Name of a new run.
     """
-    import mlflow
-
     with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
         log_file = Path(scratch) / f"{step}.log"
         with _logging_to(log_file, verbose):
             client = connect(training)
-            parent = mlflow.active_run()
-            # start_run() takes MLFLOW_RUN_ID from the environment, joins that run and deletes
-            # the variable, so that no child process of ours writes into this run by accident.
-            joined = os.environ.get("MLFLOW_RUN_ID")
-            active = mlflow.start_run(
-                run_name=None if joined else (run_name or step), nested=parent is not None
-            )
-            run = StepRun(
-                active.info.run_id, active.info.experiment_id, client, Path(scratch) / "files"
-            )
-            run.scratch.mkdir()
-            run.tag(step=step)
-            status = "FAILED"
+            run = _open_run(step, training, client, Path(scratch) / "files", run_name)
+            status, tags, patience = "FAILED", {}, run.patience
             try:
                 yield run
                 status = "FINISHED"
             except UserError as error:
-                run.tag(error=str(error), exit_code=str(error.exit_code))
+                tags = {"error": str(error), "exit_code": str(error.exit_code)}
+                if isinstance(error, StoreUnusable):
+                    patience = 0.0
                 raise
             except (KeyboardInterrupt, SystemExit) as error:
                 code = error.code if isinstance(error, SystemExit) else 130
                 status = "FINISHED" if code in (0, None) else "KILLED"
-                run.tag(exit_code=str(code or 0))
+                tags = {"exit_code": str(code or 0)}
+                patience = SECONDS_WHEN_INTERRUPTED
                 raise
             except BaseException as error:
                 # The terminal gets it from Python; this is the copy for the run.
                 logging.getLogger("traceback").error("%s", traceback.format_exc())
-                run.tag(error=f"{type(error).__name__}: {error}", exit_code="1")
+                tags = {"error": f"{type(error).__name__}: {error}", "exit_code": "1"}
                 raise
             finally:
-                _upload_log(run, log_file)
+                _close_run(run, log_file, status, tags, patience)
+
+
+def _open_run(
+    step: str, training: config.Training, client: "MlflowClient", scratch: Path, name: str | None
+) -> StepRun:
+    import mlflow
+
+    from steps.training.models import cache_folder
+
+    nested = mlflow.active_run() is not None
+    # start_run() takes MLFLOW_RUN_ID from the environment, joins that run and deletes
+    # the variable, so that no child process of ours writes into this run by accident.
+    joined = os.environ.get("MLFLOW_RUN_ID")
+    with few_retries(), writing_to_store():
+        # System metrics are the recorder's: MLflow's own end for good when the store is away once.
+        active = mlflow.start_run(
+            run_name=None if joined else (name or step), nested=nested, log_system_metrics=False
+        )
+        run_id = active.info.run_id
+        spool = Spool(cache_folder() / "spool" / run_id, run_id)
+        patience = 60 * training.mlflow.spool_minutes
+        run = StepRun(run_id, active.info.experiment_id, client, scratch, spool, patience)
+        run.tag(step=step)
+    run.scratch.mkdir()
+    return run
+
+
+def _close_run(
+    run: StepRun, log_file: Path, status: str, tags: dict[str, str], patience: float
+) -> None:
+    """Write the end of a step into its run, or into its spool while the store is away.
+
+    Raises:
+        StoreAway: The step went well, and the store does not know so.
+    """
+    import mlflow
+
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    spool = run.spool
+    with few_retries():
+        away: tuple[type[Exception], ...] = (UserError, *store_errors())
+        try:
+            if not spool.pending:
+                run.tag(**tags)
+                run.artifact(log_file, "logs")
                 mlflow.end_run(status)
+                spool.close()
+                return
+        except away as error:
+            logging.getLogger(__name__).info("the run's end goes to the spool: %s", reason(error))
+        spool.tags({f"forge.{name}": value[:MAX_TAG] for name, value in tags.items()})
+        spool.artifact(log_file, "logs")
+        spool.status(status)
+        sent = spool.flush(patience)
+        spool.close()
+        # Takes the run off MLflow's stack even where the store does not hear of it.
+        with suppress(*store_errors()):
+            mlflow.end_run(status)
+    if sent:
+        return
+    if status == "FINISHED":
+        raise store_away(spool, "the step is done")
+    logging.getLogger("steps").warning("%s", store_away(spool, "the step ended"))
+
+
+def store_away(spool: Spool, state: str) -> StoreAway:
+    """The one line about a store that did not come back: where things are, and what to do."""
+    import mlflow
+
+    uri = without_credentials(mlflow.get_tracking_uri())
+    why = spool.last_error or "no answer yet"
+    return StoreAway(
+        f"{state}, but the tracking store {uri} is away ({why}): what it lacks of run "
+        f"{spool.run_id} lies in {spool.folder}; send it later with `{spool.command}`"
+    )
+
+
+def _as_text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_PARAM else text[: MAX_PARAM - len(CUT_OFF)] + CUT_OFF
 
 
 def tag_failure(run_id: str, error: str, exit_code: int) -> None:
     """Say in a run why its step ended, where the step could not open the run itself."""
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     client = mlflow.MlflowClient()
     try:
-        client.set_tag(run_id, "forge.error", error[:MAX_TAG])
-        client.set_tag(run_id, "forge.exit_code", str(exit_code))
-    except MlflowException:
+        with few_retries():
+            client.set_tag(run_id, "forge.error", error[:MAX_TAG])
+            client.set_tag(run_id, "forge.exit_code", str(exit_code))
+    except store_errors():
         # The store itself may be what is wrong; the error is on the terminal either way.
         logging.getLogger("steps").warning("run %s could not be tagged", run_id)
-
-
-def _upload_log(run: StepRun, log_file: Path) -> None:
-    for handler in logging.getLogger().handlers:
-        handler.flush()
-    run.artifact(log_file, "logs")
 
 
 @contextmanager

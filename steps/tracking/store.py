@@ -1,6 +1,7 @@
 """Which tracking store and experiment a step talks to, and what it finds there."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+# Longest wait for one answer of a server that should be there.
+REQUEST_SECONDS = 4
+
+
+class StoreUnusable(UserError):
+    """The tracking store is not there, or takes no writes: nothing more can be told to it."""
 
 
 def connect(training: config.Training) -> "MlflowClient":
@@ -24,26 +31,63 @@ def connect(training: config.Training) -> "MlflowClient":
     a SQLite file in the working folder.
 
     Raises:
-        UserError: The store cannot be reached or used.
+        StoreUnusable: It cannot be reached or used.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or training.mlflow.tracking_uri or DEFAULT_URI
     # A server that is not there must be noticed in seconds, not after minutes of retries.
-    with _few_retries():
-        try:
-            mlflow.set_tracking_uri(uri)
-            client = mlflow.MlflowClient()
-            if mlflow.active_run() is None and not _environment_names_experiment():
-                mlflow.set_experiment(training.mlflow.experiment_name)
-            client.search_experiments(max_results=1)
-        except (MlflowException, OSError, ImportError) as error:
-            raise UserError(
-                f"the tracking store {uri} cannot be used ({_one_line(error)}): start the server, "
-                "or correct MLFLOW_TRACKING_URI or training.mlflow.tracking_uri"
-            ) from None
+    with few_retries(), _translated(uri):
+        _refuse_foreign_file(uri)
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient()
+        if mlflow.active_run() is None and not _environment_names_experiment():
+            mlflow.set_experiment(training.mlflow.experiment_name)
+        client.search_experiments(max_results=1)
     return client
+
+
+@contextmanager
+def writing_to_store() -> Iterator[None]:
+    """Turn what the store says against a first write into one line.
+
+    Raises:
+        StoreUnusable: The store is read-only, full, or gone.
+    """
+    import mlflow
+
+    with _translated(mlflow.get_tracking_uri()):
+        yield
+
+
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    unusable: tuple[type[Exception], ...] = (*store_errors(), ImportError)
+    try:
+        yield
+    except unusable as error:
+        raise StoreUnusable(
+            f"the tracking store {without_credentials(uri)} cannot be used: {reason(error)}; start "
+            "or mend it, or correct MLFLOW_TRACKING_URI or training.mlflow.tracking_uri"
+        ) from None
+
+
+def _refuse_foreign_file(uri: str) -> None:
+    """Look at a SQLite file before MLflow does, which tries a broken one for two minutes."""
+    from sqlalchemy.engine import make_url
+
+    if not uri.startswith("sqlite:"):
+        return
+    database = make_url(uri).database
+    if not database or database.startswith("file:") or not Path(database).is_file():
+        return
+    with Path(database).open("rb") as file:
+        start = file.read(16)
+    if start and start != b"SQLite format 3\0":
+        raise StoreUnusable(
+            f"the tracking store {uri} cannot be used: {database} is not a SQLite database; "
+            "correct MLFLOW_TRACKING_URI or training.mlflow.tracking_uri"
+        )
 
 
 def _environment_names_experiment() -> bool:
@@ -52,16 +96,66 @@ def _environment_names_experiment() -> bool:
 
 
 @contextmanager
-def _few_retries() -> Iterator[None]:
-    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = "2"
+def few_retries() -> Iterator[None]:
+    """Let a store that is away be noticed in seconds; what the environment says goes before.
+
+    MLflow tries each request seven times with growing pauses, four minutes in all, and waits
+    two minutes for an answer.
+    """
+    patience = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+    }
+    added = {name: value for name, value in patience.items() if name not in os.environ}
+    os.environ.update(added)
     try:
         yield
     finally:
-        del os.environ[name]
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when its store is away, broken or refuses a request."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # OSError: connections, and artifact folders that cannot be written.
+    return (MlflowException, SQLAlchemyError, OSError)
+
+
+def reason(error: BaseException) -> str:
+    """Why a request to the store failed, in one short line."""
+    text = " ".join(str(error).split())
+    code = re.search(r"error code (\d{3}) != 200", text) or re.search(r"^(\d{3}) \w+ Error", text)
+    number = code[1] if code else ""
+    if number == "401" or "UNAUTHENTICATED" in text:
+        return (
+            "it asks for a login (401): set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN"
+        )
+    if number == "403" or "PERMISSION_DENIED" in text:
+        return "it refuses this user (403): ask for the right to write to the experiment"
+    if number and number[0] in "34":
+        return f"no MLflow server answers there ({number}): check host and path"
+    if "not in a valid JSON format" in text:
+        return "no MLflow server answers there (a page instead of JSON): check host and path"
+    if "too many 500 error" in text or number.startswith("5"):
+        return f"it answers with a server error ({number or 500}): look into its log"
+    if "timeout exception" in text or "timed out" in text:
+        return "it does not answer in time"
+    if "Max retries exceeded" in text or "Connection" in type(error).__name__:
+        cause = re.search(r"\[Errno -?\d+\] [^'\")(]+", text)
+        return f"it does not answer ({cause[0].strip() if cause else 'no connection'})"
+    if "readonly database" in text:
+        return "it is read-only"
+    # SQLAlchemy appends the statement and a link.
+    return _shortened(text.split(" [SQL:")[0])
+
+
+def without_credentials(uri: str) -> str:
+    """A URI without the user and the password that it may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def experiment_id() -> str:
@@ -134,9 +228,10 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
     except (MlflowException, OSError) as error:
         raise UserError(
             f"dataset {reference!r}: run {run_id} has no dataset that can be read "
-            f"({_one_line(error)}): give a finished preprocess run, or run preprocess again"
+            f"({one_line(error)}): give a finished preprocess run, or run preprocess again"
         ) from None
     digest = manifest["dataset_digest"]
+    _refuse_changed_rows(reference, run_id, folder, digest)
     tagged = run.data.tags.get("forge.dataset_digest")
     if tagged is not None and tagged != digest:
         raise UserError(
@@ -144,6 +239,25 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
             "the artifact was changed after it was logged; run preprocess again"
         )
     return StoredDataset(run_id, digest, folder, manifest)
+
+
+def _refuse_changed_rows(reference: str, run_id: str, folder: Path, digest: str) -> None:
+    from pyarrow.lib import ArrowException
+
+    from steps.papers.dataset import digest_of_dataset
+
+    try:
+        found = digest_of_dataset(folder)
+    except (ArrowException, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"dataset {reference!r}: the files of run {run_id} cannot be read "
+            f"({one_line(error)}): they were changed or cut short; run preprocess again"
+        ) from None
+    if found != digest:
+        raise UserError(
+            f"dataset {reference!r}: its manifest says {digest}, the rows of run {run_id} give "
+            f"{found}: the artifact was changed after it was logged; run preprocess again"
+        )
 
 
 def _dataset_run(client: "MlflowClient", reference: str) -> str:
@@ -164,6 +278,10 @@ def _dataset_run(client: "MlflowClient", reference: str) -> str:
     return reference
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def one_line(error: BaseException) -> str:
+    """An error's message in one short line."""
+    return _shortened(" ".join(str(error).split()))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) < 200 else f"{text[:200]}…"

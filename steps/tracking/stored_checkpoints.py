@@ -28,7 +28,7 @@ import msgspec
 
 from steps.errors import UserError
 from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, PendingAction, RunState
-from steps.tracking.store import _few_retries, _one_line
+from steps.tracking.store import few_retries, reason
 from steps.training.checkpoints import (
     MANIFEST,
     RESUME_ONLY,
@@ -110,7 +110,7 @@ def store_errors() -> Iterator[None]:
     import requests
     from mlflow.exceptions import MlflowException
 
-    with _few_retries():
+    with few_retries():
         try:
             yield
         except OSError as error:
@@ -118,7 +118,7 @@ def store_errors() -> Iterator[None]:
                 raise _store_gone(error) from None
             raise UserError(
                 f"{error.filename or 'a checkpoint'} cannot be read or deleted "
-                f"({error.strerror or _one_line(error)}): mend its permissions and run "
+                f"({error.strerror or reason(error)}): mend its permissions and run "
                 "prune_checkpoints again, which finishes what was begun"
             ) from None
         except MlflowException as error:
@@ -127,7 +127,7 @@ def store_errors() -> Iterator[None]:
 
 def _store_gone(error: BaseException) -> UserError:
     return UserError(
-        f"the tracking store failed in the middle ({_one_line(error)}): start the server again "
+        f"the tracking store failed in the middle ({reason(error)}): start the server again "
         "and rerun prune_checkpoints, which finishes what was begun"
     )
 
@@ -506,7 +506,7 @@ def checkpoint_of_model(model: "LoggedModel") -> CheckpointKey | None:
 
 
 def _model_is_pinned(model: "LoggedModel") -> bool:
-    return (model.tags or {}).get(PIN_TAG, "false").lower() != "false"
+    return str((model.tags or {}).get(PIN_TAG, "false")).lower() != "false"
 
 
 def _resumed_runs(client: "MlflowClient") -> "list[Run]":

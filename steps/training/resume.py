@@ -102,6 +102,12 @@ def best_step(folder: Path) -> int | None:
     return None if best is None else int(best)
 
 
+def micro_batch_of(folder: Path) -> int:
+    """Rows of one forward pass of the run that wrote a checkpoint."""
+    state = msgspec.json.decode((folder / "trainer_state.json").read_bytes())
+    return int(state["train_batch_size"])
+
+
 def make_deterministic() -> None:
     """Make CUDA compute the same bits each time, at the price of speed.
 

@@ -44,10 +44,41 @@ def test_a_human_spelling_is_found_with_its_symbol(text: str, surface: str, symb
 
 @pytest.mark.parametrize(
     ("spelling", "symbol"),
-    [("Trp53", "TP53"), ("Brca1", "BRCA1"), ("Pax6", "PAX6"), ("Pten", "PTEN"), ("Kras", "KRAS")],
+    [
+        ("Trp53", "TP53"),
+        ("Brca1", "BRCA1"),
+        ("Pax6", "PAX6"),
+        ("Pten", "PTEN"),
+        ("Kras", "KRAS"),
+        ("S100a4", "S100A4"),
+        ("Ngf", "NGF"),
+    ],
 )
 def test_a_mouse_spelling_is_told_by_its_casing(spelling: str, symbol: str) -> None:
     assert named(f"{spelling}-null mice") == [(spelling, symbol, "mouse")], spelling
+
+
+def test_the_casing_alone_tells_the_species() -> None:
+    found = named("BRCA1 in women, Brca1 in mice, brca1 in neither")
+    assert found == [("BRCA1", "BRCA1", "human"), ("Brca1", "BRCA1", "mouse")], "by casing"
+
+
+def test_a_mouse_spelling_of_three_letters_needs_evidence() -> None:
+    assert named("the Ngf of these results") == [], "three letters may be anything"
+    assert named("the Ngf gene") == [("Ngf", "NGF", "mouse")], "the context says gene"
+
+
+def test_one_rule_holds_for_every_symbol_that_the_lexicon_marks() -> None:
+    lines = gzip.decompress(SHIPPED_LEXICON.read_bytes()).decode("utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    marked = [row[0] for row in rows if row[5] in ("word", "abbreviation")]
+    assert len(marked) > 200, "the lexicon marks too few to test the rule"
+    for symbol in marked:
+        assert named(f"we saw {symbol} here") == [], f"{symbol} alone was taken for a gene"
+        assert named(f"we saw {symbol.title()} here") == [], f"{symbol.title()} is a word"
+        assert named(f"we saw {symbol.lower()} here") == [], f"{symbol.lower()} is a word"
+        found = named(f"mutations in {symbol} were seen")
+        assert (symbol, symbol, "human") in found, f"{symbol} missed where a gene is meant"
 
 
 @pytest.mark.parametrize("word", NOT_GENES_ALONE.split())

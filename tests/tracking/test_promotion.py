@@ -1,5 +1,6 @@
 """Aliases move whole or not at all, whoever dies or interferes in between."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,6 +19,7 @@ from steps.tracking.promotion import (
 )
 from steps.tracking.registry import Side
 from steps.tracking.runs import StepRun
+from steps.tracking.spool import Spool
 
 NAME = "genomics"
 DECISION = cast(Decision, SimpleNamespace(outcome="promote", reason="It gains 0.0500."))
@@ -65,7 +67,8 @@ def run(store: str, tmp_path: Path) -> StepRun:
         client.create_model_version(NAME, source=f"runs:/{created.info.run_id}/adapter")
     client.set_registered_model_alias(NAME, "champion", "1")
     client.set_registered_model_alias(NAME, "challenger", "2")
-    return StepRun(created.info.run_id, experiment, client, tmp_path)
+    spool = Spool(tmp_path / "spool", created.info.run_id)
+    return StepRun(created.info.run_id, experiment, client, tmp_path, spool, 1.0)
 
 
 def promote(run: StepRun, number: int) -> str:
@@ -103,9 +106,7 @@ def test_a_rollback_brings_the_previous_one_back_and_no_audit_is_lost(run: StepR
 def test_a_promotion_that_died_anywhere_is_finished_by_the_next_run(
     run: StepRun, changes: int
 ) -> None:
-    dying = StepRun(
-        run.id, run.experiment_id, cast(Any, DyingClient(run.client, changes)), run.scratch
-    )
+    dying = replace(run, client=cast(Any, DyingClient(run.client, changes)))
     with pytest.raises(Died):
         promote(dying, 2)
     said = finish_interrupted_move(run.client, NAME)
@@ -124,7 +125,7 @@ def test_a_promotion_that_died_anywhere_is_finished_by_the_next_run(
 def test_an_interrupted_move_is_dropped_where_somebody_moved_the_aliases_since(
     run: StepRun,
 ) -> None:
-    dying = StepRun(run.id, run.experiment_id, cast(Any, DyingClient(run.client, 1)), run.scratch)
+    dying = replace(run, client=cast(Any, DyingClient(run.client, 1)))
     with pytest.raises(Died):
         promote(dying, 2)
     run.client.set_registered_model_alias(NAME, "champion", "3")
@@ -150,7 +151,7 @@ def test_a_change_at_the_same_time_is_reported(run: StepRun) -> None:
                 self.client.set_registered_model_alias(NAME, "champion", "3")
             return getattr(self.client, name)
 
-    beside = StepRun(run.id, run.experiment_id, cast(Any, Interfering(run.client, 0)), run.scratch)
+    beside = replace(run, client=cast(Any, Interfering(run.client, 0)))
     with pytest.raises(UserError, match="by somebody else at the same time"):
         promote(beside, 2)
 

@@ -25,6 +25,7 @@ from steps.tracking.resumption import (
     take_over,
 )
 from steps.tracking.runs import StepRun
+from steps.tracking.spool import Spool
 from steps.training.checkpoints import writing_checkpoint
 from steps.training.resume import BEST_WEIGHTS_FILE, Progress, Report, write_progress
 
@@ -44,7 +45,14 @@ class Store:
         run = self.client.create_run(self.experiment)
         scratch = self.folder / f"scratch-{run.info.run_id}"
         scratch.mkdir()
-        step_run = StepRun(run.info.run_id, self.experiment, self.client, scratch)
+        step_run = StepRun(
+            run.info.run_id,
+            self.experiment,
+            self.client,
+            scratch,
+            Spool(scratch / "spool", run.info.run_id),
+            1.0,
+        )
         step_run.tag(
             **{"step": "finetune", **resumable_tags(self.local(step_run), EXPECTED), **tags}
         )

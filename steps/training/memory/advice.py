@@ -19,13 +19,28 @@ GPU_SIZES = (16, 24, 32, 40, 48, 80, 96, 141, 192)
 
 
 def with_settled_batch(
-    shape: Shape, training: config.Training, budget: int, *, length: int, **where: Any
+    shape: Shape,
+    training: config.Training,
+    budget: int,
+    *,
+    length: int,
+    earlier: int | None = None,
+    **where: Any,
 ) -> config.Training:
     """The configuration with `batch_size: auto` worked out, whether it fits or not.
 
     With `auto`, `gradient_accumulation_steps` counts the rows of an optimiser step. The
     micro-batch becomes the largest that fits, divides that number (so that every card takes
     the same optimiser steps) and is at most `AUTO_ROWS` (beyond that nothing gets faster).
+
+    Args:
+        shape: The model.
+        training: The configuration.
+        budget: Bytes.
+        length: Tokens of a row.
+        earlier: The micro-batch that `auto` became in the run that is resumed; it is kept,
+            because the order in which rows are summed decides the last bits.
+        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
 
     Returns:
         A configuration whose `batch_size` is a number: 1 if nothing fits.
@@ -34,12 +49,14 @@ def with_settled_batch(
     if values.batch_size != "auto":
         return training
     rows_per_step = values.gradient_accumulation_steps
-    # Most of the budget goes to rows, so whether gradients of earlier ones stand matters: plan
-    # as if they did, which they do unless one micro-batch is the whole step.
-    fitting = largest_micro_batch(
-        shape, training, budget, length=length, limit=min(AUTO_ROWS, rows_per_step), **where
-    )
-    rows = next(n for n in range(max(fitting, 1), 0, -1) if rows_per_step % n == 0)
+    rows = earlier
+    if rows is None:
+        # Most of the budget goes to rows, so whether gradients of earlier ones stand matters: plan
+        # as if they did, which they do unless one micro-batch is the whole step.
+        fitting = largest_micro_batch(
+            shape, training, budget, length=length, limit=min(AUTO_ROWS, rows_per_step), **where
+        )
+        rows = next(n for n in range(max(fitting, 1), 0, -1) if rows_per_step % n == 0)
     settled = {"batch_size": rows, "gradient_accumulation_steps": rows_per_step // rows}
     return training.model_copy(update={"hyperparameters": values.model_copy(update=settled)})
 
