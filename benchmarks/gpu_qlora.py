@@ -59,6 +59,7 @@ def main() -> None:
                     results.append({"repeat": repeat, **result})
                     print(json.dumps(results[-1]), flush=True)
                     write(folder, results, arguments)
+    print((folder / "gpu_qlora.md").read_text(encoding="utf-8"))
 
 
 def read_arguments() -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """The finetune step plans before it loads, takes what fits, and says what to do otherwise."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from steps import finetune, preprocess
+from steps.config import load_config
+from steps.training.memory import plan_memory, shape_from_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -20,7 +23,6 @@ def given(store: str, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     """Options of a finetune step whose dataset is in a store of its own."""
     # MLflow remembers the experiment of an earlier test's store.
     monkeypatch.setattr("mlflow.tracking.fluent._active_experiment_id", None)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
     given = ["--config", str(tiny_config)]
     result = CliRunner().invoke(preprocess.main, given)
     assert result.exit_code == 0, result.output
@@ -94,6 +96,65 @@ def test_auto_takes_the_rows_of_a_step_at_once_where_they_fit_and_full_weights_a
     folder = mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/adapter")
     with safe_open(f"{folder}/model.safetensors", "pt") as file:
         assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F32"}  # noqa: SIM118
+
+
+SMALL_AND_INTERRUPTED = """
+import os, signal, sys
+import transformers
+from steps.finetune import main
+from steps.training.memory import budget
+from steps.training.trainer import ModelTrainer
+
+class Interruption(transformers.TrainerCallback):
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+def train(self, *arguments, _train=ModelTrainer.train, **keywords):
+    self.add_callback(Interruption())
+    return _train(self, *arguments, **keywords)
+
+free = int(sys.argv.pop(1))
+budget.free_host_memory = lambda: free
+ModelTrainer.train = train
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_micro_batch_that_auto_became_on_a_machine_with_less_memory(
+    given: list[str], tiny_llama_folder: Path
+) -> None:
+    overrides = (
+        "training.hyperparameters.batch_size=auto training.hyperparameters.max_steps=4 "
+        "training.hyperparameters.gradient_accumulation_steps=6 training.mlflow.log_model=false"
+    )
+    arguments = [*given, "--overrides", overrides]
+    shape = shape_from_config(json.loads((tiny_llama_folder / "config.json").read_text()))
+    training = load_config(given[1], overrides).training
+    for_two_rows = plan_memory(
+        shape, training, micro_batch=2, length=256, device="cpu", number_format="float32"
+    ).total
+    stopped = subprocess.run(
+        [sys.executable, "-c", SMALL_AND_INTERRUPTED, str(for_two_rows), *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert stopped.returncode == 143, stopped.stderr
+    first = plan_of(last_run())
+    assert (first["micro_batch"], first["gradient_accumulation_steps"]) == (2, 3)
+
+    result = CliRunner().invoke(finetune.main, [*arguments, "--resume", "auto"])
+    assert result.exit_code == 0, result.output
+    resumed = last_run()
+    assert resumed.data.tags["forge.resumed_from"].endswith(":3")
+    assert resumed.data.metrics["train/steps"] == 4
+    second = plan_of(resumed)
+    assert (second["micro_batch"], second["gradient_accumulation_steps"]) == (2, 3)
+    # Left to itself, the same run would have taken all six rows at once.
+    assert second["memory"]["largest_micro_batch"] >= 6
 
 
 OUT_OF_MEMORY = """

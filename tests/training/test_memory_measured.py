@@ -9,6 +9,7 @@ place.)
 """
 
 import gc
+import math
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 from steps import config
 from steps.training.adapters import add_adapter
 from steps.training.attention import PER_DOCUMENT_SDPA, register_per_document_attention
-from steps.training.losses import use_chunked_loss
+from steps.training.losses import IGNORED, use_chunked_loss
+from steps.training.masking import use_masked_loss
 from steps.training.memory import MemoryPlan, plan_memory, shape_from_config
 from steps.training.models import Base, Objective, load_model
 from steps.training.packing import Window, collate_packed
@@ -68,6 +70,12 @@ def tensors_of(model: Any, optimizer: torch.optim.Optimizer) -> list[torch.Tenso
     for state in optimizer.state.values():
         tensors += [value for value in state.values() if torch.is_tensor(value)]
     return tensors
+
+
+def mask_some(labels: torch.Tensor, share: float) -> None:
+    """Leave random targets, as many as training hides on average, whatever the draw."""
+    places = torch.randperm(labels.numel())[math.ceil(share * labels.numel()) :]
+    labels.flatten()[places] = IGNORED
 
 
 class Case:
@@ -149,6 +157,8 @@ class Case:
         model.set_attn_implementation(PER_DOCUMENT_SDPA)
         if objective == "causal":
             use_chunked_loss(model)
+        else:
+            use_masked_loss(model)
         adapted = add_adapter(model, qlora, objective)
         if self.checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False}, offload=self.offloads)
@@ -164,6 +174,8 @@ class Case:
                     for _ in range(self.rows)
                 ]
             )
+            if self.family == "bert":
+                mask_some(batch["labels"], self.training.masking.probability)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
                 loss = model(**batch).loss
             loss.backward()

@@ -106,7 +106,8 @@ def plan_memory(
 
     The step is the second one: the optimiser has its moments, and with accumulation the
     gradients of earlier micro-batches stand. Each row holds one document of full length,
-    the most expensive case.
+    the most expensive case; of a masked model, `masking.probability` of its tokens are to be
+    restored (of text full of mentions, more: up to `masking.entity_probability`).
 
     Args:
         shape: The model.
@@ -140,6 +141,7 @@ def plan_memory(
         device=device,
         rows=micro_batch,
         length=length,
+        masked_share=training.masking.probability,
     )
     moments, trained = replay(shape, job)
     scaled = {

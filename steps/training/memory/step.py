@@ -44,6 +44,12 @@ class Job:
     device: Device
     rows: int
     length: int
+    masked_share: float
+
+    @property
+    def masked(self) -> int:
+        """Positions that a masked model restores, by the share of words without a mention."""
+        return max(self.rows, math.ceil(self.tokens * self.masked_share))
 
     @property
     def tokens(self) -> int:
@@ -309,21 +315,22 @@ class Step:
         )
 
     def _bert(self) -> Tensor:
-        """`BertForMaskedLM.forward`, with the logits of all positions."""
+        """`BertForMaskedLM.forward` with `use_masked_loss`: the head sees what is masked."""
         tape, shape, job = self.tape, self.shape, self.job
         inputs = tape.new(5 * job.tokens, 8)
         hidden = self._through_layers(self._bert_layer, self._bert_embeddings())
+        hidden = self._index(hidden, job.masked * shape.width)
         hidden = self._linear("cls.predictions.transform.dense", hidden)
         hidden = tape.activation(hidden)
         norm = self.others["cls.predictions.transform.LayerNorm"]
-        hidden = tape.layer_norm(hidden, norm, job.tokens)
+        hidden = tape.layer_norm(hidden, norm, job.masked)
         self.meter.enter("loss")
         tape.part = "logits"
         logits = tape.linear(
             hidden,
             self.others["cls.predictions.decoder"],
             self.others["cls.predictions.bias"],
-            job.tokens,
+            job.masked,
         )
         loss = self._cross_entropy(logits)
         tape.part = "activations"
@@ -370,7 +377,9 @@ class Step:
 
     def _linear(self, path: str, x: Tensor) -> Tensor:
         """`peft.tuners.lora.Linear.forward`, `Linear4bit` and `Linear8bitLt`."""
-        layer, tape, tokens = self.linears[path], self.tape, self.job.tokens
+        layer, tape = self.linears[path], self.tape
+        # Fewer than the batch's where the head sees only some of them.
+        tokens = x.elements // layer.columns
         quantised = layer.weight is None
         if layer.weight is None:
             weights = layer.rows * layer.columns
@@ -399,7 +408,7 @@ class Step:
         """Peft's DoRA: the norm of the merged weight is computed anew in each forward pass."""
         assert layer.lora is not None
         assert layer.magnitude is not None
-        tape, tokens = self.tape, self.job.tokens
+        tape, tokens = self.tape, x.elements // layer.columns
         a, b = layer.lora
         vectors = tape.dropout(x, self.job.dropout)
         weights = layer.rows * layer.columns
@@ -456,7 +465,7 @@ class Step:
         return tape.operation(tape.new(1, 4), [picked, head], saved=saved)
 
     def _index(self, x: Tensor, elements: int) -> Tensor:
-        """`hidden[scored]`, a copy; its gradient is put back into zeros."""
+        """Some positions, a copy; their gradient is put back into zeros."""
         return self.tape.operation(self.tape.new(elements, x.width, "activations"), [x])
 
     def _chunk_logits(self, chunk: int, head: Tensor, width: int, product: int) -> Tensor:
