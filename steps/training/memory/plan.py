@@ -340,6 +340,11 @@ def _notes(shape: Shape, job: Job, world_size: int, zero_stage: int) -> tuple[st
         notes.append(f"{job.length} tokens are more than the {shape.max_positions} positions")
     elif job.length > shape.max_positions:
         notes.append(f"the model was trained on contexts of up to {shape.max_positions} tokens")
+    if shape.family == "bert":
+        notes.append(
+            f"logits of {job.masked_share:.0%} of the tokens (masking.probability); text full of "
+            "gene and variant mentions has more"
+        )
     if job.optimizer.startswith("paged"):
         notes.append("the optimiser's paged state may move to the host's memory under pressure")
     if job.offloads and job.device == "cpu":
