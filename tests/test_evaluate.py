@@ -245,7 +245,7 @@ def test_a_version_whose_weights_are_gone_is_named(trained: Trained) -> None:
         said = trained.step("evaluate", code=2)
     finally:
         weights.with_name("away").rename(weights)
-    assert "error: model models:/tiny/1: its weights cannot be fetched" in said
+    assert "error: model models:/tiny/1 holds no adapter: its weights were deleted" in said
 
 
 def test_a_dataset_whose_bytes_are_gone_is_named(trained: Trained) -> None:

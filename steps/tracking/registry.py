@@ -282,7 +282,10 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
     if not adapter.is_dir():
         found = [path.parent for path in folder.rglob("base.json")]
         if not found:
-            raise UserError(f"model {side.uri} holds no adapter; name one that finetune made")
+            raise UserError(
+                f"model {side.uri} holds no adapter: its weights were deleted, or finetune did not "
+                "make it; name another version, or register it again with finetune"
+            )
         adapter = found[0]
     return adapter
 
