@@ -329,7 +329,10 @@ def main(method: str, runs: int, seed: int, folder: Path | None) -> None:
             twice += outcome.kills > 1
             steps = ", ".join(f"{done} steps = {STEPS} - {at}" for done, at in outcome.resumes)
             state = "; ".join(wrong) or "identical"
-            click.echo(f"run {number}: {outcome.kills} kill(s); {steps}; {state}")
+            click.echo(
+                f"run {number}: {outcome.kills} kill(s), {outcome.within_save} within a save; "
+                f"{steps}; {state}"
+            )
         click.echo(
             f"{method}: {identical} of {runs} identical to the untouched run "
             f"({kills} kills, {within_save} within a save, {twice} runs killed twice)"
