@@ -114,7 +114,10 @@ def _write(trainer: "ModelTrainer", root: Path, step: int) -> None:
 def progress_of(trainer: "ModelTrainer") -> Progress:
     """What Trainer forgets, as it stands at the end of this step."""
     step = trainer.state.global_step
-    ends_epoch = float(trainer.state.epoch or 0.5).is_integer()
+    # The last epoch counts as ended wherever it is left.
+    ends_epoch = (
+        float(trainer.state.epoch or 0.5).is_integer() or trainer.control.should_training_stop
+    )
     expected = trainer.evaluation_expected == step or (
         ends_epoch and trainer.args.eval_strategy == "epoch"
     )
