@@ -36,7 +36,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import ahocorasick
+import ahocorasick  # type: ignore[import-not-found]  # of the other interpreter
 import ftfy
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.executor import LocalPipelineExecutor
@@ -94,7 +94,7 @@ SPACES = re.compile(r"[^\S\n]+")
 LINE_BREAKS = re.compile(r" ?\n ?")
 
 
-class Clean(BaseFormatter):  # type: ignore[misc]
+class Clean(BaseFormatter):  # type: ignore[misc]  # untyped here
     """All rules of cleaning, once each."""
 
     name = "clean"

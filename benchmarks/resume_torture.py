@@ -29,8 +29,12 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 40
-TIMED = ("train/tokens_per_second", "train/memory_gb", "train/seconds")
-TIMED_AT_THE_END = ("train/mean_tokens_per_second",)
+TIMED = (
+    "train/tokens_per_second",
+    "train/mean_tokens_per_second",
+    "train/memory_gb",
+    "train/seconds",
+)
 EXPERIMENT = "torture"
 # What a fresh process would spend its first ten seconds on.
 PRELOADED = [
@@ -204,7 +208,7 @@ def read_result(arena: Arena, outcome: Outcome) -> None:
     content = (file / "adapter_model.safetensors").read_bytes()
     outcome.adapter = hashlib.sha256(content).hexdigest()
     for name in run.data.metrics:
-        if name in (*TIMED, *TIMED_AT_THE_END):
+        if name in TIMED or name.startswith("system/"):
             continue
         for point in client.get_metric_history(run.info.run_id, name):
             if (name, point.step) in outcome.curve:
@@ -329,7 +333,10 @@ def main(method: str, runs: int, seed: int, folder: Path | None) -> None:
             twice += outcome.kills > 1
             steps = ", ".join(f"{done} steps = {STEPS} - {at}" for done, at in outcome.resumes)
             state = "; ".join(wrong) or "identical"
-            click.echo(f"run {number}: {outcome.kills} kill(s); {steps}; {state}")
+            click.echo(
+                f"run {number}: {outcome.kills} kill(s), {outcome.within_save} within a save; "
+                f"{steps}; {state}"
+            )
         click.echo(
             f"{method}: {identical} of {runs} identical to the untouched run "
             f"({kills} kills, {within_save} within a save, {twice} runs killed twice)"

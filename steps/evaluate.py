@@ -154,7 +154,7 @@ def evaluate_side(
     from steps.papers.text import read_papers
     from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
     from steps.tracking.lineage import training_lineage
-    from steps.tracking.registry import fetch_adapter
+    from steps.tracking.registry import fetch_adapter, logged_model_id
     from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import quieten_handlers
 
@@ -202,7 +202,7 @@ def evaluate_side(
         seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
         results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
     _write(run, side, adapted, results, base, split, token_examples(training, adapted, papers))
-    model_id = getattr(side.version, "model_id", None)
+    model_id = logged_model_id(side)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
     run.metrics(
         {f"{split}/{name}": value for name, value in results.metrics.items()},

@@ -254,11 +254,14 @@ def finetune(
 
 @contextmanager
 def _saying_how_to_go_on(run: "StepRun", trainer: "ModelTrainer") -> Iterator[None]:
+    from steps.training.signals import StoppedAtOnce
+
     try:
         yield
-    except SystemExit:
+    except SystemExit as error:
+        saved = "at once, without saving" if isinstance(error, StoppedAtOnce) else "and saved"
         step = trainer.state.global_step
-        say(f"stopped after step {step} and saved; to go on: resume={run.id}, or resume=auto")
+        say(f"stopped after step {step} {saved}; to go on: resume={run.id}, or resume=auto")
         raise
 
 

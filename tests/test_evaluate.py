@@ -111,7 +111,7 @@ def test_a_second_evaluation_gives_the_same_bits(
 
 def test_the_model_carries_its_metrics_on_the_dataset(trained: Trained, evaluated: Any) -> None:
     version = trained.client.get_model_version("tiny", "1")
-    model = trained.client.get_logged_model(version.model_id)
+    model = trained.client.get_logged_model(version.source.removeprefix("models:/"))
     metrics = {metric.key: metric for metric in model.metrics}
     assert metrics["test/bits_per_byte"].value == evaluated.data.metrics["test/bits_per_byte"]
     (dataset,) = evaluated.inputs.dataset_inputs
@@ -238,13 +238,14 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_version_whose_weights_are_gone_is_named(trained: Trained) -> None:
     version = trained.client.get_model_version("tiny", "1")
-    weights = trained.folder(trained.client.get_logged_model(version.model_id).artifact_location)
+    model = trained.client.get_logged_model(version.source.removeprefix("models:/"))
+    weights = trained.folder(model.artifact_location)
     weights.rename(weights.with_name("away"))
     try:
         said = trained.step("evaluate", code=2)
     finally:
         weights.with_name("away").rename(weights)
-    assert "error: model models:/tiny/1: its weights cannot be fetched" in said
+    assert "error: model models:/tiny/1 holds no adapter: its weights were deleted" in said
 
 
 def test_a_dataset_whose_bytes_are_gone_is_named(trained: Trained) -> None:

@@ -234,6 +234,11 @@ def write(name: str, content: bytes) -> Callable[[], str]:
     return make
 
 
+def pipe() -> str:
+    os.mkfifo("p.json")
+    return "p.json"
+
+
 def pipe_in_folder() -> str:
     write("folder/a.json", as_lines(PAPERS))()
     os.mkfifo("folder/b.json")
@@ -260,7 +265,7 @@ BAD_PAPERS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
         lambda: (write("x.json/a.txt", b"")(), "x.json")[1],
         ("'x.json'", "holds no papers"),
     ),
-    "pipe": (lambda: (os.mkfifo("p.json"), "p.json")[1], ("'p.json'", "no regular file")),
+    "pipe": (pipe, ("'p.json'", "no regular file")),
     "pipe in a folder": (pipe_in_folder, ("'folder/b.json'", "no regular file")),
     "device": (lambda: "/dev/zero", ("/dev/zero", "no regular file")),
     "broken link": (broken_link_beside_papers, ("'folder/b.json'", "broken link", "gone.json")),
@@ -270,6 +275,7 @@ BAD_PAPERS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     "no usable paper": (write("p.json", b'[{"pmid": "1"}, 4]'), ("no_text 1, wrong_type 1",)),
     "run that is not there": (lambda: f"runs:/{'0' * 32}/papers", ("cannot be downloaded",)),
     "no path in the run": (lambda: "runs:/", ("cannot be downloaded",)),
+    "page of the web": (lambda: "https://example.org/p.json", ("is no artifact", "download it")),
     "unknown scheme": (lambda: "gopher://papers", ("cannot be downloaded",)),
 }
 

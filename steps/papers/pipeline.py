@@ -133,7 +133,8 @@ def prepare_dataset(
     """Turn files of papers into a clean dataset, split by paper.
 
     Args:
-        inputs: Local files, see `steps.papers.records.resolve_inputs`.
+        inputs: Local files, see `steps.papers.records.resolve_inputs`. The rows stand in their
+            order, and the digest with them; the splits do not depend on it.
         settings: The section `scientific_data` of the configuration.
         output: Folder to write `dataset/` and `rejected.jsonl` to; made where missing, and
             an earlier dataset in it is replaced.

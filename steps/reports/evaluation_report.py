@@ -28,7 +28,7 @@ _GENERATIONS_SHOWN = 12
 _PAPERS_SHOWN = 5
 _TOKENS_SHOWN = 400
 # Characters in a line of the picture of a text, and inches that one of them takes.
-_LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0837, 0.2
+_LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0763, 0.2
 # Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
 _BITS_OF_FULL_COLOUR = 10.0
 _BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"

@@ -57,11 +57,15 @@ def download(uri: str, target: Path, what: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    if uri.startswith(("http://", "https://")) and "/mlflow-artifacts/artifacts/" not in uri:
+        raise UserError(
+            f"{what} {uri!r} is no artifact of an MLflow server: download it and name the file"
+        )
     target.mkdir(parents=True, exist_ok=True)
     try:
         return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(target)))
-    # An unknown run, a server that is away, a library that s3: needs, an URL of no server.
-    except (MlflowException, OSError, ImportError, ValueError) as error:
+    # An unknown run, a server that is away, a library that s3: needs.
+    except (MlflowException, OSError, ImportError) as error:
         raise UserError(
             f"{what} {uri!r} cannot be downloaded ({one_line(error)}): check the URI and "
             "MLFLOW_TRACKING_URI"

@@ -233,6 +233,17 @@ def trained_on_base(client: "MlflowClient", side: Side, base: "Base") -> bool:
     ) and tags.get("forge.base_revision") == base.revision
 
 
+def logged_model_id(side: Side) -> str | None:
+    """Id of the LoggedModel behind a version, for its metrics; None where there is none.
+
+    The registry does not hand out the id that a version was made with, but its source names it.
+    """
+    if side.version is None:
+        return None
+    source = str(side.version.source or "")
+    return source.removeprefix("models:/") if source.startswith("models:/m-") else None
+
+
 def find_alias(client: "MlflowClient", name: str, alias: str) -> Side | None:
     """The version behind an alias, or None where there is none."""
     from mlflow.exceptions import MlflowException
@@ -271,7 +282,10 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
     if not adapter.is_dir():
         found = [path.parent for path in folder.rglob("base.json")]
         if not found:
-            raise UserError(f"model {side.uri} holds no adapter; name one that finetune made")
+            raise UserError(
+                f"model {side.uri} holds no adapter: its weights were deleted, or finetune did not "
+                "make it; name another version, or register it again with finetune"
+            )
         adapter = found[0]
     return adapter
 

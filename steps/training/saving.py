@@ -22,6 +22,10 @@ TORCH_WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "unexpecte
 NOT_KEPT = ("training_args.bin", "README.md")
 
 
+class NothingLeftToTrain(Exception):
+    """The validation that a resumed run begins with was the last one that it was to wait for."""
+
+
 class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
     """Adds to Trainer's own intervals: minutes, and the signals that end a run."""
 
@@ -33,6 +37,9 @@ class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
         """Take up what the checkpoint says, once Trainer has reset its counters."""
         self._saved_at = time.monotonic()
         self.trainer.restore_progress()
+        if control.should_training_stop:
+            # Trainer would look at it after one more step.
+            raise NothingLeftToTrain
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether this step is saved, after Trainer's own intervals have."""
@@ -107,7 +114,10 @@ def _write(trainer: "ModelTrainer", root: Path, step: int) -> None:
 def progress_of(trainer: "ModelTrainer") -> Progress:
     """What Trainer forgets, as it stands at the end of this step."""
     step = trainer.state.global_step
-    ends_epoch = float(trainer.state.epoch or 0.5).is_integer()
+    # The last epoch counts as ended wherever it is left.
+    ends_epoch = (
+        float(trainer.state.epoch or 0.5).is_integer() or trainer.control.should_training_stop
+    )
     expected = trainer.evaluation_expected == step or (
         ends_epoch and trainer.args.eval_strategy == "epoch"
     )

@@ -47,7 +47,7 @@ from steps.training.resume import (
     make_deterministic,
     read_progress,
 )
-from steps.training.saving import SaveSchedule, finite, save
+from steps.training.saving import NothingLeftToTrain, SaveSchedule, finite, save
 from steps.training.signals import StopRequested, StopSignals, exit_code, stop_on_signals
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
@@ -301,7 +301,10 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             if resume is not None and self._has_ended(resume):
                 self.restore_progress()
             else:
-                output = super().train(*arguments, **keywords)
+                try:
+                    output = super().train(*arguments, **keywords)
+                except NothingLeftToTrain:
+                    self.watch.on_train_end(self.args, self.state, self.control)
             if self.stop.requested is not None:
                 self._save_checkpoint(self.model, None)
                 raise SystemExit(exit_code(self.stop.requested))

@@ -51,7 +51,7 @@ def test_a_dataset_that_changed_after_it_was_logged_is_refused(
     arrow = next((folder / "train").glob("*.arrow"))
     rows = arrow.read_bytes()
 
-    arrow.write_bytes(rows.replace(b"mutation", b"mutatiom").replace(b"gene", b"gone"))
+    arrow.write_bytes(rows.replace(b"mutation", b"mutatiom"))
     assert "the artifact was changed after it was logged" in refusal(tiny_config)
     arrow.write_bytes(rows[: len(rows) // 2])
     assert "run preprocess again" in refusal(tiny_config)
