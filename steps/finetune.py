@@ -297,28 +297,29 @@ def planned(
     from steps.training.resume import micro_batch_of
 
     content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
-    try:
-        shape = shape_from_config(content, base.name)
-    except CannotPlan as error:
-        if training.hyperparameters.batch_size == "auto":
-            raise UserError(f"hyperparameters.batch_size is auto, but {error}") from None
-        say(f"note: {error}")
-        return training
     budget = available_budget(training, device)
     length = training.model.max_length
     where: Any = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
     earlier = micro_batch_of(point.folder) if point else None
-    settled = with_settled_batch(
-        shape, training, budget.size, length=length, earlier=earlier, **where
-    )
-    plan = plan_run(
-        shape,
-        settled,
-        budget,
-        tokens=_estimated_tokens(papers, tokenizer),
-        tokens_per_second=_measured_rate(run, base, training, device),
-        **where,
-    )
+    try:
+        shape = shape_from_config(content, base.name)
+        settled = with_settled_batch(
+            shape, training, budget.size, length=length, earlier=earlier, **where
+        )
+        plan = plan_run(
+            shape,
+            settled,
+            budget,
+            tokens=_estimated_tokens(papers, tokenizer),
+            tokens_per_second=_measured_rate(run, base, training, device),
+            **where,
+        )
+    except CannotPlan as error:
+        if training.hyperparameters.batch_size == "auto":
+            raise UserError(f"hyperparameters.batch_size is auto, but {error}") from None
+        # What is wrong with it, if anything is, the loaded model will tell.
+        say(f"note: no plan: {error}")
+        return training
     _record_plan(run, plan)
     rows = settled.hyperparameters.batch_size
     assert isinstance(rows, int)

@@ -312,6 +312,13 @@ def test_a_shape_that_cannot_be_planned_is_refused_by_name() -> None:
         )
 
 
+def test_adapters_on_layers_that_are_not_there_are_refused_by_the_names_that_are() -> None:
+    chosen = training("training.qlora.target_modules=[nonsense]")
+    with pytest.raises(UserError, match=r"target_modules is \('nonsense',\).*down_proj") as refusal:
+        plan_memory(TINY, chosen, micro_batch=1, length=8)
+    assert "\n" not in str(refusal.value)
+
+
 def test_time_and_disk_follow_from_tokens_rate_and_trained_weights() -> None:
     assert time_plan(7_200_000, 1000).hours == 2.0
     with pytest.raises(UserError, match="must be positive"):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from steps.training.memory.shapes import Shape, linears, other_weights
+from steps.training.memory.shapes import CannotPlan, Shape, linears, other_weights
 from steps.training.memory.tape import NF4_BLOCK, Device, Leaf, Meter, Tape, Tensor
 
 # Positions whose logits exist at a time: `steps.training.losses.CHUNK`, whose module imports torch.
@@ -117,11 +117,22 @@ class Step:
     others: dict[str, Tensor] = field(default_factory=dict)
 
     def run(self) -> tuple[dict[str, dict[str, int]], int]:
-        """Return the parts at the peak of each moment, and the number of trained weights."""
+        """Return the parts at the peak of each moment, and the number of trained weights.
+
+        Raises:
+            CannotPlan: Nothing is trained, as no layer is called what the adapter's targets are.
+        """
         kv_width = self.shape.kv_heads * self.shape.head_width
         self.tape = Tape(self.meter, self.job.half, self.job.device, kv_width)
         self.meter.enter("loading")
         self._load()
+        if not self.leaves:
+            names = sorted({path.rpartition(".")[2] for path, *_ in linears(self.shape)})
+            raise CannotPlan(
+                f"qlora.target_modules is {self.job.targets!r}, and none of the linear layers that "
+                f"are planned for {self.shape.name} is called so: use all-linear, or some of "
+                f"{', '.join(names)}"
+            )
         moments = sum(optimizer_bytes(self.job.optimizer, leaf) for leaf in self.leaves)
         self.constant.append(self.tape.new(moments, 1, "optimizer"))
         for _ in range(2 if self.job.accumulates else 1):
