@@ -208,7 +208,8 @@ def read_result(arena: Arena, outcome: Outcome) -> None:
     content = (file / "adapter_model.safetensors").read_bytes()
     outcome.adapter = hashlib.sha256(content).hexdigest()
     for name in run.data.metrics:
-        if name in TIMED or name.startswith("system/"):
+        # What the machine had free is no part of the curve.
+        if name in TIMED or name.startswith(("system/", "plan/")):
             continue
         for point in client.get_metric_history(run.info.run_id, name):
             if (name, point.step) in outcome.curve:
