@@ -501,7 +501,7 @@ def markdown(content: dict[str, Any]) -> str:
 
 def speed(results: list[dict[str, Any]]) -> float:
     """Median tokens per second of several processes."""
-    return statistics.median(one["tokens_per_second"] for one in results)
+    return float(statistics.median(one["tokens_per_second"] for one in results))
 
 
 def largest(results: list[dict[str, Any]], key: str) -> int | None:

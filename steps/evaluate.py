@@ -204,12 +204,11 @@ def evaluate_side(
     _write(run, side, adapted, results, base, split, token_examples(training, adapted, papers))
     model_id = logged_model_id(side)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
-    run.metrics(
-        {f"{split}/{name}": value for name, value in results.metrics.items()},
-        **({"model_id": model_id} if model_id else {}),
-        dataset_name=dataset.name,
-        dataset_digest=dataset.digest,
-    )
+    where = {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
+    if model_id:
+        where["model_id"] = model_id
+    named = {f"{split}/{name}": value for name, value in results.metrics.items()}
+    run.metrics(named, step=0, **where)
     return results
 
 

@@ -16,12 +16,15 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 import json
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def demo_texts() -> list[str]:
@@ -107,6 +110,19 @@ def tiny_bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_for_the_next_test() -> Iterator[None]:
+    """Take back what a step that ran inside this process left in it."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    # `mlflow.set_experiment` names its experiment to all that follow, and to their processes.
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
+    if "mlflow.tracking.fluent" in sys.modules:
+        sys.modules["mlflow.tracking.fluent"]._active_experiment_id = None
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from steps import config, finetune, preprocess
+from steps.errors import UserError
 from steps.tracking.registry import RegistrationError, register
 from steps.tracking.runs import step_run
 from steps.tracking.store import StoredDataset
@@ -61,12 +62,10 @@ def test_a_dataset_that_changed_after_it_was_logged_is_refused(
     assert "its manifest says" in refusal(tiny_config)
 
 
-def test_an_empty_training_split_is_refused_with_the_way_out(store: str, tiny_config: Path) -> None:
-    fractions = "training.scientific_data.split.validation_fraction=0.5 "
-    prepare(tiny_config, fractions + "training.scientific_data.split.test_fraction=0.5")
-    message = refusal(tiny_config)
-    assert "no paper in its train split" in message
-    assert "run preprocess again" in message
+def test_an_empty_training_split_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    stored = StoredDataset("run", "sha256:0", tmp_path, {"splits": {"train": {"papers": 0}}})
+    with pytest.raises(UserError, match="no paper in its train split.*run preprocess again"):
+        finetune._papers(stored, "train", ("title",))
 
 
 def test_an_empty_validation_split_is_allowed(tmp_path: Path) -> None:
