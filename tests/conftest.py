@@ -151,8 +151,6 @@ def store(
     yield uri
     while mlflow.active_run() is not None:
         mlflow.end_run()
-    # `mlflow.set_experiment` leaves this behind in the process.
-    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
 @pytest.fixture

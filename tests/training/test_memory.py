@@ -313,7 +313,7 @@ def test_a_shape_that_cannot_be_planned_is_refused_by_name() -> None:
 
 
 def test_adapters_on_layers_that_are_not_there_are_refused_by_the_names_that_are() -> None:
-    chosen = training("training.qlora.target_modules=[nonsense]")
+    chosen = training('training.qlora.target_modules=["nonsense"]')
     with pytest.raises(UserError, match=r"target_modules is \('nonsense',\).*down_proj") as refusal:
         plan_memory(TINY, chosen, micro_batch=1, length=8)
     assert "\n" not in str(refusal.value)
