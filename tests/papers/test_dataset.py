@@ -1,6 +1,7 @@
 """The dataset on disk holds what was written, and its digest sees every change of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ CHANGES: dict[str, Any] = {
     "section_index": 4,
     "text": ROW.text + " ",
     "genes": [GENE._replace(start=5)],
-    "variants": [VARIANT._replace(kind="rsid")],
+    "variants": [replace(VARIANT, kind="rsid")],
     "score": 81.50000000000001,
     "tier": None,
     "journal": "",

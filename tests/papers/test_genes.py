@@ -185,6 +185,7 @@ def test_a_lexicon_of_ones_own_is_read(tmp_path: Path) -> None:
             "record 1",
         ),
     ],
+    ids=["no gzip", "cut gzip", "other columns", "empty", "short row"],
 )
 def test_a_file_that_is_no_lexicon_is_refused_in_one_line(
     tmp_path: Path, content: bytes, reason: str
