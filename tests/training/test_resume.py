@@ -252,6 +252,8 @@ def test_a_signal_during_a_validation_ends_the_run_before_it_is_done(
 def test_a_second_signal_leaves_at_once_and_a_launchers_echo_does_not(
     tiny_llama_folder: Path, tmp_path: Path
 ) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
     def twice(first: int, second: int) -> None:
         os.kill(os.getpid(), first)
         os.kill(os.getpid(), second)
@@ -273,7 +275,7 @@ def test_a_second_signal_leaves_at_once_and_a_launchers_echo_does_not(
     assert not isinstance(ended.value, StoppedAtOnce)
     assert (tmp_path / "echo" / "checkpoint-2").is_dir()
     # And the handlers of whoever called are in place again.
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_minutes_save_besides_the_steps(tiny_llama_folder: Path, tmp_path: Path) -> None:
