@@ -189,7 +189,7 @@ def test_stopped_by_a_signal_and_resumed_a_run_ends_bit_for_bit_as_untouched(
         {"method": "dora"},
         {"method": "rslora"},
         {"method": "lora", "bias": "all"},
-        {"method": "lora", "modules_to_save": ("lm_head",)},
+        {"method": "lora", "modules_to_save": ("embed_tokens",)},
     ],
     ids=["dora", "rslora", "biases", "whole modules"],
 )
