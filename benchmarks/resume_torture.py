@@ -27,6 +27,8 @@ from typing import Any
 
 import click
 
+from benchmarks.tiny_models import save_tiny_llama
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 40
 TIMED = (
@@ -275,34 +277,9 @@ def _in_process(work: Any, *arguments: Any) -> None:
 
 
 def _make_model(folder: Path) -> None:
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     papers = json.loads((ROOT / "data/high_quality_papers_demo.json").read_text(encoding="utf-8"))
-    backend = ByteLevelBPETokenizer()
-    texts = [paper["title"] for paper in papers["papers"]]
-    backend.train_from_iterator(texts, vocab_size=400, special_tokens=["<s>", "</s>", "<unk>"])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend._tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    )
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    titles = [paper["title"] for paper in papers["papers"]]
+    save_tiny_llama(folder / "model", titles, vocabulary=400, positions=256)
 
 
 def _newest_step(arena: Arena, but: set[Path]) -> int:

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tiny_models import save_tiny_llama
+
 ROOT = Path(__file__).resolve().parent.parent
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -36,37 +38,7 @@ def demo_texts() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random LLaMA of 2 layers and a byte-level tokenizer."""
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
-    backend = ByteLevelBPETokenizer()
-    backend.train_from_iterator(
-        demo_texts(), vocab_size=600, special_tokens=["<s>", "</s>", "<unk>"]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend._tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=512,
-            # Larger than usual, so that adapters under a frozen random head can move the logits.
-            initializer_range=0.3,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama", demo_texts())
 
 
 @pytest.fixture(scope="session")

@@ -18,21 +18,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
+from steps.config import SectionName
 from steps.errors import UserError
 
-SECTION_NAMES = (
-    "title",
-    "abstract",
-    "introduction",
-    "methods",
-    "results",
-    "discussion",
-    "conclusion",
-    "keywords",
-    "other",
-)
+SECTION_NAMES: tuple[str, ...] = get_args(SectionName)
 """The names of `section` in the dataset. `title` comes from the record, never from here."""
 
 DROPPED = "dropped"

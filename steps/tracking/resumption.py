@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps import config
 from steps.errors import UserError
+from steps.tracking import reuse
 from steps.tracking.heartbeat import sign_of_life
 from steps.training.checkpoints import CheckpointInfo, list_names, validate_checkpoint
 from steps.training.resume import (
@@ -44,18 +45,9 @@ LOCAL_TAG = "forge.local_checkpoints"
 ORIGIN_TAG = "forge.resumed_from"
 KEY_TAG = "forge.resume_key"
 
-# The sections that a training depends on. The others describe other steps, or where things lie.
-SECTIONS = (
-    "qlora",
-    "masking",
-    "hyperparameters",
-    "optimizer",
-    "scheduler",
-    "logging",
-    "memory_optimization",
-    "hardware",
-    "distributed",
-)
+# The sections that a training depends on; the model is compared by its weights, not by where it
+# lies. The others describe other steps, or where things lie.
+SECTIONS = tuple(name for name in reuse.SECTIONS["finetune"] if name != "model")
 # What may change between a run and its resumption: it bends neither the schedule nor a weight.
 # Listed in the README.
 MAY_CHANGE = {

@@ -9,6 +9,7 @@ not run on the CPU, and computes the head's gradient also where the head is froz
 """
 
 import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -81,26 +82,43 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor) ->
     return loss
 
 
-def use_chunked_loss(model: Any) -> None:
-    """Let a causal model compute its loss in chunks when it is given labels.
+def answer_with_loss(model: Any, compute: Callable[..., Any]) -> None:
+    """Let a model's `forward` compute its loss in a way of ours when it is given labels.
 
-    The model's `forward` then returns only the loss, normalised by `num_items_in_batch`
-    (target tokens of the whole accumulated batch, over all ranks), which makes the loss
-    independent of how a batch is cut into micro-batches. Without labels it works as ever.
-    Bound to the instance below any wrapper, so that peft, DDP and DeepSpeed see no change.
+    Without labels it works as ever. Bound to the instance below any wrapper, so that peft, DDP
+    and DeepSpeed see no change.
 
     Args:
-        model: A `PreTrainedModel` with a decoder and an output head without bias.
+        model: A `PreTrainedModel`, not wrapped by peft.
+        compute: Called with the model's own forward, the labels, the targets of the whole
+            accumulated batch over all ranks (None where the caller gives no
+            `num_items_in_batch`), and the other arguments; gives the model's output with a loss
+            divided by those targets, so that it does not depend on how a batch is cut into
+            micro-batches.
     """
     plain_forward = model.forward
 
     def forward(self: nn.Module, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        from transformers.modeling_outputs import CausalLMOutputWithPast
-
         count = kwargs.pop("num_items_in_batch", None)
         if labels is None:
             return plain_forward(*args, **kwargs)
         kwargs.pop("return_dict", None)
+        return compute(plain_forward, labels, count, *args, **kwargs)
+
+    model.forward = types.MethodType(forward, model)
+
+
+def use_chunked_loss(model: Any) -> None:
+    """Let a causal model compute its loss in chunks when it is given labels.
+
+    The model's `forward` then returns only the loss.
+
+    Args:
+        model: A `PreTrainedModel` with a decoder and an output head without bias.
+    """
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    def compute(_: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
         outputs = model.get_decoder()(*args, **kwargs)
         hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
         targets = labels[:, 1:].flatten()
@@ -109,7 +127,7 @@ def use_chunked_loss(model: Any) -> None:
             count = (targets != IGNORED).sum()
         return CausalLMOutputWithPast(loss=total / count)
 
-    model.forward = types.MethodType(forward, model)
+    answer_with_loss(model, compute)
 
 
 def has_plain_head(model: Any) -> bool:

@@ -13,7 +13,6 @@ Windows are packed as those of causal models are (`steps.training.packing`), eac
 to itself only; models whose attention takes no borders get one window a row, padded.
 """
 
-import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from steps.training.attention import (
     rounding_tolerance,
     supports_packing,
 )
-from steps.training.losses import IGNORED
+from steps.training.losses import IGNORED, answer_with_loss
 from steps.training.packing import pack
 
 # Lengths of the two documents on which packing is tried; the second is longer than the
@@ -397,23 +396,14 @@ def use_masked_loss(model: Any) -> None:
     """Let a masked model compute its loss when it is given labels.
 
     The head sees only the positions that are to be restored: of a row of 512 tokens by a
-    vocabulary of 30,000, six in seven logits would be made for nothing. The loss is
-    normalised by `num_items_in_batch` (targets of the whole accumulated batch, over all
-    ranks), so it does not depend on how a batch is cut. Bound to the instance below any
-    wrapper, so that peft, DDP and DeepSpeed see no change.
+    vocabulary of 30,000, six in seven logits would be made for nothing.
 
     Args:
         model: A masked `PreTrainedModel`, not wrapped by peft.
     """
-    plain_forward = model.forward
+    from transformers.modeling_outputs import MaskedLMOutput
 
-    def forward(self: nn.Module, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        from transformers.modeling_outputs import MaskedLMOutput
-
-        count = kwargs.pop("num_items_in_batch", None)
-        if labels is None:
-            return plain_forward(*args, **kwargs)
-        kwargs.pop("return_dict", None)
+    def compute(plain_forward: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
         wanted = (labels != IGNORED).flatten()
         with head_sees_only(model, wanted):
             logits = plain_forward(*args, **kwargs).logits[0]
@@ -423,7 +413,7 @@ def use_masked_loss(model: Any) -> None:
         # A batch in which nothing could be hidden has a loss of 0, not of 0 / 0.
         return MaskedLMOutput(loss=total / count.clamp(min=1))
 
-    model.forward = types.MethodType(forward, model)
+    answer_with_loss(model, compute)
 
 
 @contextmanager

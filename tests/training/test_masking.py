@@ -11,7 +11,6 @@ import torch
 from steps import config
 from steps.errors import UserError
 from steps.papers.text import PaperText, Span
-from steps.training.adapters import add_adapter
 from steps.training.losses import IGNORED
 from steps.training.masking import (
     MaskedPapers,
@@ -20,10 +19,11 @@ from steps.training.masking import (
     prepare_for_masked_training,
     word_windows,
 )
-from steps.training.models import load_model, load_tokenizer, resolve_base
+from steps.training.models import load_tokenizer
 from steps.training.trainer import ModelTrainer, best_metric
 from tests.conftest import demo_texts
 from tests.evaluation.examples import paper_of
+from tests.training.tiny_runs import assert_accumulation_changes_nothing, build_trainer
 
 TEXT = (
     "Loss of TP53 drives growth in many tumours. The variant p.Val600Glu of BRAF raises it. "
@@ -260,42 +260,24 @@ def settings(folder: Path, **hyperparameters: Any) -> config.Training:
 
 
 def trainer(training: config.Training, folder: Path, count: int = 12) -> ModelTrainer:
-    base = resolve_base(training.model)
-    torch.manual_seed(training.hyperparameters.seed)
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, torch.float32, "cpu")
-    model = add_adapter(model, training.qlora, base.objective)
-    return ModelTrainer(
-        training,
-        model,
-        load_tokenizer(base.folder),
-        papers(count),
-        papers(3),
-        folder,
-        dtype=torch.float32,
-    )
+    return build_trainer(training, folder, papers(count), papers(3))
 
 
 def test_accumulation_changes_neither_the_losses_nor_the_adapter(
     tiny_bert_folder: Path, tmp_path: Path
 ) -> None:
-    results = []
-    for size, accumulation in ((8, 1), (4, 2), (1, 8)):
-        # At a usual rate: Adam divides by the gradient's size, so that a weight whose gradient is
-        # next to nothing moves by a share of the rate that rounding decides.
+    def build(rows: int, accumulation: int) -> ModelTrainer:
         training = settings(
-            tiny_bert_folder,
-            batch_size=size,
-            gradient_accumulation_steps=accumulation,
-            learning_rate=1e-3,
+            tiny_bert_folder, batch_size=rows, gradient_accumulation_steps=accumulation
         )
-        one = trainer(training, tmp_path / f"{size}")
-        one.train()
-        losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
-        weights = torch.cat([p.flatten() for p in one.model.parameters() if p.requires_grad])
-        results.append((torch.tensor(losses), weights.detach()))
-    for losses, weights in results[1:]:
-        torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
+        # Pieces of words that are hardly ever hidden get gradients of 1e-9, which is rounding: with
+        # its usual epsilon Adam makes steps of the learning rate's size of them.
+        above_rounding = config.Optimizer(epsilon=1e-6)
+        return trainer(
+            training.model_copy(update={"optimizer": above_rounding}), tmp_path / f"{rows}"
+        )
+
+    assert_accumulation_changes_nothing(build)
 
 
 def test_training_lowers_the_fixed_mask_loss_and_ends_on_the_best_weights(

@@ -14,13 +14,12 @@ from transformers.trainer_pt_utils import safe_globals
 
 from steps import config
 from steps.errors import UserError
-from steps.training.adapters import add_adapter
 from steps.training.checkpoints import CheckpointInfo, validate_checkpoint
-from steps.training.models import load_model, load_tokenizer, resolve_base
 from steps.training.resume import BEST_WEIGHTS_FILE, ResumePoint, best_step
 from steps.training.signals import StoppedAtOnce
 from steps.training.trainer import ModelTrainer
 from tests.training.test_trainer import papers
+from tests.training.tiny_runs import build_trainer
 
 
 class Notes:
@@ -88,20 +87,7 @@ def settings(folder: Path, **sections: dict[str, Any]) -> config.Training:
 
 
 def build(training: config.Training, folder: Path, recorder: Notes) -> ModelTrainer:
-    base = resolve_base(training.model)
-    torch.manual_seed(training.hyperparameters.seed)
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, torch.float32, "cpu")
-    model = add_adapter(model, training.qlora, base.objective)
-    return ModelTrainer(
-        training,
-        model,
-        load_tokenizer(base.folder),
-        papers(8),
-        papers(3),
-        folder,
-        recorder=recorder,
-        dtype=torch.float32,
-    )
+    return build_trainer(training, folder, papers(8), papers(3), recorder=recorder)
 
 
 def weights_digest(trainer: ModelTrainer) -> str:

@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from steps import config
 from steps.errors import UserError
 from steps.papers.text import PaperText, Span
-from steps.training.adapters import add_adapter, trainable_parameters
-from steps.training.models import load_model, load_tokenizer, resolve_base
+from steps.training.adapters import trainable_parameters
 from steps.training.trainer import ModelTrainer, optimizer_name
 from tests.conftest import demo_texts
+from tests.training.tiny_runs import assert_accumulation_changes_nothing, build_trainer
 
 
 def settings(folder: Path, **hyperparameters: Any) -> config.Training:
@@ -41,15 +40,8 @@ def papers(count: int) -> list[PaperText]:
 
 
 def trainer(training: config.Training, folder: Path, **keywords: Any) -> ModelTrainer:
-    base = resolve_base(training.model)
-    torch.manual_seed(training.hyperparameters.seed)
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, torch.float32, "cpu")
-    model = add_adapter(model, training.qlora, base.objective)
-    tokenizer = load_tokenizer(base.folder)
     validation = keywords.pop("validation", papers(2))
-    return ModelTrainer(
-        training, model, tokenizer, papers(12), validation, folder, dtype=torch.float32, **keywords
-    )
+    return build_trainer(training, folder, papers(12), validation, **keywords)
 
 
 @pytest.fixture(autouse=True)
@@ -60,22 +52,13 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_accumulation_changes_neither_the_losses_nor_the_adapter(
     tiny_llama_folder: Path, tmp_path: Path
 ) -> None:
-    results = []
-    for batch_size, accumulation in ((8, 1), (4, 2), (1, 8)):
-        one = trainer(
-            settings(
-                tiny_llama_folder, batch_size=batch_size, gradient_accumulation_steps=accumulation
-            ),
-            tmp_path / f"{batch_size}",
-            validation=[],
+    def build(rows: int, accumulation: int) -> ModelTrainer:
+        training = settings(
+            tiny_llama_folder, batch_size=rows, gradient_accumulation_steps=accumulation
         )
-        one.train()
-        losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
-        weights = torch.cat([p.flatten() for p in one.model.parameters() if p.requires_grad])
-        results.append((torch.tensor(losses), weights.detach()))
-    for losses, weights in results[1:]:
-        torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
+        return trainer(training, tmp_path / f"{rows}", validation=[])
+
+    assert_accumulation_changes_nothing(build)
 
 
 def test_training_lowers_the_loss_and_ends_on_the_best_validated_adapter(

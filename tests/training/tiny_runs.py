@@ -1,0 +1,56 @@
+"""Training runs of tiny models, and what must hold for any of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps import config
+from steps.papers.text import PaperText
+from steps.training.adapters import add_adapter
+from steps.training.models import load_model, load_tokenizer, resolve_base
+from steps.training.trainer import ModelTrainer
+
+
+def build_trainer(
+    training: config.Training,
+    folder: Path,
+    train_papers: Sequence[PaperText],
+    validation_papers: Sequence[PaperText],
+    **keywords: Any,
+) -> ModelTrainer:
+    """A trainer in float32 on the CPU, drawn from the configuration's seed."""
+    base = resolve_base(training.model)
+    torch.manual_seed(training.hyperparameters.seed)
+    model = load_model(base, training.qlora.quantization, training.qlora.bits, torch.float32, "cpu")
+    model = add_adapter(model, training.qlora, base.objective)
+    tokenizer = load_tokenizer(base.folder)
+    return ModelTrainer(
+        training,
+        model,
+        tokenizer,
+        train_papers,
+        validation_papers,
+        folder,
+        dtype=torch.float32,
+        **keywords,
+    )
+
+
+def assert_accumulation_changes_nothing(build: Callable[[int, int], ModelTrainer]) -> None:
+    """8 x 1, 4 x 2 and 1 x 8 rows a step give the same losses and adapters, to 1e-5.
+
+    Args:
+        build: A trainer for a batch size and accumulation steps.
+    """
+    results = []
+    for batch_size, accumulation in ((8, 1), (4, 2), (1, 8)):
+        one = build(batch_size, accumulation)
+        one.train()
+        losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
+        weights = torch.cat([p.flatten() for p in one.model.parameters() if p.requires_grad])
+        results.append((torch.tensor(losses), weights.detach()))
+    for losses, weights in results[1:]:
+        torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
