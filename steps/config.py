@@ -369,6 +369,23 @@ class Distributed(Section):
     enabled: bool = False
     backend: Literal["ddp", "deepspeed", "nccl", "gloo"] = "ddp"
     deepspeed_config: str | None = None
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    stop_seconds: Annotated[int, Field(ge=1)] = 300
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Whether DeepSpeed trains, on however many processes."""
+        return self.enabled and self.backend == "deepspeed"
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> "Distributed":
+        if self.uses_deepspeed and self.deepspeed_config is None:
+            raise ValueError(
+                "distributed.backend is deepspeed, but distributed.deepspeed_config is null: name "
+                "a file such as configs/deepspeed/zero2.json"
+            )
+        return self
 
 
 class Generation(Section):
@@ -810,22 +827,39 @@ def _numbers_in_quotes(training: Training, given: Mapping[str, Any]) -> Iterator
             yield f"{key.removeprefix('training.')} is the text {value!r}: read as {number:g}"
 
 
+def deepspeed_file(training: Training, file: Path) -> Path:
+    """The DeepSpeed file that a configuration names, beside it, in the working folder or here.
+
+    Args:
+        training: A configuration whose `distributed.deepspeed_config` is set.
+        file: Where it was read from.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    path = training.distributed.deepspeed_config
+    assert path is not None
+    beside = file.parent / path
+    if beside.is_file():
+        return beside
+    return find_file(path, "the DeepSpeed file", "distributed.deepspeed_config")
+
+
 def _deepspeed_oddities(training: Training, file: Path) -> Iterator[str]:
-    """Name what a DeepSpeed file sets that the configuration decides."""
+    """Name what a DeepSpeed file that is not in use sets that the configuration decides."""
     if training.distributed.deepspeed_config is None:
         return
-    path = training.distributed.deepspeed_config
-    beside = file.parent / path
-    found = (
-        beside
-        if beside.is_file()
-        else find_file(path, "the DeepSpeed file", "distributed.deepspeed_config")
-    )
+    found = deepspeed_file(training, file)
     try:
         content = json.loads(found.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{found}: not JSON: {error}") from None
-    state = "" if training.distributed.enabled else " (distributed.enabled is false: not in use)"
+    if training.distributed.uses_deepspeed:
+        # Checked against the settled values when the training begins.
+        return
+    state = " (distributed.enabled is false: not in use)"
+    if training.distributed.enabled:
+        state = f" (distributed.backend is {training.distributed.backend}: not in use)"
     decided_by = {
         "fp16": "hardware.fp16 and hardware.bf16",
         "bf16": "hardware.fp16 and hardware.bf16",

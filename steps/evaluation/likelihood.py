@@ -29,6 +29,7 @@ from steps.training.attention import (
     per_document_attention,
     supports_packing,
 )
+from steps.training.sharded import is_partitioned, whole_shape
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -316,8 +317,9 @@ def _nats_of_targets(
     import torch
     from torch.nn.functional import cross_entropy, linear
 
-    # An adapter on the head is a module of another class, and is asked as a whole.
-    if type(head) is not torch.nn.Linear or head.bias is not None:
+    # An adapter on the head is a module of another class, and is asked as a whole; so is one
+    # whose weight comes together only while it is called.
+    if type(head) is not torch.nn.Linear or head.bias is not None or is_partitioned(head):
         return cross_entropy(head(hidden).float(), targets, reduction="none")
     size = _VOCABULARY_AT_A_TIME.get(hidden.device.type, _VOCABULARY_AT_A_TIME_ELSEWHERE)
     sums = []
@@ -381,7 +383,7 @@ def _head_makes_the_logits(model: Any) -> bool:
     import torch
 
     embeddings = model.get_input_embeddings().weight
-    probe = torch.arange(4, device=embeddings.device)[None] % embeddings.shape[0]
+    probe = torch.arange(4, device=embeddings.device)[None] % whole_shape(embeddings)[0]
     expected = model(input_ids=probe, use_cache=False).logits.float()
     made = model.get_output_embeddings()(_last_hidden(model)(probe)).float()
     return made.shape == expected.shape and bool((made - expected).norm() <= 1e-5 * expected.norm())

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from steps.training.sharded import whole_shape
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -187,7 +189,7 @@ def supports_packing(model: Any) -> bool:
         return False
     backbone = model.base_model
     device = model.get_input_embeddings().weight.device
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = whole_shape(model.get_input_embeddings().weight)[0]
     first = torch.arange(_PROBE_LENGTH, device=device)[None] % vocabulary
     second = (first + vocabulary // 2) % vocabulary
     positions = torch.arange(_PROBE_LENGTH, device=device)[None]

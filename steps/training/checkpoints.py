@@ -39,6 +39,7 @@ RESUME_ONLY = (
     "scaler.pt",
     "rng_state*.pth",
     "global_step*/*",
+    "latest",
     "optimizer_*/*",
 )
 # `global_step*/` may hold the only copy of the weights (ZeRO-3): it is resume-only beside these.

@@ -147,9 +147,19 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(
-    base: Base, quantization: config.Quantization, bits: int, dtype: Any, device: str
+    base: Base,
+    quantization: config.Quantization,
+    bits: int,
+    dtype: Any,
+    device: str,
+    *,
+    storage: Any = None,
 ) -> Any:
     """Load the weights, quantised to 4 or 8 bits, or as `dtype` (a `torch.dtype`) for 16.
+
+    4-bit weights lie in tensors of `storage`; None: uint8. DeepSpeed shares out and casts what
+    it takes for numbers, so there it has to be the `torch.dtype` of the computation. The packed
+    bits, and what the model computes, are the same.
 
     A head whose weights are missing (sentence encoders come without that of masked models) is
     drawn anew, always the same, and its modules are noted for `new_modules`.
@@ -178,6 +188,7 @@ def load_model(
             else dtype,
             bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
             bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
+            bnb_4bit_quant_storage=storage,
         )
     try:
         # New weights are drawn by a generator of their own: two loads give one model, and what

@@ -47,7 +47,7 @@ class Progress(msgspec.Struct):
         seconds: Time spent in training, over all launches.
         first_loss: The first reported loss, or None.
         last_metrics: What the last validation said.
-        loss_since_report: Sum of the losses since the last reported one.
+        loss_since_report: Sum of the losses since the last reported one, of each rank.
         reported_step: Step of that report.
         total_loss: Sum of all losses reported.
         evaluated_step: Step of the last validation, or -1.
@@ -60,7 +60,7 @@ class Progress(msgspec.Struct):
     seconds: float = 0.0
     first_loss: float | None = None
     last_metrics: dict[str, float] = {}
-    loss_since_report: float = 0.0
+    loss_since_report: list[float] = msgspec.field(default_factory=lambda: [0.0])
     reported_step: int = 0
     total_loss: float = 0.0
     evaluated_step: int = -1

@@ -1,7 +1,9 @@
 """When a checkpoint is written, what goes into it, and what happens when that fails."""
 
 import math
+import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from steps.training.checkpoints import rotate, writing_checkpoint
+from steps.training.launch import from_first, gathered
 from steps.training.resume import BEST_WEIGHTS_FILE, Progress, write_progress
+from steps.training.sharded import gathered_parameters
 from steps.training.signals import exit_code
 
 if TYPE_CHECKING:
@@ -18,8 +22,9 @@ if TYPE_CHECKING:
 
 # What torch's C++ writer says where Python would raise an OSError.
 TORCH_WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "unexpected pos")
-# A pickle that nothing here reads, and peft's card, which names the base by its local path.
-NOT_KEPT = ("training_args.bin", "README.md")
+# A pickle that nothing here reads, peft's card, which names the base by its local path, and
+# DeepSpeed's converter, which would have to be run.
+NOT_KEPT = ("training_args.bin", "README.md", "zero_to_fp32.py")
 
 
 class NothingLeftToTrain(Exception):
@@ -41,14 +46,16 @@ class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
             # Trainer would look at it after one more step.
             raise NothingLeftToTrain
 
+    def is_due(self) -> bool:
+        """Whether the minutes between two checkpoints have passed."""
+        minutes = self.trainer.training_config.logging.save_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether this step is saved, after Trainer's own intervals have."""
-        minutes = self.trainer.training_config.logging.save_minutes
-        if minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes:
-            control.should_save = True
         if control.should_evaluate:
             self.trainer.evaluation_expected = state.global_step
-        if self.trainer.stop.requested is not None:
+        if self.trainer.stop_requested is not None:
             control.should_save = True
             # Whoever asked may not wait for minutes; the resumed run begins with it.
             control.should_evaluate = False
@@ -56,7 +63,7 @@ class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Leave, if that is what the save was for."""
         self._saved_at = time.monotonic()
-        requested = self.trainer.stop.requested
+        requested = self.trainer.stop_requested
         if requested is not None:
             # From here, because Trainer would first go through the end of an epoch.
             raise SystemExit(exit_code(requested))
@@ -75,9 +82,12 @@ def save(trainer: "ModelTrainer") -> None:
         _write(trainer, root, step)
     except OSError as error:
         reason = f"checkpoint-{step} could not be written to {root}: {error}"
-        trainer.recorder.checkpoint_failed(step, reason)
+        if trainer.rank.is_first:
+            trainer.recorder.checkpoint_failed(step, reason)
         if trainer.training_config.logging.save_strict:
             raise
+        return
+    if not trainer.rank.is_first:
         return
     measured = trainer.last_metrics if trainer.evaluated_step == step else {}
     trainer.recorder.checkpoint(root / f"checkpoint-{step}", step, trainer.named(measured))
@@ -88,31 +98,100 @@ def save(trainer: "ModelTrainer") -> None:
 
 
 def _write(trainer: "ModelTrainer", root: Path, step: int) -> None:
-    with writing_checkpoint(root, step, trainer.facts) as staging:
-        try:
-            trainer.save_model(str(staging), _internal_call=True)
-            for name in NOT_KEPT:
-                (staging / name).unlink(missing_ok=True)
-            trainer._save_optimizer_and_scheduler(str(staging))
-            trainer._save_scaler(str(staging))
-            trainer._save_rng_state(str(staging))
-            trainer.state.save_to_json(str(staging / "trainer_state.json"))
-            write_progress(staging, progress_of(trainer))
-            best = trainer.state.best_global_step
-            if trainer.best_weights and best not in (step, trainer.saved_best_step):
-                save_file(trainer.best_weights, staging / BEST_WEIGHTS_FILE)
-        except (RuntimeError, SafetensorError) as error:
-            if isinstance(error, SafetensorError) or any(
-                sign in str(error) for sign in TORCH_WRITE_FAILURES
-            ):
-                raise OSError(str(error).splitlines()[0]) from error
-            raise
+    """Write one checkpoint, all ranks together; where one fails, there is none.
+
+    Raises:
+        OSError: It cannot be written; on every rank.
+    """
+    problem: OSError | None = None
+    try:
+        _write_parts_of_all(trainer, root, step)
+    except OSError as error:
+        problem = error
+    # Only rank 0 seals what all have written.
+    told = from_first(problem and str(problem), trainer.rank)
+    if problem or told:
+        raise problem or OSError(told)
     if trainer.state.best_global_step == step:
         trainer.saved_best_step = step
 
 
+def _write_parts_of_all(trainer: "ModelTrainer", root: Path, step: int) -> None:
+    rank = trainer.rank
+    # Told to each other before anything is written, so that a full disk parts no two ranks.
+    progress, random_states = progress_of(trainer), _random_states(trainer)
+    folder, problem = None, None
+    with ExitStack() as sealing:
+        if rank.is_first:
+            try:
+                folder = sealing.enter_context(writing_checkpoint(root, step, trainer.facts))
+            except OSError as error:
+                problem = error
+        shared = from_first(folder and str(folder), rank)
+        if shared is not None:
+            try:
+                _write_parts(trainer, Path(shared), step, progress, random_states)
+            except OSError as error:
+                problem = error
+        failures = [one for one in gathered(problem and str(problem), rank) if one]
+        if failures:
+            raise problem or OSError(failures[0])
+
+
+def _write_parts(
+    trainer: "ModelTrainer",
+    folder: Path,
+    step: int,
+    progress: Progress,
+    random_states: dict[str, bytes],
+) -> None:
+    """What this rank has to write; DeepSpeed's parts take all ranks at once."""
+    try:
+        _write_weights(trainer, folder)
+        trainer._save_optimizer_and_scheduler(str(folder))
+        trainer._save_scaler(str(folder))
+        if trainer.rank.count == 1:
+            trainer._save_rng_state(str(folder))
+        if not trainer.rank.is_first:
+            return
+        for name in NOT_KEPT:
+            (folder / name).unlink(missing_ok=True)
+        for name, content in random_states.items():
+            (folder / name).write_bytes(content)
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        write_progress(folder, progress)
+        best = trainer.state.best_global_step
+        if trainer.best_weights and best not in (step, trainer.saved_best_step):
+            save_file(trainer.best_weights, folder / BEST_WEIGHTS_FILE)
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, SafetensorError) or any(
+            sign in str(error) for sign in TORCH_WRITE_FAILURES
+        ):
+            raise OSError(str(error).splitlines()[0]) from error
+        raise
+
+
+def _write_weights(trainer: "ModelTrainer", folder: Path) -> None:
+    if trainer.zero_stage == 3 and not trainer.training_config.qlora.adapts:
+        # The whole model, which no single GPU may hold: layer by layer into rank 0's memory.
+        trainer.save_model(str(folder), _internal_call=True)
+        return
+    with gathered_parameters(trainer.trained().values()):
+        trainer._save(str(folder))
+
+
+def _random_states(trainer: "ModelTrainer") -> dict[str, bytes]:
+    """The files of all ranks' random states, where there are several; all of them call it."""
+    if trainer.rank.count == 1:
+        return {}
+    with tempfile.TemporaryDirectory() as own:
+        trainer._save_rng_state(own)
+        (file,) = Path(own).iterdir()
+        return dict(gathered((file.name, file.read_bytes()), trainer.rank))
+
+
 def progress_of(trainer: "ModelTrainer") -> Progress:
-    """What Trainer forgets, as it stands at the end of this step."""
+    """What Trainer forgets, as it stands at the end of this step; all ranks call it."""
     step = trainer.state.global_step
     # The last epoch counts as ended wherever it is left.
     ends_epoch = (
@@ -126,7 +205,7 @@ def progress_of(trainer: "ModelTrainer") -> Progress:
         seconds=trainer.seconds,
         first_loss=trainer.watch.first_loss,
         last_metrics=trainer.last_metrics,
-        loss_since_report=float(trainer._tr_loss),
+        loss_since_report=gathered(float(trainer._tr_loss), trainer.rank),
         reported_step=trainer._globalstep_last_logged,
         total_loss=trainer._total_loss_scalar,
         evaluated_step=trainer.evaluated_step,

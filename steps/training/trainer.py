@@ -12,8 +12,10 @@ bits per byte, atomic checkpoints, and a `Recorder` in place of its integrations
 """
 
 import math
+import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -33,11 +35,18 @@ from steps.training.attention import (
     register_per_document_attention,
     supports_packing,
 )
+from steps.training.deepspeed_settings import zero_stage
+from steps.training.launch import Rank, summed
 from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
-from steps.training.masking import MaskedPapers, collate_masked, prepare_for_masked_training
+from steps.training.masking import (
+    MaskedPapers,
+    MaskedWindow,
+    collate_masked,
+    prepare_for_masked_training,
+)
 from steps.training.models import Objective, objective_of
 from steps.training.out_of_memory import stopping_when_out_of_memory
-from steps.training.packing import PackedPapers, collate_packed
+from steps.training.packing import PackedPapers, Window, collate_packed
 from steps.training.recorder import Recorder, SilentRecorder
 from steps.training.resume import (
     BEST_WEIGHTS_FILE,
@@ -48,6 +57,13 @@ from steps.training.resume import (
     read_progress,
 )
 from steps.training.saving import NothingLeftToTrain, SaveSchedule, finite, save
+from steps.training.sharded import (
+    check_wrapper,
+    gathered_parameters,
+    is_partitioned,
+    share_out_head_use,
+)
+from steps.training.shares import ShuffledRows, WithBlankRows
 from steps.training.signals import StopRequested, StopSignals, exit_code, stop_on_signals
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
@@ -86,6 +102,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         micro_batch: int | None = None,
         facts: Mapping[str, Any] | None = None,
         stop: StopSignals | None = None,
+        rank: Rank | None = None,
+        deepspeed: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare a run; nothing is computed yet.
 
@@ -102,6 +120,9 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             micro_batch: Rows of one forward pass; None takes `hyperparameters.batch_size`.
             facts: What a checkpoint's manifest states besides (dataset digest, …).
             stop: Who handles the signals of this process; None: `train` does, while it lasts.
+            rank: The place of this process among those that train together, which have joined
+                already (see `steps.training.launch`); None: it trains alone.
+            deepspeed: From `deepspeed_settings`; None: without DeepSpeed.
 
         Raises:
             UserError: No paper to train on, or a model whose documents cannot be packed.
@@ -114,7 +135,12 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self.validation_papers = list(validation_papers)
         self.recorder: Recorder = recorder or SilentRecorder()
         self.facts = dict(facts or {})
+        self.rank = rank or Rank()
+        self.zero_stage = zero_stage(deepspeed) if deepspeed else None
         self.tokens_seen = 0
+        # Of this rank, since the ranks last told each other.
+        self._new_tokens = 0
+        self._agreed_stop: int | None = None
         self.steps_done = 0
         self.last_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -135,6 +161,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         length = training.model.max_length
         overlap = min(WINDOW_OVERLAP, length // 4)
         self.train_rows: PackedPapers | MaskedPapers
+        blank: Any = [Window("", (tokenizer.eos_token_id,), 1)]
         collate: Any = collate_packed
         if self.objective == "masked":
             first_position = prepare_for_masked_training(inner)
@@ -148,6 +175,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 training.hyperparameters.seed,
                 packed=packed,
             )
+            blank = [MaskedWindow((tokenizer.pad_token_id,), (IGNORED,))]
             collate = partial(
                 collate_masked,
                 pad_id=tokenizer.pad_token_id,
@@ -156,6 +184,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             )
         else:
             prepare_for_packed_training(inner)
+            if self.zero_stage == 3:
+                share_out_head_use(inner)
             self.train_rows = PackedPapers(train_papers, tokenizer, length, overlap)
         arguments = training_arguments(
             training,
@@ -164,16 +194,18 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             micro_batch,
             validates=bool(self.validation_papers),
             objective=self.objective,
+            deepspeed=deepspeed,
         )
         self.watch = _StopAndWatch(self)
         self.early_stopping = _early_stopping(training, self.validation_papers)
-        callbacks = [self.watch, SaveSchedule(self)]
+        self.schedule = SaveSchedule(self)
+        callbacks = [self.watch, self.schedule]
         if self.early_stopping is not None:
             callbacks.append(self.early_stopping)
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=self.train_rows,
+            train_dataset=WithBlankRows(self.train_rows, blank),
             eval_dataset=[] if self.validation_papers else None,  # type: ignore[arg-type]
             data_collator=collate,
             callbacks=callbacks,
@@ -182,6 +214,42 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             self.remove_callback(callback)
         # The bound forward divides by the tokens of the accumulated batch itself.
         self.model_accepts_loss_kwargs = True
+        if self.rank.count > 1:
+            # Each rank drops out weights of its own.
+            torch.manual_seed(training.hyperparameters.seed + self.rank.index)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
+        together = self._train_batch_size * self.rank.count
+        return ShuffledRows(len(self.train_rows), together, int(self.args.data_seed or 0))
+
+    @property
+    def stop_requested(self) -> int | None:
+        """The signal by which this run was told to end, once all ranks know of it."""
+        return self.stop.requested if self.rank.count == 1 else self._agreed_stop
+
+    def agree(self) -> bool:
+        """Tell the other ranks, at the end of a step, what this one knows; all call it.
+
+        A rank that left or saved by itself would leave the others waiting for it.
+
+        Returns:
+            Whether rank 0's clock says that a checkpoint is due.
+        """
+        requested = self.stop.requested
+        interrupted, ended, due, tokens = summed(
+            [
+                float(requested == signal.SIGINT),
+                float(requested not in (None, signal.SIGINT)),
+                float(self.rank.is_first and self.schedule.is_due()),
+                float(self._new_tokens),
+            ],
+            self.rank.count,
+        )
+        self.tokens_seen += int(tokens)
+        self._new_tokens = 0
+        if interrupted or ended:
+            self._agreed_stop = signal.SIGINT if interrupted else signal.SIGTERM
+        return due > 0
 
     def evaluate(  # type: ignore[override]
         self,
@@ -199,8 +267,19 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        with self.stop.at_once(), self.autocast_smart_context_manager():
-            scores = self._masked_scores(model) if self._is_masked() else self._scores(model)
+        # Shared-out weights come together for all ranks at once: then each scores every paper.
+        shares = not is_partitioned(model)
+        papers = self.validation_papers
+        if shares:
+            papers = papers[self.rank.index :: self.rank.count]
+        # One rank must not leave the others in the midst of it.
+        interruptible = self.stop.at_once() if self.rank.count == 1 else nullcontext()
+        with interruptible, self.autocast_smart_context_manager():
+            score = self._masked_sums if self._is_masked() else self._sums
+            sums = score(model, papers) if papers else [0.0, 0.0, 0.0]
+            if shares:
+                sums = summed(sums, self.rank.count)
+        scores = _masked_scores(sums) if self._is_masked() else _scores(sums)
         model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.last_metrics = metrics
@@ -213,36 +292,32 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def _is_masked(self) -> bool:
         return self.objective == "masked"
 
-    def _scores(self, model: Any) -> dict[str, float]:
+    def _sums(self, model: Any, papers: Sequence[PaperText]) -> list[float]:
+        """Nats, tokens and bytes of papers."""
         context = self.training_config.model.max_length
         frame = score_papers(
             model,
             self.tokenizer,
-            self.validation_papers,
+            papers,
             context=context,
             stride=max(1, context // 2),
             batch_tokens=max(VALIDATION_TOKENS, context),
         )
-        return {
-            "loss": float(frame.nats.sum() / frame.tokens.sum()),
-            "bits_per_byte": float(frame.nats.sum() / (math.log(2) * frame.bytes.sum())),
-        }
+        return [float(frame[name].sum()) for name in ("nats", "tokens", "bytes")]
 
-    def _masked_scores(self, model: Any) -> dict[str, float]:
+    def _masked_sums(self, model: Any, papers: Sequence[PaperText]) -> list[float]:
+        """Nats, number and hits of the masked tokens of papers."""
         context = self.training_config.model.max_length
         frame = score_papers_masked(
             model,
             self.tokenizer,
-            self.validation_papers,
+            papers,
             context=context,
             batch_tokens=max(VALIDATION_TOKENS, context),
             pseudo_tokens=0,
             seed=self.training_config.evaluation.seed,
         )
-        return {
-            "mlm_loss": float(frame.mlm_nats.sum() / frame.mlm_targets.sum()),
-            "mlm_accuracy": float(frame.mlm_hits.sum() / frame.mlm_targets.sum()),
-        }
+        return [float(frame[name].sum()) for name in ("mlm_nats", "mlm_targets", "mlm_hits")]
 
     def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         try:
@@ -257,19 +332,22 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         improved: bool = super()._determine_best_metric(metrics, trial)
         if improved and self._keeps_best():
-            self.best_weights = self._trained_weights()
+            self.best_weights = self.trained_weights()
             self.state.best_global_step = self.state.global_step
             # With a checkpoint of its own, the best state outlives this process.
             if self.training_config.logging.save_strategy != "no":
                 self.control.should_save = True
         return improved
 
-    def _trained_weights(self) -> dict[str, torch.Tensor]:
-        return {
-            name: parameter.detach().to("cpu", copy=True)
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
+    def trained(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return {name: one for name, one in self.model.named_parameters() if one.requires_grad}
+
+    def trained_weights(self) -> dict[str, torch.Tensor]:
+        """Copies of the trained parameters on the CPU; under ZeRO-3 all ranks call it."""
+        trained = self.trained()
+        with gathered_parameters(trained.values()):
+            return {name: one.detach().to("cpu", copy=True) for name, one in trained.items()}
 
     def train(self, *arguments: Any, resume: ResumePoint | None = None, **keywords: Any) -> Any:
         """Train, and end on the best validated weights if the configuration says so.
@@ -305,9 +383,10 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                     output = super().train(*arguments, **keywords)
                 except NothingLeftToTrain:
                     self.watch.on_train_end(self.args, self.state, self.control)
-            if self.stop.requested is not None:
+            self.agree()
+            if self.stop_requested is not None:
                 self._save_checkpoint(self.model, None)
-                raise SystemExit(exit_code(self.stop.requested))
+                raise SystemExit(exit_code(self.stop_requested))
         if self._keeps_best() and self.best_weights:
             self._set_weights(self.best_weights)
         return output
@@ -330,7 +409,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             self.best_weights = load_file(beside)
             return
         self._load_from_checkpoint(str(resume.best_folder or resume.folder))
-        self.best_weights = self._trained_weights()
+        self.best_weights = self.trained_weights()
         self.saved_best_step = best
 
     def _has_ended(self, resume: ResumePoint) -> bool:
@@ -357,7 +436,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.early_stopping is not None:
             self.early_stopping.early_stopping_patience_counter = progress.without_gain
         self._started = time.monotonic() - progress.seconds
-        self._tr_loss = torch.tensor(progress.loss_since_report, device=self.args.device)
+        loss = progress.loss_since_report[self.rank.index]
+        self._tr_loss = torch.tensor(loss, device=self.args.device)
         self._globalstep_last_logged = progress.reported_step
         self._total_loss_scalar = progress.total_loss
         # The checkpoint's own intervals may have been changed since.
@@ -367,10 +447,10 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             self._determine_best_metric(self._evaluate(None, None), None)
 
     def _set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                if name in weights:
-                    parameter.copy_(weights[name])
+        trained = {name: one for name, one in self.trained().items() if name in weights}
+        with torch.no_grad(), gathered_parameters(trained.values(), changing=True):
+            for name, parameter in trained.items():
+                parameter.copy_(weights[name])
 
     @property
     def seconds(self) -> float:
@@ -406,7 +486,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One forward and backward pass, with the tokens counted."""
-        self.tokens_seen += _tokens_read(inputs) if self._is_masked() else _targets(inputs)
+        self._new_tokens += _tokens_read(inputs) if self._is_masked() else _targets(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._unseen_loss = self._unseen_loss.to(loss.device) + loss.detach()
         return loss
@@ -415,7 +495,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """Hand metrics to the recorder, under the project's names."""
         super().log(logs, start_time)
         step, named = self.state.global_step, finite(self.named(logs))
-        if named:
+        if named and self.rank.is_first:
             self.reports.append(Report(step, int(time.time() * 1000), named))
             self.recorder.metrics(named, step)
 
@@ -442,6 +522,16 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         save(self)
 
 
+def _scores(sums: Sequence[float]) -> dict[str, float]:
+    nats, tokens, size = sums
+    return {"loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * size)}
+
+
+def _masked_scores(sums: Sequence[float]) -> dict[str, float]:
+    nats, targets, hits = sums
+    return {"mlm_loss": nats / targets, "mlm_accuracy": hits / targets}
+
+
 class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
     """The progress bar, and the stop when the loss runs away."""
 
@@ -453,6 +543,8 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         from tqdm import tqdm
 
+        trainer = self.trainer
+        check_wrapper(trainer.model_wrapped, trainer.rank.count, trainer.zero_stage)
         self.trainer._started = time.monotonic()
         if state.is_world_process_zero:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
@@ -463,9 +555,11 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
             self.trainer.train_rows.begin_epoch(math.floor(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.agree():
+            control.should_save = True
         if control.should_save or control.should_evaluate:
             # A checkpoint between two reports must not hold what a NaN has left of the weights.
-            unseen = self.trainer._unseen_loss.item()
+            (unseen,) = summed([self.trainer._unseen_loss.item()], self.trainer.rank.count)
             self.trainer._unseen_loss.zero_()
             if not math.isfinite(unseen):
                 self._stop(unseen, args, state)
@@ -537,6 +631,7 @@ def training_arguments(
     *,
     validates: bool,
     objective: Objective = "causal",
+    deepspeed: Mapping[str, Any] | None = None,
 ) -> transformers.TrainingArguments:
     """Express the configuration as transformers' arguments."""
     values = training.hyperparameters
@@ -554,7 +649,7 @@ def training_arguments(
     how = {"use_reentrant": False, "offload": training.memory_optimization.offload_activations}
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
-    return transformers.TrainingArguments(
+    arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=values.gradient_accumulation_steps,
@@ -566,7 +661,8 @@ def training_arguments(
         lr_scheduler_type=training.scheduler.type,
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
-        optim=optimizer_name(training.optimizer.type, device),
+        # A shared-out state is small; and bitsandbytes' optimisers know no offload.
+        optim=optimizer_name(training.optimizer.type, "cpu" if deepspeed else device),
         adam_beta1=training.optimizer.beta1,
         adam_beta2=training.optimizer.beta2,
         adam_epsilon=training.optimizer.epsilon,
@@ -594,9 +690,15 @@ def training_arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=round(60 * training.distributed.timeout_minutes),
+        deepspeed=dict(deepspeed) if deepspeed else None,
         report_to="none",
         disable_tqdm=True,
     )
+    # One process trains on one GPU: with several in sight Trainer would split each batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def best_metric(wanted: str, objective: Objective) -> str:

@@ -23,7 +23,16 @@ def build_trainer(
     """A trainer in float32 on the CPU, drawn from the configuration's seed."""
     base = resolve_base(training.model)
     torch.manual_seed(training.hyperparameters.seed)
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, torch.float32, "cpu")
+    # DeepSpeed shares out and casts whatever holds the packed 4-bit weights.
+    storage = torch.float32 if keywords.get("deepspeed") else None
+    model = load_model(
+        base,
+        training.qlora.quantization,
+        training.qlora.bits,
+        torch.float32,
+        "cpu",
+        storage=storage,
+    )
     model = add_adapter(model, training.qlora, base.objective)
     tokenizer = load_tokenizer(base.folder)
     return ModelTrainer(
