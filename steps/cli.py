@@ -41,7 +41,8 @@ def step_command(
                 function(*arguments, **options)
             except UserError as error:
                 _tag_unjoined_run(error)
-                click.secho(f"error: {error}", fg="red", err=True)
+                if not _is_said_by_another_rank():
+                    click.secho(f"error: {error}", fg="red", err=True)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
                 click.secho("interrupted", err=True)
@@ -50,6 +51,13 @@ def step_command(
         return wrapped
 
     return decorate
+
+
+def _is_said_by_another_rank() -> bool:
+    """Whether this is one of several ranks that have met; then the first speaks for all."""
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_initialized()
+    return met and os.environ.get("RANK", "0") != "0"
 
 
 def _tag_unjoined_run(error: UserError) -> None:
@@ -71,12 +79,14 @@ def leave_with_the_launcher() -> None:
 
     `mlflow run` starts a step as a child and, when it is itself terminated, leaves that
     child running and its run RUNNING for ever. On Linux the kernel can tell us instead.
-    Only for a step that `mlflow run` started: one from a shell may outlive it (nohup).
+    Only for a step that `mlflow run` or a launcher of ranks started: one from a shell may
+    outlive it (nohup).
     """
     signal.signal(signal.SIGTERM, _terminate)
     # What SLURM's --signal=USR1@120 sends ahead of the time limit.
     signal.signal(signal.SIGUSR1, _terminate)
-    if sys.platform == "linux" and os.environ.get("MLFLOW_RUN_ID"):
+    started = os.environ.get("MLFLOW_RUN_ID") or os.environ.get("TORCHELASTIC_RUN_ID")
+    if sys.platform == "linux" and started:
         parent = os.getppid()
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
@@ -93,11 +103,12 @@ def _terminate(_number: int, _frame: Any) -> None:
 
 
 def say(message: str) -> None:
-    """Tell the user what happened, above any progress bar."""
-    click.echo(message)
+    """Tell the user what happened, above any progress bar; of several ranks the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(message)
 
 
 def show_notices(notices: tuple[str, ...]) -> None:
     """Print what was accepted but odd, one line each."""
-    for notice in notices:
+    for notice in notices if os.environ.get("RANK", "0") == "0" else ():
         click.secho(f"note: {notice}", fg="yellow", err=True)

@@ -9,23 +9,33 @@ with the given alias, loaded back in a fresh process before the run says FINISHE
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from steps.cli import say, show_notices, step_command
-from steps.config import LoadedConfig, Training, flatten, load_config, resolved_yaml
+from steps.config import (
+    LoadedConfig,
+    Training,
+    deepspeed_file,
+    flatten,
+    load_config,
+    resolved_yaml,
+)
 from steps.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
     from steps.papers.text import PaperText
+    from steps.tracking.recorder import MlflowRecorder
     from steps.tracking.runs import StepRun
     from steps.tracking.store import StoredDataset
+    from steps.training.launch import Rank
     from steps.training.models import Base
+    from steps.training.recorder import SilentRecorder
     from steps.training.resume import ResumePoint
     from steps.training.signals import StopSignals
     from steps.training.trainer import ModelTrainer
@@ -44,11 +54,13 @@ SAMPLED_PAPERS = 50
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Processes to train with.",
+    help="Processes to train with on this machine; a launcher such as torchrun brings its own.",
 )
 @click.option(
     "--alias", default="challenger", show_default=True, help="Alias of the registered version."
 )
+# What DeepSpeed's launcher adds; the environment says the same.
+@click.option("--local_rank", hidden=True, expose_value=False)
 @step_command()
 def main(
     dataset: str,
@@ -60,33 +72,119 @@ def main(
     verbose: bool,
 ) -> None:
     """Adapt a pre-trained model to papers with LoRA or QLoRA."""
+    from steps.training.launch import rank_from_environment
+
     loaded = load_config(config_path, overrides)
-    show_notices(loaded.notices)
-    refuse_unbuilt(num_processes)
+    rank = rank_from_environment()
+    if rank is None and (num_processes > 1 or loaded.training.distributed.uses_deepspeed):
+        show_notices(loaded.notices)
+        options = {"config": config_path, "overrides": overrides, "dataset": dataset}
+        options |= {"resume": resume, "alias": alias}
+        start_ranks(loaded, num_processes, options, verbose)
+        return
+    if rank is not None and num_processes not in (1, rank.local_count):
+        raise UserError(
+            f"num_processes is {num_processes}, but a launcher has started {rank.local_count} "
+            "ranks on this machine already: leave num_processes out"
+        )
+    if rank is None or not rank.is_launched:
+        show_notices(loaded.notices)
+    train_as(rank, loaded, dataset, resume, alias, verbose)
 
-    from steps.tracking.heartbeat import heartbeat
-    from steps.tracking.runs import step_run
-    from steps.training.signals import stop_on_signals
 
-    name = loaded.training.qlora.resolved_method
-    with (
-        stop_on_signals() as stop,
-        step_run("finetune", loaded.training, verbose=verbose, run_name=name) as run,
-        heartbeat(run),
-    ):
-        version = finetune(run, loaded, dataset, alias, resume, stop)
-        if version.startswith("models:/"):
-            say(f"registered {version} as @{alias}; run {run.id}")
+def start_ranks(
+    loaded: LoadedConfig, processes: int, options: dict[str, str], verbose: bool
+) -> None:
+    """Open the run, start this step once for each process, and say how it ended.
 
-
-def refuse_unbuilt(num_processes: int) -> None:
-    """Say plainly what this version cannot do yet.
+    Args:
+        loaded: The configuration.
+        processes: Ranks on this machine.
+        options: Of this step, by their long names.
+        verbose: Show library messages.
 
     Raises:
-        UserError: Several processes were asked for.
+        UserError: There are fewer GPUs than processes, or a rank met bad input.
     """
-    if num_processes != 1:
-        raise UserError(f"num_processes is {num_processes}: this version trains with 1 process")
+    from steps.tracking.heartbeat import heartbeat
+    from steps.tracking.ranks import remove_shared_checkpoints
+    from steps.tracking.runs import send_rest, step_run
+    from steps.training.launch import RankFailed, check_devices, launch_ranks
+    from steps.training.models import pick_device
+
+    training = loaded.training
+    check_devices(processes, pick_device(training.hardware.device))
+    arguments = ["-m", "steps.finetune", *(["--verbose"] if verbose else [])]
+    for name, value in options.items():
+        arguments += [f"--{name}", value]
+    name = training.qlora.resolved_method
+    try:
+        with (
+            step_run(
+                "finetune", training, verbose=verbose, run_name=name, log_name="launcher"
+            ) as run,
+            heartbeat(run),
+        ):
+            notes = run.scratch / "notes"
+            notes.mkdir()
+            try:
+                launch_ranks(
+                    arguments, processes, training.distributed, {"MLFLOW_RUN_ID": run.id}, notes
+                )
+            finally:
+                send_rest(run)
+                remove_shared_checkpoints(run.id)
+    except RankFailed as error:
+        click.echo(error.detail, err=True)
+        click.secho(f"error: {error}; run {run.id} is FAILED", fg="red", err=True)
+        raise SystemExit(1) from None
+
+
+def train_as(
+    rank: "Rank | None",
+    loaded: LoadedConfig,
+    dataset: str,
+    resume: str,
+    alias: str,
+    verbose: bool,
+) -> None:
+    """Train, as one of several ranks or alone.
+
+    Args:
+        rank: The place that a launcher has given this process; None: it trains alone.
+        loaded: The configuration.
+        dataset: The option.
+        resume: The option.
+        alias: The option.
+        verbose: Show library messages.
+    """
+    from steps.tracking.ranks import run_of_rank
+    from steps.training.launch import (
+        Rank,
+        check_devices,
+        process_group,
+        refused_before,
+        telling_the_launcher,
+    )
+    from steps.training.models import pick_device
+    from steps.training.signals import stop_on_signals
+
+    rank = rank or Rank()
+    if rank.is_launched and refused_before():
+        raise SystemExit(UserError.exit_code)
+    training = loaded.training
+    name, settings = training.qlora.resolved_method, training.distributed
+    with telling_the_launcher(rank), stop_on_signals() as stop, ExitStack() as stack:
+        device = pick_device(training.hardware.device)
+        if rank.count > 1:
+            check_devices(rank.local_count, device)
+        stack.enter_context(
+            process_group(rank, device, settings.timeout_minutes, alone=settings.uses_deepspeed)
+        )
+        run = stack.enter_context(run_of_rank(rank, training, verbose=verbose, name=name))
+        version = finetune(run, loaded, dataset, alias, resume, stop, rank)
+        if version.startswith("models:/"):
+            say(f"registered {version} as @{alias}; run {run.id}")
 
 
 def finetune(
@@ -96,33 +194,28 @@ def finetune(
     alias: str,
     resume: str,
     stop: "StopSignals",
+    rank: "Rank",
 ) -> str:
-    """Train, check and register.
+    """Train, check and register; of several ranks, the first does all but the training.
 
     Returns:
-        The URI of the registered version, or of the adapter where `mlflow.log_model` is false.
+        The URI of the registered version, or of the adapter where `mlflow.log_model` is false;
+        "" on every rank but the first.
     """
     import torch
 
     from steps.reports.model_card import TrainingData, write_model_card
     from steps.reports.training_figures import write_training_curves
-    from steps.tracking.checkpoint_uploads import CheckpointUploads
     from steps.tracking.datasets import log_dataset_input
     from steps.tracking.environment import git_state, library_versions, write_environment
-    from steps.tracking.recorder import MlflowRecorder
+    from steps.tracking.ranks import agree_on_point, is_restarted, remove_shared_checkpoints
     from steps.tracking.registry import register
-    from steps.tracking.resumption import (
-        expectation,
-        facts,
-        find_resume_point,
-        resumable_tags,
-        take_over,
-    )
+    from steps.tracking.resumption import expectation, facts, resumable_tags, take_over
     from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import quieten_handlers
-    from steps.tracking.store import fetch_dataset
     from steps.training.adapted import AdaptedModel, describe, save_adapted
     from steps.training.adapters import add_adapter, trainable_parameters
+    from steps.training.launch import check_equal, leave_group, together
     from steps.training.models import (
         check_base,
         load_model,
@@ -132,32 +225,45 @@ def finetune(
         pick_dtype,
         resolve_base,
     )
+    from steps.training.sharded import gathered_parameters, wrapper_name
     from steps.training.trainer import ModelTrainer
 
     quieten_handlers()
     training = loaded.training
-    stored = fetch_dataset(run.client, dataset, run.scratch)
+    stored = fetched_by_all(run, dataset, rank)
     parts = key_parts("finetune", training, {"dataset": stored.digest})
-    train_papers = _papers(stored, "train", training.scientific_data.sections)
-    validation_papers = _papers(stored, "validation", training.scientific_data.sections)
-    checkpoint_root = _checkpoint_root(loaded, run)
-
-    base = resolve_base(training.model)
+    with together(rank):
+        train_papers = _papers(stored, "train", training.scientific_data.sections)
+        validation_papers = _papers(stored, "validation", training.scientific_data.sections)
+        base = resolve_base(training.model)
+        device = pick_device(training.hardware.device)
+        dtype = pick_dtype(training.hardware, device)
+        check_base(base, training, device)
     expected = expectation(training, base, stored.digest)
-    found = find_resume_point(run, resume, expected, say)
-    device = pick_device(training.hardware.device)
-    dtype = pick_dtype(training.hardware, device)
-    check_base(base, training, device)
+    expected |= {"processes": rank.count, "deepspeed": _deepspeed_content(loaded)}
+    check_equal({**expected, **library_versions(), "number format": str(dtype)}, rank)
+    checkpoint_root = _checkpoint_root(training, run, rank)
+    restarted = is_restarted(run)
+    found = agree_on_point(run, rank, resume, expected, say)
+    point = found.point if found else None
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
-    point = found.point if found else None
-    training = planned(
-        run, training, base, device, dtype, train_papers, tokenizer, checkpoint_root, point
+    training = planned_for_all(
+        run, training, base, device, dtype, train_papers, tokenizer, checkpoint_root, point, rank
     )
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
-    if new_modules(model):
-        say(f"{base.name} comes without {', '.join(new_modules(model))}: drawn anew and trained")
-    model = add_adapter(model, training.qlora, base.objective)
+    with together(rank):
+        deepspeed = _deepspeed(loaded, training, dtype, rank)
+        model = load_model(
+            base,
+            training.qlora.quantization,
+            training.qlora.bits,
+            dtype,
+            device,
+            storage=dtype if deepspeed else None,
+        )
+        if new_modules(model):
+            say(f"{base.name} comes without {', '.join(new_modules(model))}: drawn and trained")
+        model = add_adapter(model, training.qlora, base.objective)
     description = describe(training, base, dtype)
 
     run.tag(
@@ -171,22 +277,24 @@ def finetune(
         objective=base.objective,
         method=training.qlora.resolved_method,
         trained_papers=str(len(train_papers)),
+        processes=str(rank.count),
+        machines=str(rank.machines),
         **resumable_tags(checkpoint_root, expected),
         **git_state(),
         **{f"version.{name}": number for name, number in library_versions().items()},
     )
-    if found is not None:
+    if found is not None and rank.is_first:
         take_over(run, found)
     run.params(_params(loaded))
     _log_config(run, loaded)
-    write_environment(run.scratch / "environment")
-    run.artifact(run.scratch / "environment")
-    log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
+    if rank.is_first:
+        write_environment(run.scratch / "environment")
+        run.artifact(run.scratch / "environment")
+        if not restarted:
+            log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
 
     adapter = run.scratch / "adapter"
-    sampling = training.mlflow.system_metrics_seconds
-    uploads = CheckpointUploads(run)
-    with MlflowRecorder(run, uploads, system_metrics_seconds=sampling) as recorder:
+    with _recorder(run, training, rank, restarted) as (recorder, uploads):
         trainer = ModelTrainer(
             training,
             model,
@@ -198,6 +306,8 @@ def finetune(
             dtype=dtype,
             facts=facts(run.id, stored.digest, expected),
             stop=stop,
+            rank=rank,
+            deepspeed=deepspeed,
         )
         trainable = trainable_parameters(model)
         rows = trainer.train_rows
@@ -214,6 +324,9 @@ def finetune(
             say(f"resumed from run {found.run_id}, checkpoint-{found.point.step} ({found.where})")
             show_notices(found.notices)
         with uploads, _saying_how_to_go_on(run, trainer):
+            if restarted and found is not None and rank.is_first:
+                # It may have been on its way when the attempt before was killed.
+                recorder.checkpoint(found.point.folder, found.point.step, {})
             trainer.train(resume=point)
             seconds = trainer.seconds
         done = trainer.state.global_step
@@ -228,8 +341,21 @@ def finetune(
             done,
         )
 
+        run.tag(wrapper=wrapper_name(trainer.model_wrapped))
         adapted = AdaptedModel(model, tokenizer, base.objective, dtype, device, description)
-        save_adapted(adapter, model, tokenizer, description, adapted)
+        with gathered_parameters(trainer.trained().values() if training.qlora.adapts else ()):
+            save_adapted(
+                adapter,
+                model,
+                tokenizer,
+                description,
+                adapted,
+                weights=trainer.whole_weights(),
+                writes=rank.is_first,
+            )
+        leave_group()
+        if not rank.is_first:
+            return ""
         figures = _figures(trainer)
         data = TrainingData(stored.digest, stored.run_id, stored.manifest["splits"], rows.tokens)
         card = adapter / "README.md"
@@ -239,6 +365,7 @@ def finetune(
         recorder.artifact(run.scratch / "figures")
         if run.spool.last_error:
             say(f"the tracking store is away ({run.spool.last_error}): waiting for it")
+    remove_shared_checkpoints(run.id)
     # The check loads the model a second time, in another process: make room first.
     del trainer, model, adapted
     _free_memory(device)
@@ -451,26 +578,135 @@ def _log_config(run: "StepRun", loaded: LoadedConfig) -> None:
     run.artifact(file)
 
 
-def _checkpoint_root(loaded: LoadedConfig, run: "StepRun") -> Path:
+def _checkpoint_root(training: Training, run: "StepRun", rank: "Rank") -> Path:
     """The folder of this run's checkpoints, made and found writable.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: It cannot be written, or DeepSpeed's ranks do not share it.
     """
     import tempfile
 
-    output = loaded.training.output.output_dir
-    root = (Path(output).expanduser() if output else run.scratch / "training") / run.id
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"training.output.output_dir is {output!r}, where nothing can be written "
-            f"({error.strerror}): give another folder, or null for a temporary one"
-        ) from None
+    from steps.tracking.ranks import checkpoint_folder
+    from steps.training.launch import from_first, together
+
+    output = training.output.output_dir
+    root = checkpoint_folder(training, rank, run)
+    with together(rank):
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=root):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"training.output.output_dir is {output!r}, where nothing can be written "
+                f"({error.strerror}): give another folder, or null for a temporary one"
+            ) from None
+    if rank.machines > 1 and training.distributed.uses_deepspeed:
+        with tempfile.NamedTemporaryFile(dir=root) as mark, together(rank):
+            if not Path(from_first(mark.name, rank)).exists():
+                raise UserError(
+                    f"training.output.output_dir is {output!r}, which the machines do not share, "
+                    "and DeepSpeed's ranks write one checkpoint together: give a folder on a disk "
+                    "that all of them see"
+                )
     return root
+
+
+def _deepspeed_content(loaded: LoadedConfig) -> dict[str, Any] | None:
+    """What the DeepSpeed file says, where it is in use."""
+    from steps.training.deepspeed_settings import read_deepspeed_file
+
+    if not loaded.training.distributed.uses_deepspeed:
+        return None
+    return read_deepspeed_file(deepspeed_file(loaded.training, loaded.path))
+
+
+def _deepspeed(
+    loaded: LoadedConfig, training: Training, dtype: "torch.dtype", rank: "Rank"
+) -> dict[str, Any] | None:
+    """DeepSpeed's settings for this training, where it is in use."""
+    from steps.training.deepspeed_settings import deepspeed_settings
+
+    if not training.distributed.uses_deepspeed:
+        return None
+    rows = training.hyperparameters.batch_size
+    assert isinstance(rows, int)
+    path = deepspeed_file(loaded.training, loaded.path)
+    return deepspeed_settings(path, training, dtype, ranks=rank.count, micro_batch=rows)
+
+
+def fetched_by_all(run: "StepRun", reference: str, rank: "Rank") -> "StoredDataset":
+    """Fetch the dataset on every rank; `latest` is what rank 0 takes for it.
+
+    Raises:
+        UserError: A rank cannot fetch it; on every rank.
+    """
+    from steps.tracking.store import fetch_dataset
+    from steps.training.launch import from_first, together
+
+    with together(rank):
+        if rank.is_first:
+            stored = fetch_dataset(run.client, reference, run.scratch)
+    newest = from_first(stored.run_id if rank.is_first else None, rank)
+    with together(rank):
+        if not rank.is_first:
+            wanted = newest if reference == "latest" else reference
+            stored = fetch_dataset(run.client, wanted, run.scratch)
+    return stored
+
+
+def planned_for_all(
+    run: "StepRun",
+    training: Training,
+    base: "Base",
+    device: str,
+    dtype: "torch.dtype",
+    papers: "Sequence[PaperText]",
+    tokenizer: Any,
+    checkpoint_root: Path,
+    point: "ResumePoint | None",
+    rank: "Rank",
+) -> Training:
+    """Plan on rank 0, as in `planned`, and take the micro-batch that it settles everywhere.
+
+    Raises:
+        UserError: As in `planned`, on every rank.
+    """
+    from steps.training.launch import from_first, together
+
+    settled = training
+    with together(rank):
+        if rank.is_first:
+            settled = planned(
+                run, training, base, device, dtype, papers, tokenizer, checkpoint_root, point
+            )
+    rows = from_first(settled.hyperparameters.batch_size, rank)
+    values = training.hyperparameters.model_copy(update={"batch_size": rows})
+    return training.model_copy(update={"hyperparameters": values})
+
+
+@contextmanager
+def _recorder(
+    run: "StepRun", training: Training, rank: "Rank", restarted: bool
+) -> "Iterator[tuple[MlflowRecorder | SilentRecorder, AbstractContextManager[Any]]]":
+    """What this rank reports to, and its uploads; one rank of each machine samples it."""
+    from steps.tracking.checkpoint_uploads import CheckpointUploads
+    from steps.tracking.ranks import last_steps, machine_name
+    from steps.tracking.recorder import MlflowRecorder, sampling_machine
+    from steps.training.recorder import SilentRecorder
+
+    seconds = training.mlflow.system_metrics_seconds
+    machine = machine_name(rank)
+    if not rank.is_first:
+        with sampling_machine(run, 0.0 if rank.local else seconds, machine):
+            yield SilentRecorder(), nullcontext()
+        return
+    uploads = CheckpointUploads(run)
+    already = last_steps(run) if restarted else {}
+    with MlflowRecorder(
+        run, uploads, system_metrics_seconds=seconds, machine=machine, already=already
+    ) as recorder:
+        yield recorder, uploads
 
 
 def _free_memory(device: str) -> None:

@@ -11,23 +11,30 @@ threads that try again talk to the store then.
 """
 
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from steps.tracking.checkpoint_uploads import CheckpointUploads
-from steps.tracking.runs import StepRun, store_away
+from steps.tracking.runs import SECONDS_WHEN_INTERRUPTED, StepRun, store_away
 from steps.tracking.spool import Spool
 from steps.tracking.store import few_retries
+from steps.training.models import cache_folder
 
 
 class MlflowRecorder:
     """Writes metrics, checkpoints and artifacts into the run of a step, by way of its spool."""
 
     def __init__(
-        self, run: StepRun, uploads: CheckpointUploads, *, system_metrics_seconds: float = 0.0
+        self,
+        run: StepRun,
+        uploads: CheckpointUploads,
+        *,
+        system_metrics_seconds: float = 0.0,
+        machine: str = "",
+        already: Mapping[str, int] | None = None,
     ) -> None:
         """Record into `run`.
 
@@ -35,17 +42,23 @@ class MlflowRecorder:
             run: The run of the step.
             uploads: The way of its checkpoints.
             system_metrics_seconds: Seconds between samples of the machine; 0: none.
+            machine: Its name, where several machines take part.
+            already: The last step of each metric that an earlier attempt has reported.
         """
         self.run = run
         self.uploads = uploads
         self._seconds = system_metrics_seconds
+        self._machine = machine
+        self._already = dict(already or {})
         self._open = ExitStack()
 
     def __enter__(self) -> "MlflowRecorder":
         """Start sampling the machine."""
         self._open.enter_context(few_retries())
         if self._seconds:
-            sampler = _SystemMetrics(self.run.spool, self._seconds)
+            system = [step for name, step in self._already.items() if name.startswith("system/")]
+            first = max(system, default=-1) + 1
+            sampler = _SystemMetrics(self.run.spool, self._seconds, self._machine, first)
             self._open.callback(sampler.stop)
         return self
 
@@ -66,7 +79,8 @@ class MlflowRecorder:
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Keep metrics of one optimiser step; takes microseconds, whatever the store does."""
-        self.run.spool.metrics(values, step)
+        new = {name: v for name, v in values.items() if step > self._already.get(name, -1)}
+        self.run.spool.metrics(new, step)
 
     def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Store a complete checkpoint folder under `checkpoints/checkpoint-N`, soon."""
@@ -85,17 +99,35 @@ class MlflowRecorder:
         self.run.spool.artifact(path, folder)
 
 
+@contextmanager
+def sampling_machine(run: StepRun, seconds: float, machine: str) -> Iterator[None]:
+    """Report the machine of a rank that reports nothing else, by way of a spool of its own."""
+    if not seconds:
+        yield
+        return
+    spool = Spool(cache_folder() / "spool" / f"{run.id}-{machine}", run.id)
+    sampler = _SystemMetrics(spool, seconds, machine, 0)
+    try:
+        yield
+    finally:
+        sampler.stop()
+        spool.flush(SECONDS_WHEN_INTERRUPTED)
+        spool.close()
+
+
 class _SystemMetrics:
     """Samples the machine into a spool, under the names that MLflow's page groups.
 
     The samples are MLflow's; its own thread would end for good on the first lost request.
     """
 
-    def __init__(self, spool: Spool, seconds: float) -> None:
+    def __init__(self, spool: Spool, seconds: float, machine: str, first_step: int) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         self._spool = spool
         self._seconds = seconds
+        self._prefix = f"system/{machine}/" if machine else "system/"
+        self._first_step = first_step
         self._monitor: Any = SystemMetricsMonitor(spool.run_id)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system metrics", daemon=True)
@@ -107,12 +139,14 @@ class _SystemMetrics:
         self._thread.join(timeout=self._seconds)
 
     def _work(self) -> None:
-        step = 0
+        step = self._first_step
         while not self._ended.is_set():
             self._monitor.collect_metrics()
             values = self._monitor.aggregate_metrics()
             for source in self._monitor.monitors:
                 source.clear_metrics()
-            self._spool.metrics({f"system/{name}": value for name, value in values.items()}, step)
+            self._spool.metrics(
+                {f"{self._prefix}{name}": value for name, value in values.items()}, step
+            )
             step += 1
             self._ended.wait(self._seconds)

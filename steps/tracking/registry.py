@@ -16,6 +16,7 @@ from steps import config
 from steps.errors import UserError
 from steps.tracking.runs import StepRun
 from steps.tracking.store import one_line, reason, store_errors
+from steps.training.launch import RANK_VARIABLES
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -164,9 +165,11 @@ def check_in_fresh_process(model_uri: str) -> None:
     command += ["--tracking-uri", mlflow.get_tracking_uri()]
     # In this working folder, which the store's URI may be relative to.
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
+    # Nor as one of several ranks: it would wait for the others.
+    alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     finished = subprocess.run(
         command,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**alone, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         encoding="utf-8",

@@ -60,6 +60,9 @@ MAY_CHANGE = {
     "memory_optimization.max_memory_usage",
     "hardware.dataloader_num_workers",
     "hardware.dataloader_pin_memory",
+    "distributed.max_restarts",
+    "distributed.timeout_minutes",
+    "distributed.stop_seconds",
 }
 
 
@@ -142,15 +145,23 @@ def resumable_tags(root: Path, expected: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find_resume_point(
-    run: "StepRun", reference: str, expected: Mapping[str, Any], say: Callable[[str], None]
+    run: "StepRun",
+    reference: str,
+    expected: Mapping[str, Any],
+    say: Callable[[str], None],
+    accept: Callable[[Found], bool] = lambda _: True,
 ) -> Found | None:
     """Find the checkpoint to go on from.
+
+    A run that has been in training itself was restarted by its launcher, and goes on from its
+    own newest checkpoint, whatever the reference says.
 
     Args:
         run: The new run; what comes from the store is laid into its scratch folder.
         reference: `never`, `auto`, or the id of a run.
         expected: From `expectation`.
         say: Told, in one line each, what was passed over and why.
+        accept: Whether all who need the checkpoint have it; the next older one is tried if not.
 
     Returns:
         None for `never`, and for `auto` where there is nothing to resume.
@@ -159,11 +170,16 @@ def find_resume_point(
         UserError: The named run is living, has finished, has no usable checkpoint, or was
             made with another configuration or dataset.
     """
+    itself = run.client.get_run(run.id)
+    if KEY_TAG in itself.data.tags:
+        found = _newest_usable(run, itself, expected, say, accept)
+        if found is not None:
+            return found
     if reference == "never":
         return None
     if reference != "auto":
         source = _named_run(run.client, reference)
-        found = _newest_usable(run, source, expected, say)
+        found = _newest_usable(run, source, expected, say, accept)
         if found is None:
             raise UserError(
                 f"resume {reference}: neither this disk nor the store has a valid checkpoint of "
@@ -171,7 +187,7 @@ def find_resume_point(
             )
         return found
     for source in _unfinished_runs(run, expected):
-        found = _newest_usable(run, source, expected, say)
+        found = _newest_usable(run, source, expected, say, accept)
         if found is not None:
             return found
     say("nothing to resume (no unfinished run of this configuration and dataset): starting anew")
@@ -186,7 +202,8 @@ def take_over(run: "StepRun", found: Found) -> None:
     """
     from mlflow.entities import Metric
 
-    run.tag(resumed_from=f"{found.run_id}:{found.point.step}")
+    if found.run_id != run.id:
+        run.tag(resumed_from=f"{found.run_id}:{found.point.step}")
     points = [
         Metric(name, value, report.time, report.step)
         for report in read_progress(found.point.folder).reports
@@ -195,7 +212,7 @@ def take_over(run: "StepRun", found: Found) -> None:
     for start in range(0, len(points), 1000):
         run.client.log_batch(run.id, metrics=points[start : start + 1000])
     source = run.client.get_run(found.run_id)
-    if source.info.status == "RUNNING":
+    if source.info.status == "RUNNING" and found.run_id != run.id:
         # It was killed before it could say so.
         run.client.set_terminated(found.run_id, "KILLED")
 
@@ -242,8 +259,30 @@ def _unfinished_runs(run: "StepRun", expected: Mapping[str, Any]) -> "Iterator[R
             yield source
 
 
+def checkpoint_at_hand(
+    run: "StepRun", run_id: str, step: int, folder: Path, digest: str
+) -> Path | None:
+    """A checkpoint that another process has named, on this machine's disk or from the store.
+
+    Args:
+        run: The run of this step.
+        run_id: The run that wrote it.
+        step: Its step.
+        folder: Where the other process sees it.
+        digest: Of its manifest.
+    """
+    seen = validate_checkpoint(folder, hashes=False)
+    if not isinstance(seen, CheckpointInfo) or seen.digest != digest:
+        seen = _fetch(run, _Place(run_id, step, None))
+    return seen.folder if isinstance(seen, CheckpointInfo) and seen.digest == digest else None
+
+
 def _newest_usable(
-    run: "StepRun", source: "Run", expected: Mapping[str, Any], say: Callable[[str], None]
+    run: "StepRun",
+    source: "Run",
+    expected: Mapping[str, Any],
+    say: Callable[[str], None],
+    accept: Callable[[Found], bool],
 ) -> Found | None:
     places = _places(run.client, source)
     for place in places:
@@ -257,7 +296,10 @@ def _newest_usable(
             )
             if not isinstance(best, str):
                 point = ResumePoint(checked.folder, checked.step, best)
-                return Found(place.run_id, point, place.where, _notices(checked.facts))
+                found = Found(place.run_id, point, place.where, _notices(checked.facts))
+                if accept(found):
+                    return found
+                best = "not every machine has it, and the store does not"
             checked = best
         say(f"checkpoint-{place.step} of run {place.run_id} ({place.where}) passed over: {checked}")
     return None

@@ -62,6 +62,8 @@ NOISY_LOGGERS = (
 MAX_TAG = 4000
 MAX_PARAM = 6000
 CUT_OFF = "… (whole in config.yaml)"
+# Marks the spool of a process that joins a run and does not end it.
+PART = "-part"
 # A step that was told to end has no minutes to wait for the store.
 SECONDS_WHEN_INTERRUPTED = 5.0
 
@@ -145,9 +147,61 @@ class StepRun:
                 self.client.log_artifact(self.id, str(path), folder)
 
 
+class ReadingRun(StepRun):
+    """The run of a step as all of its processes but one see it: they read, and write nothing."""
+
+    def tag(self, **tags: str | None) -> None:
+        """Leave it to the first process."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Leave it to the first process."""
+
+    def metrics(self, values: Mapping[str, float], step: int = 0, **where: str) -> None:
+        """Leave it to the first process."""
+
+    def table(self, name: str, frame: "pd.DataFrame") -> None:
+        """Leave it to the first process."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Leave it to the first process."""
+
+
+@contextmanager
+def reading_run(
+    step: str, training: config.Training, run_id: str, experiment_id: str, *, verbose: bool
+) -> Iterator[ReadingRun]:
+    """Take part in a run that another process of the same step has opened.
+
+    Args:
+        step: Name of the entry point.
+        training: The configuration (store).
+        run_id: The run.
+        experiment_id: Its experiment.
+        verbose: Let the libraries' own messages through to the terminal.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch,
+        _logging_to(Path(scratch) / f"{step}.log", verbose),
+    ):
+        os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
+        # As mlflow does with a run that is joined: no child of ours is to write into it.
+        os.environ.pop("MLFLOW_RUN_ID", None)
+        client = connect(training)
+        files = Path(scratch) / "files"
+        files.mkdir()
+        spool = Spool(files / "spool", run_id)
+        yield ReadingRun(run_id, experiment_id, client, files, spool, 0.0)
+
+
 @contextmanager
 def step_run(
-    step: str, training: config.Training, *, verbose: bool, run_name: str | None = None
+    step: str,
+    training: config.Training,
+    *,
+    verbose: bool,
+    run_name: str | None = None,
+    log_name: str | None = None,
+    ends: bool = True,
 ) -> Iterator[StepRun]:
     """Open the MLflow run of a step: the one that `mlflow run` made, or a new one.
 
@@ -156,12 +210,16 @@ def step_run(
         training: The configuration (store, experiment).
         verbose: Let the libraries' own messages through to the terminal.
         run_name: Name of a new run.
+        log_name: Name of its log in the run; None: that of the step.
+        ends: False leaves the run open: another process says how the step ended, and calls
+            `send_rest`.
     """
     with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
-        log_file = Path(scratch) / f"{step}.log"
+        log_file = Path(scratch) / f"{log_name or step}.log"
         with _logging_to(log_file, verbose):
             client = connect(training)
-            run = _open_run(step, training, client, Path(scratch) / "files", run_name)
+            files = Path(scratch) / "files"
+            run = _open_run(step, training, client, files, run_name, "" if ends else PART)
             status, tags, patience = "FAILED", {}, run.patience
             try:
                 yield run
@@ -183,11 +241,19 @@ def step_run(
                 tags = {"error": f"{type(error).__name__}: {error}", "exit_code": "1"}
                 raise
             finally:
+                if not ends:
+                    # What is left in its spool then is sent by the process that ends the run.
+                    status, tags, patience = "RUNNING", {}, SECONDS_WHEN_INTERRUPTED
                 _close_run(run, log_file, status, tags, patience)
 
 
 def _open_run(
-    step: str, training: config.Training, client: "MlflowClient", scratch: Path, name: str | None
+    step: str,
+    training: config.Training,
+    client: "MlflowClient",
+    scratch: Path,
+    name: str | None,
+    part: str,
 ) -> StepRun:
     import mlflow
 
@@ -203,12 +269,20 @@ def _open_run(
             run_name=None if joined else (name or step), nested=nested, log_system_metrics=False
         )
         run_id = active.info.run_id
-        spool = Spool(cache_folder() / "spool" / run_id, run_id)
+        spool = Spool(cache_folder() / "spool" / f"{run_id}{part}", run_id)
         patience = 60 * training.mlflow.spool_minutes
         run = StepRun(run_id, active.info.experiment_id, client, scratch, spool, patience)
         run.tag(step=step)
     run.scratch.mkdir()
     return run
+
+
+def send_rest(run: StepRun) -> None:
+    """Send what a process that had joined a run without ending it has left unsent."""
+    rest = Spool(run.spool.folder.with_name(f"{run.id}{PART}"), run.id)
+    if rest.pending and not rest.flush(run.patience):
+        logging.getLogger("steps").warning("%s", store_away(rest, "the ranks have ended"))
+    rest.close()
 
 
 def _close_run(
@@ -237,7 +311,8 @@ def _close_run(
             logging.getLogger(__name__).info("the run's end goes to the spool: %s", reason(error))
         spool.tags({f"forge.{name}": value[:MAX_TAG] for name, value in tags.items()})
         spool.artifact(log_file, "logs")
-        spool.status(status)
+        if status != "RUNNING":
+            spool.status(status)
         sent = spool.flush(patience)
         spool.close()
         # Takes the run off MLflow's stack even where the store does not hear of it.
@@ -265,6 +340,21 @@ def store_away(spool: Spool, state: str) -> StoreAway:
 def _as_text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MAX_PARAM else text[: MAX_PARAM - len(CUT_OFF)] + CUT_OFF
+
+
+def first_error(run: StepRun) -> tuple[str, int] | None:
+    """The error and the exit code that a process of this run has left in it, or None."""
+    tags = run.client.get_run(run.id).data.tags
+    error = tags.get("forge.error")
+    return None if error is None else (error, int(tags.get("forge.exit_code", "1")))
+
+
+def forget_error(run: StepRun) -> None:
+    """Take an earlier attempt's error out of the run."""
+    tags = run.client.get_run(run.id).data.tags
+    for name in ("forge.error", "forge.exit_code"):
+        if name in tags:
+            run.client.delete_tag(run.id, name)
 
 
 def tag_failure(run_id: str, error: str, exit_code: int) -> None:

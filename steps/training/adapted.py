@@ -158,17 +158,38 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def save_adapted(
-    folder: Path, model: Any, tokenizer: Any, description: dict[str, Any], adapted: AdaptedModel
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    description: dict[str, Any],
+    adapted: AdaptedModel,
+    *,
+    weights: dict[str, Any] | None = None,
+    writes: bool = True,
 ) -> None:
-    """Write an adapted model, with the logits that every later reader has to reproduce."""
+    """Write an adapted model, with the logits that every later reader has to reproduce.
+
+    Args:
+        folder: Where to.
+        model: The trained `PeftModel` or `PreTrainedModel`; where ZeRO-3 has shared it out, all
+            ranks call this together.
+        tokenizer: Its tokenizer.
+        description: From `describe`.
+        adapted: The same model, ready to be asked.
+        weights: What to write; None: the model's own.
+        writes: Whether this rank does.
+    """
     from safetensors.torch import save_file
 
+    logits = probe_logits(adapted)
+    if not writes:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(folder), safe_serialization=True)
+    model.save_pretrained(str(folder), safe_serialization=True, state_dict=weights)
     _without_local_paths(folder)
     tokenizer.save_pretrained(str(folder))
     (folder / BASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
-    save_file({"logits": probe_logits(adapted)}, folder / PROBE_FILE)
+    save_file({"logits": logits}, folder / PROBE_FILE)
 
 
 def _without_local_paths(folder: Path) -> None:

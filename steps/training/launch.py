@@ -11,23 +11,32 @@ lost. Ranks that torchrun, accelerate, DeepSpeed's launcher or SLURM's srun have
 their place in the environment and start nothing.
 """
 
+import json
 import os
 import re
 import signal
 import socket
 import sys
+import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from steps import config
 from steps.errors import UserError
 from steps.training.signals import exit_code
 
-# What a rank is told by the process that started it and that ends the run itself.
+# Tells a rank that the process which started it ends the run, and where that one looks for
+# what the ranks died of.
 LAUNCHED_VARIABLE = "FORGE_LAUNCHED"
+# What makes a process one of several.
+RANK_VARIABLES = frozenset(
+    {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}
+)
 # The signals that ask a run to end, passed on to each rank; a closed terminal is one more.
 PASSED_ON = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
@@ -74,8 +83,16 @@ class Rank:
         return f"rank {self.index} on {socket.gethostname()}"
 
 
-class RankFailed(RuntimeError):
-    """A rank has ended for another reason than bad input, and no restart is left."""
+class RankFailed(Exception):
+    """A rank has ended for another reason than bad input, and no restart is left.
+
+    Attributes:
+        detail: The traceback of that rank, or "" where it was killed.
+    """
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 def rank_from_environment() -> Rank | None:
@@ -171,6 +188,7 @@ def launch_ranks(
     processes: int,
     settings: config.Distributed,
     environment: Mapping[str, str],
+    notes: Path,
 ) -> None:
     """Start this step as ranks on this machine, and wait until all have ended.
 
@@ -181,8 +199,10 @@ def launch_ranks(
         processes: How many ranks.
         settings: Restarts and time limits.
         environment: Variables of the ranks, besides those of this process.
+        notes: An empty folder, where ranks say what they died of.
 
     Raises:
+        UserError: A rank has met bad input.
         RankFailed: A rank has failed and the restarts are used up; names the one that did so
             first.
         SystemExit: This process was told to end, 143 or 130, and the ranks have.
@@ -209,7 +229,7 @@ def launch_ranks(
         **{name: value for name, value in patience.items() if name in known},
     )
     os.environ.update(environment)
-    os.environ[LAUNCHED_VARIABLE] = str(os.getpid())
+    os.environ[LAUNCHED_VARIABLE] = str(notes)
     # Each would otherwise start as many threads as there are processors.
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -219,28 +239,79 @@ def launch_ranks(
     except SignalException as error:
         raise SystemExit(exit_code(error.sigval)) from None
     except ChildFailedError as error:
-        raise RankFailed(_first_death(error.failures)) from None
+        raise _first_death(error.failures, notes) from None
     finally:
         # The agent puts its own in their place and leaves them there.
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler or signal.SIG_DFL)
 
 
-def _first_death(failures: Mapping[int, Any]) -> str:
-    """Name the rank that went first, of those that the agent found dead at one look.
+def note_failure(rank: Rank, error: BaseException) -> None:
+    """Tell the process that has started this one what it dies of."""
+    folder = Path(os.environ[LAUNCHED_VARIABLE])
+    note = {
+        "time": time.time(),
+        "attempt": rank.attempt,
+        "rank": rank.index,
+        "who": str(rank),
+        "error": str(error) if isinstance(error, UserError) else _named(error),
+        "detail": "".join(traceback.format_exception(error)),
+        "exit_code": error.exit_code if isinstance(error, UserError) else 1,
+    }
+    (folder / f"{rank.attempt}-{rank.index}.json").write_text(json.dumps(note), encoding="utf-8")
 
-    A rank that was killed says nothing; those that lost it fail with an exception of their own.
+
+@contextmanager
+def telling_the_launcher(rank: Rank) -> Iterator[None]:
+    """Leave it to the process that has started this one to say what went wrong.
+
+    Raises:
+        SystemExit: In place of an error, with its exit code.
     """
-    killed = [
-        index for index, one in sorted(failures.items()) if one.exitcode in (-9, -11, -6, -7, -4)
-    ]
-    if killed:
-        number = -failures[killed[0]].exitcode
-        why = " (out of memory?)" if number == signal.SIGKILL else ""
-        return f"rank {killed[0]} was killed by {signal.Signals(number).name}{why}"
-    first = min(failures.values(), key=lambda one: one.timestamp)
-    index = next(index for index, one in failures.items() if one is first)
-    return f"rank {index} ended with exit code {first.exitcode}"
+    try:
+        yield
+    except Exception as error:
+        if not rank.is_launched:
+            raise
+        note_failure(rank, error)
+        raise SystemExit(error.exit_code if isinstance(error, UserError) else 1) from None
+
+
+def refused_before() -> bool:
+    """Whether an earlier attempt ended with bad input, which no restart mends."""
+    notes = _notes(Path(os.environ[LAUNCHED_VARIABLE]))
+    return any(note["exit_code"] == UserError.exit_code for note in notes)
+
+
+def _notes(folder: Path) -> list[dict[str, Any]]:
+    notes = [json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")]
+    return sorted(notes, key=lambda note: (-note["attempt"], note["time"]))
+
+
+def _named(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
+    """What the ranks died of: bad input; a kill; or the error of the one that failed first.
+
+    A rank that was killed says nothing; those that lost it fail with errors of their own.
+    """
+    notes = _notes(folder)
+    for note in notes:
+        if note["exit_code"] == UserError.exit_code:
+            return UserError(note["error"])
+    for index, failure in sorted(failures.items()):
+        # Not the agent's own SIGTERM to those that are left.
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+            number = signal.Signals(-failure.exitcode)
+            why = " (out of memory?)" if number == signal.SIGKILL else ""
+            return RankFailed(f"rank {index} was killed by {number.name}{why}")
+    if notes:
+        return RankFailed(f"{notes[0]['who']}: {notes[0]['error']}", notes[0]["detail"])
+    first = min(failures, key=lambda index: failures[index].timestamp)
+    return RankFailed(f"rank {first} ended with exit code {failures[first].exitcode}")
 
 
 @contextmanager
@@ -288,8 +359,15 @@ def process_group(
             f"({reason}): {fix}"
         ) from None
     yield
-    # Only after success: the others may be gone otherwise, and a leave would wait for them.
-    dist.destroy_process_group()
+    leave_group()
+
+
+def leave_group() -> None:
+    """Part from the other ranks, in good order: after an error it would wait for them."""
+    from torch import distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def gathered(value: Any, rank: Rank) -> list[Any]:

@@ -175,7 +175,9 @@ def load_model(
     # A bar for weights that load in a second would stand between the step's own lines.
     transformers_logging.disable_progress_bar()
     auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
-    arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}}
+    # Safetensors takes "cuda" for the first GPU, whichever this process has been given.
+    place = torch.cuda.current_device() if device == "cuda" else device
+    arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": place}}
     if bits != 16:
         # The head of a masked model is small, may have to be trained, and is where rounding shows.
         kept = _head_modules(base.folder) if base.objective == "masked" else None

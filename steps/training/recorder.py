@@ -35,6 +35,9 @@ class SilentRecorder:
         """Leave a warning in the log."""
         logging.getLogger("steps").warning("%s", reason)
 
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Leave it where it is."""
+
     def uploading(self) -> set[int]:
         """None: nothing is read in the background."""
         return set()

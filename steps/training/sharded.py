@@ -64,10 +64,14 @@ def wrapper_name(wrapped: Any) -> str:
     if kind != DEEPSPEED:
         return "none"
     parts = [f"{DEEPSPEED} ZeRO-{wrapped.zero_optimization_stage()}"]
-    if wrapped.zero_offload_optimizer() is not None:
-        parts.append(f"optimizer on {wrapped.zero_offload_optimizer().device.value}")
-    if wrapped.zero_offload_param() is not None:
-        parts.append(f"weights on {wrapped.zero_offload_param().device.value}")
+    for what, offload in (
+        ("optimizer", wrapped.zero_offload_optimizer()),
+        ("weights", wrapped.zero_offload_param()),
+    ):
+        # An enumeration whose members are texts.
+        device = getattr(offload, "device", "none")
+        if getattr(device, "value", device) != "none":
+            parts.append(f"{what} on {getattr(device, 'value', device)}")
     return ", ".join(parts)
 
 

@@ -349,6 +349,19 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         with gathered_parameters(trained.values()):
             return {name: one.detach().to("cpu", copy=True) for name, one in trained.items()}
 
+    def whole_weights(self) -> dict[str, torch.Tensor] | None:
+        """All weights of a model that ZeRO-3 shares out and trains whole, on rank 0's CPU.
+
+        All ranks call it.
+
+        Returns:
+            None where the model's own `state_dict` will do.
+        """
+        if self.zero_stage != 3 or self.training_config.qlora.adapts:
+            return None
+        weights: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.deepspeed)
+        return weights
+
     def train(self, *arguments: Any, resume: ResumePoint | None = None, **keywords: Any) -> Any:
         """Train, and end on the best validated weights if the configuration says so.
 
