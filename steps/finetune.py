@@ -106,9 +106,12 @@ def start_ranks(
     Raises:
         UserError: There are fewer GPUs than processes, or a rank met bad input.
     """
+    # Imported here for its log handler, which is taken away below.
+    import torch.distributed.launcher.api  # noqa: F401
+
     from steps.tracking.heartbeat import heartbeat
     from steps.tracking.ranks import remove_shared_checkpoints
-    from steps.tracking.runs import send_rest, step_run
+    from steps.tracking.runs import quieten_handlers, send_rest, step_run
     from steps.training.launch import RankFailed, check_devices, launch_ranks
     from steps.training.models import pick_device
 
@@ -125,6 +128,8 @@ def start_ranks(
             ) as run,
             heartbeat(run),
         ):
+            # The agent's words are for the log; it brings its own handler.
+            quieten_handlers()
             notes = run.scratch / "notes"
             notes.mkdir()
             try:
@@ -208,13 +213,19 @@ def finetune(
     from steps.reports.training_figures import write_training_curves
     from steps.tracking.datasets import log_dataset_input
     from steps.tracking.environment import git_state, library_versions, write_environment
-    from steps.tracking.ranks import agree_on_point, is_restarted, remove_shared_checkpoints
+    from steps.tracking.ranks import (
+        agree_on_point,
+        is_restarted,
+        last_steps,
+        remove_shared_checkpoints,
+    )
     from steps.tracking.registry import register
     from steps.tracking.resumption import expectation, facts, resumable_tags, take_over
     from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import quieten_handlers
     from steps.training.adapted import AdaptedModel, describe, save_adapted
     from steps.training.adapters import add_adapter, trainable_parameters
+    from steps.training.deepspeed_settings import zero_stage
     from steps.training.launch import check_equal, leave_group, together
     from steps.training.models import (
         check_base,
@@ -240,16 +251,29 @@ def finetune(
         dtype = pick_dtype(training.hardware, device)
         check_base(base, training, device)
     expected = expectation(training, base, stored.digest)
-    expected |= {"processes": rank.count, "deepspeed": _deepspeed_content(loaded)}
+    file_content = _deepspeed_content(loaded)
+    expected |= {"processes": rank.count, "deepspeed": file_content}
     check_equal({**expected, **library_versions(), "number format": str(dtype)}, rank)
     checkpoint_root = _checkpoint_root(training, run, rank)
     restarted = is_restarted(run)
+    already = last_steps(run) if restarted and rank.is_first else {}
     found = agree_on_point(run, rank, resume, expected, say)
     point = found.point if found else None
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
     training = planned_for_all(
-        run, training, base, device, dtype, train_papers, tokenizer, checkpoint_root, point, rank
+        run,
+        training,
+        base,
+        device,
+        dtype,
+        train_papers,
+        tokenizer,
+        checkpoint_root,
+        point,
+        rank,
+        zero_stage=(zero_stage(file_content) if file_content else None) or 0,
+        again=restarted,
     )
     with together(rank):
         deepspeed = _deepspeed(loaded, training, dtype, rank)
@@ -284,7 +308,7 @@ def finetune(
         **{f"version.{name}": number for name, number in library_versions().items()},
     )
     if found is not None and rank.is_first:
-        take_over(run, found)
+        take_over(run, found, already)
     run.params(_params(loaded))
     _log_config(run, loaded)
     if rank.is_first:
@@ -294,7 +318,7 @@ def finetune(
             log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
 
     adapter = run.scratch / "adapter"
-    with _recorder(run, training, rank, restarted) as (recorder, uploads):
+    with _recorder(run, training, rank, already) as (recorder, uploads):
         trainer = ModelTrainer(
             training,
             model,
@@ -402,8 +426,26 @@ def planned(
     tokenizer: Any,
     checkpoint_root: Path,
     point: "ResumePoint | None" = None,
+    *,
+    processes: int = 1,
+    zero_stage: int = 0,
+    again: bool = False,
 ) -> Training:
     """Plan memory, time and disk; leave `plan.json`; refuse what cannot fit.
+
+    Args:
+        run: The run of this step.
+        training: The configuration.
+        base: The base model.
+        device: Where it is trained.
+        dtype: Number format of the computation.
+        papers: What is trained on.
+        tokenizer: The model's.
+        checkpoint_root: Where checkpoints are written.
+        point: The checkpoint that the run goes on from.
+        processes: How many train together.
+        zero_stage: What DeepSpeed shares out between them.
+        again: The run has these figures already.
 
     Returns:
         The configuration with `batch_size: auto` worked out; a run that is resumed keeps the
@@ -427,6 +469,7 @@ def planned(
     budget = available_budget(training, device)
     length = training.model.max_length
     where: Any = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
+    where |= {"world_size": processes, "zero_stage": zero_stage}
     earlier = micro_batch_of(point.folder) if point else None
     try:
         shape = shape_from_config(content, base.name)
@@ -438,7 +481,7 @@ def planned(
             settled,
             budget,
             tokens=_estimated_tokens(papers, tokenizer),
-            tokens_per_second=_measured_rate(run, base, training, device),
+            tokens_per_second=_measured_rate(run, base, training, device, processes),
             **where,
         )
     except CannotPlan as error:
@@ -447,7 +490,8 @@ def planned(
         # What is wrong with it, if anything is, the loaded model will tell.
         say(f"note: no plan: {error}")
         return training
-    _record_plan(run, plan)
+    if not again:
+        _record_plan(run, plan)
     rows = settled.hyperparameters.batch_size
     assert isinstance(rows, int)
     # A shape that is only resembled gives a figure to read, not one to refuse by.
@@ -496,8 +540,10 @@ def _estimated_tokens(papers: "Sequence[PaperText]", tokenizer: Any) -> int:
     return round(tokens / max(characters, 1) * sum(len(paper.text) for paper in papers))
 
 
-def _measured_rate(run: "StepRun", base: "Base", training: Training, device: str) -> float | None:
-    """Tokens per second of the last finished run of this base and method on such a device."""
+def _measured_rate(
+    run: "StepRun", base: "Base", training: Training, device: str, processes: int
+) -> float | None:
+    """Tokens per second of the last finished run of this base and method on such devices."""
     run.tag(device=device)
     found = run.client.search_runs(
         [run.experiment_id],
@@ -507,7 +553,12 @@ def _measured_rate(run: "StepRun", base: "Base", training: Training, device: str
         max_results=50,
     )
     # Compared here, because a name may hold what the store's filter takes for a quote.
-    same = [one for one in found if one.data.tags.get("forge.base_model") == base.name]
+    same = [
+        one
+        for one in found
+        if one.data.tags.get("forge.base_model") == base.name
+        and one.data.tags.get("forge.processes", "1") == str(processes)
+    ]
     return same[0].data.metrics.get("train/mean_tokens_per_second") if same else None
 
 
@@ -666,6 +717,9 @@ def planned_for_all(
     checkpoint_root: Path,
     point: "ResumePoint | None",
     rank: "Rank",
+    *,
+    zero_stage: int,
+    again: bool,
 ) -> Training:
     """Plan on rank 0, as in `planned`, and take the micro-batch that it settles everywhere.
 
@@ -678,7 +732,18 @@ def planned_for_all(
     with together(rank):
         if rank.is_first:
             settled = planned(
-                run, training, base, device, dtype, papers, tokenizer, checkpoint_root, point
+                run,
+                training,
+                base,
+                device,
+                dtype,
+                papers,
+                tokenizer,
+                checkpoint_root,
+                point,
+                processes=rank.count,
+                zero_stage=zero_stage,
+                again=again,
             )
     rows = from_first(settled.hyperparameters.batch_size, rank)
     values = training.hyperparameters.model_copy(update={"batch_size": rows})
@@ -687,11 +752,11 @@ def planned_for_all(
 
 @contextmanager
 def _recorder(
-    run: "StepRun", training: Training, rank: "Rank", restarted: bool
+    run: "StepRun", training: Training, rank: "Rank", already: dict[str, int]
 ) -> "Iterator[tuple[MlflowRecorder | SilentRecorder, AbstractContextManager[Any]]]":
     """What this rank reports to, and its uploads; one rank of each machine samples it."""
     from steps.tracking.checkpoint_uploads import CheckpointUploads
-    from steps.tracking.ranks import last_steps, machine_name
+    from steps.tracking.ranks import machine_name
     from steps.tracking.recorder import MlflowRecorder, sampling_machine
     from steps.training.recorder import SilentRecorder
 
@@ -702,7 +767,6 @@ def _recorder(
             yield SilentRecorder(), nullcontext()
         return
     uploads = CheckpointUploads(run)
-    already = last_steps(run) if restarted else {}
     with MlflowRecorder(
         run, uploads, system_metrics_seconds=seconds, machine=machine, already=already
     ) as recorder:

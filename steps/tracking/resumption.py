@@ -194,11 +194,16 @@ def find_resume_point(
     return None
 
 
-def take_over(run: "StepRun", found: Found) -> None:
+def take_over(run: "StepRun", found: Found, already: Mapping[str, int]) -> None:
     """Make the new run whole: its origin, and the history up to the checkpoint.
 
     The history comes from the checkpoint itself: what the killed run reported after it will be
     reported again, and a store that was away may have missed some of it.
+
+    Args:
+        run: The run that goes on.
+        found: Where from.
+        already: The last step of each metric that the run has, as one restarted in it does.
     """
     from mlflow.entities import Metric
 
@@ -208,6 +213,7 @@ def take_over(run: "StepRun", found: Found) -> None:
         Metric(name, value, report.time, report.step)
         for report in read_progress(found.point.folder).reports
         for name, value in report.metrics.items()
+        if report.step > already.get(name, -1)
     ]
     for start in range(0, len(points), 1000):
         run.client.log_batch(run.id, metrics=points[start : start + 1000])

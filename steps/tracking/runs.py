@@ -410,7 +410,9 @@ def quieten_handlers() -> None:
 
     Called again after a heavy import: a library installs its handler when it is imported.
     """
-    for name in NOISY_LOGGERS:
+    # Torch gives handlers to loggers below its own too.
+    known = [name for name in logging.root.manager.loggerDict if _is_noise(name)]
+    for name in {*NOISY_LOGGERS, *known}:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
             if isinstance(handler, logging.StreamHandler) and not isinstance(

@@ -37,6 +37,9 @@ LAUNCHED_VARIABLE = "FORGE_LAUNCHED"
 RANK_VARIABLES = frozenset(
     {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}
 )
+# A store that torch's agent shares with the ranks keeps the addresses of an attempt that was
+# killed, and the next one would call them (pytorch issue 135712).
+OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 # The signals that ask a run to end, passed on to each rank; a closed terminal is one more.
 PASSED_ON = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
@@ -81,6 +84,10 @@ class Rank:
     def __str__(self) -> str:
         """As it stands in front of this rank's errors."""
         return f"rank {self.index} on {socket.gethostname()}"
+
+
+class CannotJoin(UserError):
+    """The other ranks were not to be reached in time: a restart may find them."""
 
 
 class RankFailed(Exception):
@@ -229,6 +236,7 @@ def launch_ranks(
         **{name: value for name, value in patience.items() if name in known},
     )
     os.environ.update(environment)
+    os.environ.update(OWN_STORE)
     os.environ[LAUNCHED_VARIABLE] = str(notes)
     # Each would otherwise start as many threads as there are processors.
     threads = max(1, (os.cpu_count() or 1) // processes)
@@ -257,6 +265,7 @@ def note_failure(rank: Rank, error: BaseException) -> None:
         "error": str(error) if isinstance(error, UserError) else _named(error),
         "detail": "".join(traceback.format_exception(error)),
         "exit_code": error.exit_code if isinstance(error, UserError) else 1,
+        "is_final": isinstance(error, UserError) and not isinstance(error, CannotJoin),
     }
     (folder / f"{rank.attempt}-{rank.index}.json").write_text(json.dumps(note), encoding="utf-8")
 
@@ -279,8 +288,7 @@ def telling_the_launcher(rank: Rank) -> Iterator[None]:
 
 def refused_before() -> bool:
     """Whether an earlier attempt ended with bad input, which no restart mends."""
-    notes = _notes(Path(os.environ[LAUNCHED_VARIABLE]))
-    return any(note["exit_code"] == UserError.exit_code for note in notes)
+    return any(note["is_final"] for note in _notes(Path(os.environ[LAUNCHED_VARIABLE])))
 
 
 def _notes(folder: Path) -> list[dict[str, Any]]:
@@ -300,7 +308,7 @@ def _first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
     """
     notes = _notes(folder)
     for note in notes:
-        if note["exit_code"] == UserError.exit_code:
+        if note["is_final"]:
             return UserError(note["error"])
     for index, failure in sorted(failures.items()):
         # Not the agent's own SIGTERM to those that are left.
@@ -308,6 +316,8 @@ def _first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
             number = signal.Signals(-failure.exitcode)
             why = " (out of memory?)" if number == signal.SIGKILL else ""
             return RankFailed(f"rank {index} was killed by {number.name}{why}")
+    if notes and notes[0]["exit_code"] == UserError.exit_code:
+        return UserError(notes[0]["error"])
     if notes:
         return RankFailed(f"{notes[0]['who']}: {notes[0]['error']}", notes[0]["detail"])
     first = min(failures, key=lambda index: failures[index].timestamp)
@@ -327,7 +337,7 @@ def process_group(
         alone: Make a group of one too (DeepSpeed asks for it).
 
     Raises:
-        UserError: The others, or the port at which they meet, cannot be had.
+        CannotJoin: The others, or the port at which they meet, cannot be had.
     """
     if rank.count == 1 and not alone:
         yield
@@ -347,14 +357,18 @@ def process_group(
     except (dist.DistError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
         in_use = "EADDRINUSE" in str(error) or "address already in use" in str(error)
+        shares = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         fix = (
             "another program listens there: set MASTER_PORT (torchrun: --rdzv-endpoint) to a "
             "free port"
             if in_use
+            else "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, or its restarts call the "
+            "ranks of the attempt before"
+            if shares and rank.attempt
             else "see that all machines run, reach that address, and name the same one "
             "(GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME chooses the network)"
         )
-        raise UserError(
+        raise CannotJoin(
             f"{rank} of {rank.count} could not join the others at {where} within {minutes:g} min "
             f"({reason}): {fix}"
         ) from None

@@ -243,7 +243,7 @@ def test_the_new_run_has_the_whole_history_once_and_the_dead_one_is_closed(runs:
     found = runs.find(source.id)
     assert found is not None
     new = runs.run()
-    take_over(new, found)
+    take_over(new, found, {})
     history = runs.client.get_metric_history(new.id, "train/loss")
     assert [(p.step, p.timestamp, p.value) for p in history] == [
         (step, 1000 * step, 1.0 / step) for step in range(1, 6)

@@ -25,6 +25,8 @@ def plan_run(
     *,
     device: Device,
     number_format: NumberFormat | None = None,
+    world_size: int = 1,
+    zero_stage: int = 0,
     tokens: int | None = None,
     tokens_per_second: float | None = None,
 ) -> dict[str, Any]:
@@ -36,6 +38,8 @@ def plan_run(
         budget: Memory that there is.
         device: Where the run is.
         number_format: What is computed in; None takes what the configuration asks for.
+        world_size: Processes that train together.
+        zero_stage: 0 (DDP) to 3, DeepSpeed's partitioning.
         tokens: Tokens of one epoch, if known.
         tokens_per_second: Measured or stated rate, if there is one.
 
@@ -43,14 +47,19 @@ def plan_run(
         What `plan.json` holds; sizes in bytes.
     """
     length = training.model.max_length
-    where: dict[str, Any] = {"device": device, "number_format": number_format}
+    where: dict[str, Any] = {
+        "device": device,
+        "number_format": number_format,
+        "world_size": world_size,
+        "zero_stage": zero_stage,
+    }
     settled = with_settled_batch(shape, training, budget.size, length=length, **where)
     values = settled.hyperparameters
     rows = values.batch_size
     assert isinstance(rows, int)
     memory = plan_memory(shape, settled, micro_batch=rows, length=length, **where)
     fits = memory.total <= budget.size
-    per_step = rows * length * values.gradient_accumulation_steps
+    per_step = rows * length * values.gradient_accumulation_steps * world_size
     steps = _optimizer_steps(values, per_step, tokens)
     disk = disk_plan(shape, settled, optimizer_steps=steps)
     hours = None
@@ -63,6 +72,8 @@ def plan_run(
         "model": shape.name,
         "method": memory.method,
         "device": device,
+        "processes": world_size,
+        "zero_stage": zero_stage,
         "parameters": shape.parameters,
         "trained_parameters": memory.trained_parameters,
         "micro_batch": rows,

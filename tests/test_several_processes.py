@@ -1,0 +1,192 @@
+"""finetune on several processes: one run, one result, and no process left, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from click.testing import CliRunner
+from mlflow.entities import Run
+from safetensors.torch import load_file
+
+from tests.test_interruption import ROOT, processes_of, wait_for
+
+# Short enough to be gone through twice, long enough to be killed in.
+OVERRIDES = {
+    "hyperparameters.max_steps": "120",
+    "logging.save_steps": "20",
+    "logging.eval_strategy": "no",
+    "logging.log_steps": "1",
+    "qlora.lora_dropout": "0.1",
+    "mlflow.log_model": "false",
+    "mlflow.system_metrics_seconds": "0",
+}
+
+
+class Launch:
+    """A finetune step in processes of its own, which a marker tells from all others."""
+
+    def __init__(self, config: Path, folder: Path, *options: str, **overrides: str) -> None:
+        dotted = {**OVERRIDES, **{k.replace("__", "."): v for k, v in overrides.items()}}
+        self.marker = f"FORGE_TEST_MARKER={folder.name}-{time.time_ns()}"
+        name, _, value = self.marker.partition("=")
+        self.output = folder / f"output-{time.time_ns()}.txt"
+        command = [
+            sys.executable,
+            *(options or ("-m", "steps.finetune", "--num-processes", "2")),
+            "--config",
+            str(config),
+            "--overrides",
+            " ".join(f"training.{key}={value}" for key, value in dotted.items()),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value, "OMP_NUM_THREADS": "1"}
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def wait(self, seconds: float = 240) -> int:
+        """The exit code; no process may be left then."""
+        code = self.process.wait(timeout=seconds)
+        wait_for(lambda: not processes_of(self.marker), 30)
+        return code
+
+    @property
+    def said(self) -> str:
+        """All that stands on the terminal."""
+        return self.output.read_text()
+
+    def rank(self, index: int) -> int:
+        """The process id of a rank."""
+        return next(
+            pid
+            for pid in processes_of(self.marker)
+            if f"\0RANK={index}\0".encode() in (Path("/proc") / str(pid) / "environ").read_bytes()
+        )
+
+
+def newest_run() -> Run:
+    """The newest finetune run, whatever became of it."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    return client.search_runs(
+        [experiment.experiment_id],
+        "tags.`forge.step` = 'finetune'",
+        order_by=["attributes.start_time DESC"],
+    )[0]
+
+
+def losses(run: Run) -> list[tuple[int, float]]:
+    """Step and training loss of each report."""
+    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")
+    return [(point.step, point.value) for point in points]
+
+
+def adapter(run: Run, folder: Path) -> dict[str, Any]:
+    """The adapter's tensors."""
+    fetched = mlflow.artifacts.download_artifacts(
+        run_id=run.info.run_id, artifact_path="adapter", dst_path=str(folder)
+    )
+    weights: dict[str, Any] = load_file(Path(fetched) / "adapter_model.safetensors")
+    return weights
+
+
+def is_past(step: int) -> Callable[[], bool]:
+    """Whether the newest run has reported a step."""
+
+    def past() -> bool:
+        try:
+            return any(done >= step for done, _ in losses(newest_run()))
+        except IndexError:
+            return False
+
+    return past
+
+
+@pytest.fixture
+def dataset(store: str, tiny_config: Path) -> Path:
+    """A store with a dataset; gives the configuration."""
+    from steps.preprocess import main
+
+    result = CliRunner().invoke(main, ["--config", str(tiny_config)])
+    assert result.exit_code == 0, result.output
+    return tiny_config
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_made_up_for_in_the_same_run_and_no_step_is_reported_twice(
+    dataset: Path, tmp_path: Path
+) -> None:
+    untouched = Launch(dataset, tmp_path)
+    assert untouched.wait() == 0, untouched.said
+    expected, whole = losses(newest_run()), adapter(newest_run(), tmp_path / "a")
+
+    launch = Launch(dataset, tmp_path)
+    wait_for(lambda: newest_run().info.status == "RUNNING" and is_past(45)())
+    os.kill(launch.rank(1), signal.SIGKILL)
+    assert launch.wait() == 0, launch.said
+
+    run = newest_run()
+    assert run.info.status == "FINISHED"
+    assert "forge.resumed_from" not in run.data.tags
+    assert "steps done after the resume" in launch.said
+    assert losses(run) == expected
+    resumed = adapter(run, tmp_path / "b")
+    assert all((resumed[name] == whole[name]).all() for name in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_saves_once_and_leaves_no_process(
+    dataset: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    launch = Launch(dataset, tmp_path, hyperparameters__max_steps="100000")
+    wait_for(is_past(5))
+    os.kill(launch.process.pid, number)
+    assert launch.wait() == (130 if number == signal.SIGINT else 143), launch.said
+
+    run = newest_run()
+    assert run.info.status == "KILLED"
+    last = losses(run)[-1][0]
+    stored = mlflow.MlflowClient().list_artifacts(run.info.run_id, "checkpoints")
+    saved = sorted(int(one.path.rpartition("-")[2]) for one in stored)
+    assert [step for step in saved if step % 20] in ([], [last]) and saved[-1] == last
+    assert launch.said.count("and saved; to go on") == 1
+
+
+@pytest.mark.slow
+def test_an_error_of_one_rank_stands_in_front_and_the_run_is_failed(
+    dataset: Path, tmp_path: Path
+) -> None:
+    launch = Launch(
+        dataset, tmp_path, hyperparameters__max_steps="100000", distributed__max_restarts="0"
+    )
+    wait_for(is_past(5))
+    os.kill(launch.rank(1), signal.SIGKILL)
+    assert launch.wait() == 1
+    run = newest_run()
+    assert run.info.status == "FAILED"
+    assert (
+        run.data.tags["forge.error"] == "RankFailed: rank 1 was killed by SIGKILL (out of memory?)"
+    )
+    assert "error: rank 1 was killed by SIGKILL" in launch.said
+    assert "Traceback" not in launch.said
+
+
+@pytest.mark.slow
+def test_bad_input_of_the_ranks_is_one_line_and_not_tried_again(
+    dataset: Path, tmp_path: Path
+) -> None:
+    launch = Launch(dataset, tmp_path, hyperparameters__learning_rate="1e9")
+    assert launch.wait() == 2, launch.said
+    lines = [line for line in launch.said.splitlines() if line.startswith("error")]
+    assert len(lines) == 1 and "learning_rate" in lines[0]
+    assert "Traceback" not in launch.said
+    assert newest_run().info.status == "FAILED"
