@@ -121,6 +121,14 @@ def show(plan: dict[str, Any]) -> None:
     if disk["tracked"] is not None:
         facts.add_row("disk: tracking store", f"{_gib(disk['tracked'])} GiB")
     console.print(facts)
+    several = Table(title="GiB per process")
+    several.add_column("processes", justify="right")
+    by_processes = memory["per_process"]
+    for kind in next(iter(by_processes.values())):
+        several.add_column(kind, justify="right")
+    for processes, totals in by_processes.items():
+        several.add_row(processes, *(_gib(total) for total in totals.values()))
+    console.print(several)
     for note in plan["notes"]:
         say(f"note: {note}")
     if memory["fits"]:

@@ -184,9 +184,10 @@ def test_an_error_of_one_rank_stands_in_front_and_the_run_is_failed(
 def test_bad_input_of_the_ranks_is_one_line_and_not_tried_again(
     dataset: Path, tmp_path: Path
 ) -> None:
-    launch = Launch(dataset, tmp_path, hyperparameters__learning_rate="1e9")
+    # Only a loaded model knows its modules.
+    launch = Launch(dataset, tmp_path, qlora__target_modules="[no_such_module]")
     assert launch.wait() == 2, launch.said
     lines = [line for line in launch.said.splitlines() if line.startswith("error")]
-    assert len(lines) == 1 and "learning_rate" in lines[0]
+    assert len(lines) == 1 and "no_such_module" in lines[0]
     assert "Traceback" not in launch.said
     assert newest_run().info.status == "FAILED"

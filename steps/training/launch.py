@@ -28,7 +28,7 @@ from typing import Any
 
 from steps import config
 from steps.errors import UserError
-from steps.training.signals import exit_code
+from steps.training.signals import STOP_SIGNALS, exit_code
 
 # Tells a rank that the process which started it ends the run, and where that one looks for
 # what the ranks died of.
@@ -284,6 +284,11 @@ def telling_the_launcher(rank: Rank) -> Iterator[None]:
             raise
         note_failure(rank, error)
         raise SystemExit(error.exit_code if isinstance(error, UserError) else 1) from None
+    finally:
+        if rank.is_launched:
+            # The agent ends what is left of a group; here there is nothing left to save.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def refused_before() -> bool:

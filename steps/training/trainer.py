@@ -220,7 +220,9 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
         together = self._train_batch_size * self.rank.count
-        return ShuffledRows(len(self.train_rows), together, int(self.args.data_seed or 0))
+        seed = int(self.args.data_seed or 0)
+        self.sampler = ShuffledRows(len(self.train_rows), together, seed)
+        return self.sampler
 
     @property
     def stop_requested(self) -> int | None:
@@ -563,9 +565,13 @@ class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # The state's own epoch: a resumed run goes on with the order and the masks of where it
+        # stopped. Accelerate does not reach the sampler below what it skips rows and shares them
+        # out by.
+        epoch = math.floor(state.epoch or 0)
+        self.trainer.sampler.set_epoch(epoch)
         if isinstance(self.trainer.train_rows, MaskedPapers):
-            # The state's own epoch: a resumed run goes on with the masks of where it stopped.
-            self.trainer.train_rows.begin_epoch(math.floor(state.epoch or 0))
+            self.trainer.train_rows.begin_epoch(epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.trainer.agree():

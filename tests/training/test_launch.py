@@ -110,7 +110,7 @@ class Trained:
 
 
 def specification(folder: Path, model: Path, name: str, **changes: Any) -> dict[str, Any]:
-    """A training of 12 steps, of two rows each, over more than one epoch of an odd number."""
+    """A training of 36 steps, of two rows each, over more than one epoch of an odd number."""
     four_bits = changes.get("method") == "qlora"
     quantization = {"load_in_4bit": four_bits, "bnb_4bit_compute_dtype": "float32"}
     training = {
@@ -124,7 +124,8 @@ def specification(folder: Path, model: Path, name: str, **changes: Any) -> dict[
         "hyperparameters": {
             "batch_size": 1,
             "gradient_accumulation_steps": changes.get("accumulation", 1),
-            "max_steps": 24,
+            # Of two rows each, well into the second epoch.
+            "max_steps": 36,
             "learning_rate": 1e-2,
         },
         # Adam divides a gradient by its size: without this, one of rounding alone moves a weight.
@@ -215,14 +216,15 @@ def test_a_killed_group_resumes_to_the_same_weights_on_each_backend(
 ) -> None:
     common = {"method": method, "deepspeed": deepspeed, "dropout": 0.0 if method == "full" else 0.2}
     untouched = trained(specification(tmp_path, tiny_llama_folder, "untouched", **common), 2)
-    kill = {"rank": 1, "step": 13}
+    # The checkpoint before is in the second epoch: it has an order of rows of its own.
+    kill = {"rank": 1, "step": 29}
     killed = specification(tmp_path, tiny_llama_folder, "killed", kill=kill, **common)
     assert train(killed, 2).returncode != 0
-    checkpoint = tmp_path / "killed" / "checkpoint-8"
+    checkpoint = tmp_path / "killed" / "checkpoint-24"
     assert (checkpoint / "rng_state_1.pth").is_file()
     said = specification(tmp_path, tiny_llama_folder, "killed", resume=str(checkpoint), **common)
     resumed = trained(said, 2)
-    assert resumed.steps_done == 24 - 8
+    assert resumed.steps_done == 36 - 24
     assert all((resumed.weights[n] == w).all() for n, w in untouched.weights.items())
-    later = {n: v for n, v in untouched.losses.items() if int(n.split()[0]) > 8}
-    assert {n: v for n, v in resumed.losses.items() if int(n.split()[0]) > 8} == later
+    later = {n: v for n, v in untouched.losses.items() if int(n.split()[0]) > 24}
+    assert {n: v for n, v in resumed.losses.items() if int(n.split()[0]) > 24} == later

@@ -17,6 +17,9 @@ NumberFormat = Literal["bfloat16", "float16", "float32"]
 # workspace (32 MiB from Hopper on), and what the caching allocator loses to rounding.
 CUDA_CONTEXT_BYTES = 600 * 2**20
 ALLOCATOR_SLACK = 0.04
+# Weights that ZeRO-3 has whole at a time: `stage3_max_live_parameters` of the files in
+# configs/deepspeed, of two bytes each.
+LIVE_BYTES = 2 * 200_000_000
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def plan_memory(
         targets=training.qlora.target_modules,
         saved_modules=training.qlora.modules_to_save,
         bias=training.qlora.bias,
-        optimizer=optimizer_of(training.optimizer.type, device),
+        # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
+        optimizer=optimizer_of(training.optimizer.type, "cpu" if zero_stage else device),
         checkpointing=training.memory_optimization.gradient_checkpointing,
         offloads=training.memory_optimization.offload_activations,
         accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
@@ -145,7 +149,9 @@ def plan_memory(
     )
     moments, trained = replay(shape, job)
     scaled = {
-        moment: _shared_between_processes(parts, world_size, zero_stage)
+        moment: _shared_between_processes(
+            parts, world_size, zero_stage, trained if job.half else 0, whole=job.method == "full"
+        )
         for moment, parts in moments.items()
     }
     moment, parts = max(scaled.items(), key=lambda item: sum(item[1].values()))
@@ -319,18 +325,43 @@ def optimizer_of(wanted: str, device: Device) -> str:
 
 
 def _shared_between_processes(
-    parts: dict[str, int], world_size: int, zero_stage: int
+    parts: dict[str, int], world_size: int, zero_stage: int, trained_in_half: int, *, whole: bool
 ) -> dict[str, int]:
-    """What one of several processes holds; DDP adds its communication buckets."""
+    """What one of several processes holds.
+
+    DDP adds its communication buckets. DeepSpeed keeps trained weights and their gradients in
+    half precision where it computes in it, and in the optimiser a float32 copy and two moments:
+    2 + 2 + 12 bytes a weight, of which each stage shares out one term more (Rajbhandari et al.
+    2020, arXiv:1910.02054). Under stage 3 some weights are whole at any time.
+
+    Args:
+        parts: What a single process holds at one moment.
+        world_size: Processes.
+        zero_stage: 0 (DDP) to 3.
+        trained_in_half: Trained weights, where the computation is in half precision; else 0.
+        whole: Every weight is trained.
+    """
     shared = dict(parts)
-    if world_size == 1:
+    if zero_stage == 0:
+        if world_size > 1:
+            shared["gradients"] = 2 * shared.get("gradients", 0)
         return shared
+    if trained_in_half:
+        shared["weights" if whole else "adapter"] = 2 * trained_in_half
+        if shared.get("gradients"):
+            shared["gradients"] = 2 * trained_in_half
+        shared["optimizer"] = 12 * trained_in_half
+        if whole:
+            # Weights that are in half precision already leave autocast nothing to cast.
+            cast = 2 * trained_in_half
+            shared["activations"] = max(0, shared.get("activations", 0) - cast)
+    at_once = min(shared.get("weights", 0), LIVE_BYTES) if zero_stage == 3 else 0
     stages = {"optimizer": 1, "gradients": 2, "weights": 3, "adapter": 3}
     for part, stage in stages.items():
         if zero_stage >= stage:
             shared[part] = math.ceil(shared.get(part, 0) / world_size)
-    if zero_stage == 0:
-        shared["gradients"] = 2 * shared.get("gradients", 0)
+    if world_size > 1:
+        shared["weights"] = shared.get("weights", 0) + at_once
     return shared
 
 
@@ -357,6 +388,6 @@ def _notes(shape: Shape, job: Job, world_size: int, zero_stage: int) -> tuple[st
     if world_size > 1:
         kind = f"ZeRO-{zero_stage}" if zero_stage else "DDP"
         notes.append(
-            f"one of {world_size} processes, {kind}; communication buffers of ZeRO not counted"
+            f"one of {world_size} processes, {kind}; ZeRO's communication buffers are not counted"
         )
     return tuple(notes)

@@ -17,6 +17,9 @@ from steps.training.memory.plan import (
 from steps.training.memory.shapes import Shape
 from steps.training.memory.tape import Device
 
+# Numbers of processes that a plan looks at.
+PROCESSES = (1, 2, 4, 8)
+
 
 def plan_run(
     shape: Shape,
@@ -88,6 +91,7 @@ def plan_run(
             "budget_source": budget.source,
             "fits": fits,
             "peak_in": memory.moment,
+            "per_process": _by_processes(shape, settled, rows, length, device, number_format),
             "largest_micro_batch": largest_micro_batch(
                 shape, settled, budget.size, length=length, **where
             ),
@@ -116,6 +120,33 @@ def plan_run(
             "tracked": disk.tracked,
         },
         "notes": list(memory.notes),
+    }
+
+
+def _by_processes(
+    shape: Shape,
+    training: config.Training,
+    rows: int,
+    length: int,
+    device: Device,
+    number_format: NumberFormat | None,
+) -> dict[str, dict[str, int]]:
+    """Peak of each of 1, 2, 4 and 8 processes, under DDP and each ZeRO stage."""
+    return {
+        str(processes): {
+            f"ZeRO-{stage}" if stage else "DDP": plan_memory(
+                shape,
+                training,
+                micro_batch=rows,
+                length=length,
+                device=device,
+                number_format=number_format,
+                world_size=processes,
+                zero_stage=stage,
+            ).total
+            for stage in range(4)
+        }
+        for processes in PROCESSES
     }
 
 
