@@ -9,12 +9,15 @@ does not use; they share the disk below all else. Needs root, as every network n
 """
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+HOSTS = Path("/etc/netns")
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,16 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         Machine(f"forge-{letter}-{tag}", f"10.213.{net}.{number}", f"fg{letter}{tag}")
         for number, letter in ((1, "a"), (2, "b"))
     )
+    hosts = "127.0.0.1 localhost\n" + "".join(
+        f"{machine.address} {machine.name}\n" for machine in (first, second)
+    )
     try:
         for machine in (first, second):
+            # `ip netns exec` lays this file over /etc/hosts: each knows its own name and the
+            # other's, as machines do.
+            file = HOSTS / machine.name / "hosts"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(hosts, encoding="utf-8")
             _run("ip", "netns", "add", machine.name)
         _run("ip", "link", "add", first.interface, "type", "veth", "peer", second.interface)
         for machine in (first, second):
@@ -99,6 +110,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         for machine in (first, second):
             machine.kill()
             subprocess.run(["ip", "netns", "del", machine.name], check=False)
+            shutil.rmtree(HOSTS / machine.name, ignore_errors=True)
 
 
 def _inside(machine: Machine, *command: str) -> None:

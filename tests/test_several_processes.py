@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,7 +33,14 @@ OVERRIDES = {
 class Launch:
     """A finetune step in processes of its own, which a marker tells from all others."""
 
-    def __init__(self, config: Path, folder: Path, *options: str, **overrides: str) -> None:
+    def __init__(
+        self,
+        config: Path,
+        folder: Path,
+        *options: str,
+        place: dict[str, str] | None = None,
+        **overrides: str,
+    ) -> None:
         dotted = {**OVERRIDES, **{k.replace("__", "."): v for k, v in overrides.items()}}
         self.marker = f"FORGE_TEST_MARKER={folder.name}-{time.time_ns()}"
         name, _, value = self.marker.partition("=")
@@ -46,6 +54,7 @@ class Launch:
             " ".join(f"training.{key}={value}" for key, value in dotted.items()),
         ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value, "OMP_NUM_THREADS": "1"}
+        environment |= place or {}
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
@@ -191,3 +200,86 @@ def test_bad_input_of_the_ranks_is_one_line_and_not_tried_again(
     assert len(lines) == 1 and "no_such_module" in lines[0]
     assert "Traceback" not in launch.said
     assert newest_run().info.status == "FAILED"
+
+
+def places(count: int) -> list[dict[str, str]]:
+    """What a launcher that starts ranks and does not watch them puts into the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{"RANK": str(i), "LOCAL_RANK": str(i), **common} for i in range(count)]
+
+
+ALONE = ("-m", "steps.finetune")
+
+
+@pytest.mark.slow
+def test_ranks_that_were_started_with_different_configurations_are_refused_by_rank_0(
+    dataset: Path, tmp_path: Path
+) -> None:
+    rates = ("1e-3", "2e-3")
+    ranks = [
+        Launch(dataset, tmp_path, *ALONE, place=place, hyperparameters__learning_rate=rate)
+        for place, rate in zip(places(2), rates, strict=True)
+    ]
+    assert [rank.wait() for rank in ranks] == [2, 2]
+    (line,) = [line for line in ranks[0].said.splitlines() if line.startswith("error")]
+    assert "rank 1" in line and "learning_rate is 0.002, on rank 0 0.001" in line
+    assert "error" not in ranks[1].said
+    assert newest_run().data.tags["forge.error"] in line
+
+
+@pytest.mark.slow
+def test_ranks_of_any_launcher_train_together_in_one_run(dataset: Path, tmp_path: Path) -> None:
+    ranks = [Launch(dataset, tmp_path, *ALONE, place=place) for place in places(2)]
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].said
+    run = newest_run()
+    assert run.info.status == "FINISHED" and run.data.tags["forge.processes"] == "2"
+    assert run.data.tags["forge.wrapper"] == "DistributedDataParallel"
+    assert [step for step, _ in losses(run)] == list(range(1, 121))
+
+
+def test_a_rank_whose_others_never_come_gives_up_in_time(dataset: Path, tmp_path: Path) -> None:
+    place = places(2)[0]
+    rank = Launch(dataset, tmp_path, *ALONE, place=place, distributed__timeout_minutes="0.05")
+    assert rank.wait() == 2
+    (line,) = [line for line in rank.said.splitlines() if line.startswith("error")]
+    assert "could not join the others at 127.0.0.1:" in line and "within 0.05 min" in line
+
+
+def test_a_port_that_is_in_use_is_named(dataset: Path, tmp_path: Path) -> None:
+    place = places(2)[0]
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", int(place["MASTER_PORT"])))
+        taken.listen()
+        rank = Launch(dataset, tmp_path, *ALONE, place=place, distributed__timeout_minutes="0.1")
+        assert rank.wait() == 2
+    (line,) = [line for line in rank.said.splitlines() if line.startswith("error")]
+    assert place["MASTER_PORT"] in line and "set MASTER_PORT" in line
+
+
+def test_a_deepspeed_file_that_is_not_there_is_named_at_once(
+    tiny_config: Path, tmp_path: Path
+) -> None:
+    from steps.finetune import main
+
+    overrides = (
+        "training.distributed.enabled=true training.distributed.backend=deepspeed "
+        "training.distributed.deepspeed_config=configs/deepspeed/zero4.json"
+    )
+    result = CliRunner().invoke(main, ["--config", str(tiny_config), "--overrides", overrides])
+    assert result.exit_code == 2
+    assert "zero4.json" in result.output and "zero3.json" in result.output
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from steps.errors import UserError
+    from steps.training.launch import check_devices
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_devices(2, "cuda")
+    with pytest.raises(UserError, match=r"3 processes on this machine, but it has 2 GPU"):
+        check_devices(3, "cuda")
