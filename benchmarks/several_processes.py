@@ -88,7 +88,8 @@ def _measure(
     folder: Path, model: Path, method: str, backend: str, machines: Sequence[Machine]
 ) -> dict[str, Any]:
     count = len(machines)
-    said = {"model": str(model), "method": method, "backend": backend, "count": count}
+    said: dict[str, Any] = {"model": str(model), "method": method, "backend": backend}
+    said["count"] = count
     said["out"] = str(folder / f"{method}-{backend}-{count}")
     specification = folder / "specification.json"
     specification.write_text(json.dumps(said), encoding="utf-8")

@@ -103,6 +103,9 @@ def deepspeed_settings(
         # Its report is one more voice on the terminal.
         "steps_per_print": 10**9,
     }
+    if zero_stage(content) == 3:
+        # Or a model that is trained whole could not be written as one.
+        content["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
     short = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
     return content | ({short: {"enabled": True}} if short else {})
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TORCH_WRITE_FAILURES = ("PytorchStreamWriter", "inline_container.cc", "unexpected pos")
 # A pickle that nothing here reads, peft's card, which names the base by its local path, and
 # DeepSpeed's converter, which would have to be run.
-NOT_KEPT = ("training_args.bin", "README.md", "zero_to_fp32.py")
+NOT_KEPT = ("training_args.bin", "README.md", "zero_to_fp32.py", "zero_to_torch.py")
 
 
 class NothingLeftToTrain(Exception):

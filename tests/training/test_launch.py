@@ -101,16 +101,17 @@ class Trained:
         self.rows: list[list[int]] = [json.loads(file.read_text()) for file in files]
 
     def assert_equals(self, other: "Trained") -> None:
-        """Losses and weights agree to 1e-5."""
+        """Losses and weights agree to 1e-5, the norms of the gradients to 1e-4 of themselves."""
         assert self.losses.keys() == other.losses.keys()
         for name, value in self.losses.items():
-            assert value == pytest.approx(other.losses[name], abs=1e-5), name
+            close = {"rel": 1e-4} if name.endswith("grad_norm") else {"abs": 1e-5}
+            assert value == pytest.approx(other.losses[name], **close), name
         for name, weight in self.weights.items():
             assert float((weight - other.weights[name]).abs().max()) <= 1e-5, name
 
 
 def specification(folder: Path, model: Path, name: str, **changes: Any) -> dict[str, Any]:
-    """A training of 36 steps, of two rows each, over more than one epoch of an odd number."""
+    """A training of steps of two rows each, over more than one epoch of an odd number."""
     four_bits = changes.get("method") == "qlora"
     quantization = {"load_in_4bit": four_bits, "bnb_4bit_compute_dtype": "float32"}
     training = {
@@ -124,8 +125,7 @@ def specification(folder: Path, model: Path, name: str, **changes: Any) -> dict[
         "hyperparameters": {
             "batch_size": 1,
             "gradient_accumulation_steps": changes.get("accumulation", 1),
-            # Of two rows each, well into the second epoch.
-            "max_steps": 36,
+            "max_steps": changes.get("steps", 20),
             "learning_rate": 1e-2,
         },
         # Adam divides a gradient by its size: without this, one of rounding alone moves a weight.
@@ -214,7 +214,8 @@ def test_two_ranks_learn_what_one_does_on_each_backend(
 def test_a_killed_group_resumes_to_the_same_weights_on_each_backend(
     tiny_llama_folder: Path, tmp_path: Path, method: str, deepspeed: str | None
 ) -> None:
-    common = {"method": method, "deepspeed": deepspeed, "dropout": 0.0 if method == "full" else 0.2}
+    common = {"method": method, "deepspeed": deepspeed, "steps": 36}
+    common["dropout"] = 0.0 if method == "full" else 0.2
     untouched = trained(specification(tmp_path, tiny_llama_folder, "untouched", **common), 2)
     # The checkpoint before is in the second epoch: it has an order of rows of its own.
     kill = {"rank": 1, "step": 29}
