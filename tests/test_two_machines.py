@@ -15,11 +15,9 @@ from tests.test_several_processes import OVERRIDES, adapter, losses, newest_run
 PORT = 29400
 
 
-def start(
-    machine: Machine, host: Machine, config: Path, folder: Path, *, store: str, **overrides: str
-) -> Any:
+def start(machine: Machine, host: Machine, config: Path, folder: Path, *, store: str) -> Any:
     """Start the step on one machine, as the README says."""
-    dotted = {**OVERRIDES, **{k.replace("__", "."): v for k, v in overrides.items()}}
+    dotted = OVERRIDES | {"mlflow.system_metrics_seconds": "1"}
     home = folder / machine.name
     home.mkdir(exist_ok=True)
     command = [
@@ -63,6 +61,9 @@ def test_a_machine_that_is_lost_and_brought_back_changes_nothing(
 
     both = launch()
     assert [one.wait(timeout=200) for one in both] == [0, 0], said(tmp_path)
+    measured = newest_run().data.metrics
+    for machine in machines:
+        assert f"system/{machine.name}/cpu_utilization_percentage" in measured
     untouched = newest_run()
     expected, whole = losses(untouched), adapter(untouched, tmp_path / "a")
     assert untouched.data.tags["forge.machines"] == "2"

@@ -36,7 +36,7 @@ from steps.training.attention import (
     supports_packing,
 )
 from steps.training.deepspeed_settings import zero_stage
-from steps.training.launch import Rank, summed
+from steps.training.launch import Rank, gathered, summed
 from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
 from steps.training.masking import (
     MaskedPapers,
@@ -141,6 +141,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         # Of this rank, since the ranks last told each other.
         self._new_tokens = 0
         self._agreed_stop: int | None = None
+        self._peak = 0.0
         self.steps_done = 0
         self.last_metrics: dict[str, float] = {}
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -509,6 +510,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand metrics to the recorder, under the project's names."""
         super().log(logs, start_time)
+        # The rank that holds most is the one that runs out.
+        self._peak = max(gathered(_peak_memory_bytes(), self.rank))
         step, named = self.state.global_step, finite(self.named(logs))
         if named and self.rank.is_first:
             self.reports.append(Report(step, int(time.time() * 1000), named))
@@ -530,7 +533,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             named["train/tokens_seen"] = float(self.tokens_seen)
             named["train/tokens_per_second"] = self.tokens_seen / max(self.seconds, 1e-9)
             named["train/epoch"] = float(self.state.epoch or 0.0)
-            named["train/memory_gb"] = _peak_memory_bytes() / 2**30
+            named["train/memory_gb"] = self._peak / 2**30
         return named
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
