@@ -73,11 +73,14 @@ def untouched(arena: Arena) -> Outcome:
     return run_untouched(arena)
 
 
-def stop_in_training(arena: Arena, log: str, number: int, *options: str) -> int:
-    """Send a signal once the first checkpoint is there; the exit code."""
+def stop_in_training(arena: Arena, log: str, number: int, checkpoints: int = 1) -> int:
+    """Send a signal once so many checkpoints are there; the exit code."""
     known = set(arena.outputs.glob("*"))
-    process = start(arena, "finetune", log, *options)
-    while not [p for p in arena.outputs.glob("*/checkpoint-*") if p.parent not in known]:
+    process = start(arena, "finetune", log)
+    while (
+        len([p for p in arena.outputs.glob("*/checkpoint-*") if p.parent not in known])
+        < checkpoints
+    ):
         assert process.is_alive(), log_of(arena, log)
         time.sleep(0.005)
     os.kill(process.pid, number)
@@ -127,7 +130,7 @@ def test_from_the_store_into_an_empty_folder(arena: Arena, untouched: Outcome) -
 def test_a_corrupted_newest_checkpoint_gives_way_to_the_one_before(
     arena: Arena, untouched: Outcome
 ) -> None:
-    assert stop_in_training(arena, "corrupted.log", signal.SIGTERM) == 143
+    assert stop_in_training(arena, "corrupted.log", signal.SIGTERM, checkpoints=2) == 143
     run = runs_of(arena)[0]
     stored = Path(run.info.artifact_uri.removeprefix("file://")) / "checkpoints"
     steps = sorted(int(p.name.rpartition("-")[2]) for p in stored.iterdir())
@@ -149,12 +152,15 @@ def test_a_full_disk_costs_checkpoints_and_not_the_training(
 ) -> None:
     small_disk = arena.folder / "small"
     small_disk.mkdir()
-    # Only this process and its children see the mount.
-    script = (
-        f"mount -t tmpfs -o size=300k tmpfs {small_disk} && exec python -m steps.finetune "
-        f'--config {arena.config} --overrides "training.output.output_dir={small_disk} '
-        'training.output.save_total_limit=null"'
-    )
+    # Only this process and its children see the mount. What a run needs was free when it began;
+    # then somebody else fills the disk.
+    script = f"""
+        mount -t tmpfs -o size=64m tmpfs {small_disk} || exit
+        (until ls {small_disk}/*/checkpoint-4; do sleep 0.005; done
+         cat /dev/zero > {small_disk}/of_somebody_else) > {arena.folder}/filler.log 2>&1 &
+        exec python -m steps.finetune --config {arena.config} --overrides \
+            "training.output.output_dir={small_disk} training.output.save_total_limit=null"
+    """
     finished = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script],
         cwd=arena.folder,
