@@ -1,5 +1,6 @@
 """The finetune step, killed for real and resumed, ends as a run that was never touched."""
 
+import hashlib
 import json
 import os
 import random
@@ -124,6 +125,27 @@ def test_from_the_store_into_an_empty_folder(arena: Arena, untouched: Outcome) -
     outcome = resume(arena, "store-resumed.log", runs_of(arena)[0].info.run_id)
     assert "(artifact store)" in log_of(arena, "store-resumed.log")
     assert judge(outcome, untouched, STEPS) == []
+
+
+@pytest.mark.slow
+def test_of_two_launches_at_the_same_moment_one_goes_on_and_the_other_says_so(
+    arena: Arena, untouched: Outcome
+) -> None:
+    assert stop_in_training(arena, "shared.log", signal.SIGKILL) == -signal.SIGKILL
+    killed = runs_of(arena)[0].info.run_id
+    logs = ("shared-one.log", "shared-other.log")
+    launched = [start(arena, "finetune", log, "--resume", "auto") for log in logs]
+    assert [finish(process) for process in launched] == [0, 0]
+    said = [log_of(arena, log) for log in logs]
+    assert sorted(f"resumed from run {killed}, " in text for text in said) == [False, True]
+    (other,) = [text for text in said if f"resumed from run {killed}, " not in text]
+    assert "passed over" in other
+    assert "starting anew" in other
+    # Both end as the untouched run does; each has its own history.
+    for run in runs_of(arena)[:2]:
+        file = Path(run.info.artifact_uri.removeprefix("file://")) / "adapter"
+        content = (file / "adapter_model.safetensors").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == untouched.adapter
 
 
 @pytest.mark.slow
