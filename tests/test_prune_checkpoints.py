@@ -570,6 +570,19 @@ def test_checkpoints_go_through_a_server_that_proxies_its_artifacts(
     assert {folder.name for folder in folders} == {"checkpoint-20", "checkpoint-40"}
 
 
+@pytest.mark.slow
+def test_a_spoilt_checkpoint_behind_a_server_is_found_before_older_ones_go(
+    server: str, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    experiment = str(client.create_experiment("pruned"))
+    run_id = finetune_run(client, experiment, MEASURED, tmp_path / "scratch", status="KILLED")
+    spoil(next((tmp_path / "proxied").rglob("checkpoint-40")))
+    said = prune("--apply", "true", policy=LAST_ONE)
+    assert f"checkpoint-40 of run {run_id} (artifact store) cannot be resumed from" in said
+    assert stored_steps(client, run_id) == [30, 40]
+
+
 LAUNCH = """
 import sys
 from steps.prune_checkpoints import main
