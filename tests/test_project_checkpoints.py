@@ -57,7 +57,7 @@ def noting_python(folder: Path) -> Path:
 
 def training(client: mlflow.MlflowClient) -> Any:
     """The finetune run, once it trains."""
-    found = []
+    found: list[Any] = []
 
     def trains() -> bool:
         runs = client.search_runs(

@@ -169,7 +169,7 @@ def test_the_best_weights_come_from_the_best_steps_checkpoint(runs: Store) -> No
 def test_changes_are_refused_by_name(runs: Store) -> None:
     source = runs.killed()
     runs.save(source, 5)
-    changes = {"qlora.r": 8, "dataset": "sha256:e"}
+    changes: dict[str, Any] = {"qlora.r": 8, "dataset": "sha256:e"}
     with pytest.raises(UserError) as refused:
         runs.find(source.id, **changes)
     assert 'dataset was "sha256:d", is "sha256:e"; qlora.r was 4, is 8' in str(refused.value)
