@@ -22,10 +22,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from steps.config import PROJECT_ROOT
+from steps.tracking.checkpoint_uploads import checkpoint_tags
 from steps.training.checkpoints import writing_checkpoint
 
 EXPERIMENT = "pruned"
@@ -35,8 +37,9 @@ METRIC = "validation/bits_per_byte"
 @click.command()
 @click.option("--runs", default=50, show_default=True)
 @click.option("--checkpoints", default=20, show_default=True, help="Of each run.")
-@click.option("--target-seconds", default=10.0, show_default=True)
-def main(runs: int, checkpoints: int, target_seconds: float) -> None:
+@click.option("--rounds", default=3, show_default=True, help="How often to plan.")
+@click.option("--target-seconds", default=10.0, show_default=True, help="For every round.")
+def main(runs: int, checkpoints: int, rounds: int, target_seconds: float) -> None:
     """Build the store, plan, and print the seconds."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -46,10 +49,14 @@ def main(runs: int, checkpoints: int, target_seconds: float) -> None:
             print(
                 f"store with {runs * checkpoints} checkpoints: {time.monotonic() - started:.0f} s"
             )
-            seconds, plan = timed_plan(uri, folder)
-    planned = len(plan["checkpoints"])
-    print(f"{planned} checkpoints of {runs} runs planned in {seconds:.1f} s, whole process")
-    if planned != runs * checkpoints or seconds > target_seconds:
+            plans = [timed_plan(uri, folder) for _ in range(rounds)]
+    for seconds, plan in plans:
+        planned = len(plan["checkpoints"])
+        print(f"{planned} checkpoints of {runs} runs planned in {seconds:.1f} s, whole process")
+    if any(
+        len(plan["checkpoints"]) != runs * checkpoints or seconds > target_seconds
+        for seconds, plan in plans
+    ):
         sys.exit(1)
 
 
@@ -103,7 +110,7 @@ def fill(uri: str, artifacts: Path, runs: int, checkpoints: int) -> None:
                 experiment_id=experiment,
                 name=f"checkpoint-{step}",
                 source_run_id=run_id,
-                tags={"forge.checkpoint_uri": f"runs:/{run_id}/checkpoints/checkpoint-{step}"},
+                tags=checkpoint_tags(run_id, root / f"checkpoint-{step}"),
             )
         values = [Metric(METRIC, 1.0 + step * number % 97, now, step) for step in steps]
         client.log_batch(run_id, metrics=values)
@@ -119,7 +126,7 @@ def fill(uri: str, artifacts: Path, runs: int, checkpoints: int) -> None:
     client.set_registered_model_alias("registered", "champion", version.version)
 
 
-def timed_plan(uri: str, folder: Path) -> tuple[float, dict[str, list[dict[str, str]]]]:
+def timed_plan(uri: str, folder: Path) -> tuple[float, dict[str, Any]]:
     """Run the step once.
 
     Returns:

@@ -71,6 +71,7 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
 
     from steps.pruning.policy import Journal, actions_to_take, carry_out, plan_pruning
     from steps.tracking.checkpoint_references import find_protections, still_protected
+    from steps.tracking.resume_points import runs_at_stake, with_intact_resume_points
     from steps.tracking.stored_checkpoints import (
         finetune_runs,
         journal_file,
@@ -95,11 +96,25 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
     with pruning_lock(file) if apply else nullcontext():
         pending = journal.pending()
         inventory = take_inventory(
-            run.client, run.experiment_id, runs, policy.metric, folder, pending
+            run.client,
+            run.experiment_id,
+            runs,
+            policy.metric,
+            folder,
+            pending,
+            list_all=apply,
         )
-        protections = find_protections(run.client, run.experiment_id, which, inventory)
-        verdicts = plan_pruning(inventory.records, policy, datetime.now(UTC), protections, pending)
-        actions = actions_to_take(verdicts, protections, pending)
+        now, read = datetime.now(UTC), set[str]()
+        while True:
+            protections = find_protections(run.client, run.experiment_id, which, inventory)
+            verdicts = plan_pruning(inventory.records, policy, now, protections, pending)
+            actions = actions_to_take(verdicts, protections, pending)
+            # What stays in the place of what goes has to be intact; if not, the plan is another.
+            unread = runs_at_stake(inventory, actions) - read if apply else set()
+            if not unread:
+                break
+            inventory = with_intact_resume_points(inventory, unread, pending, say)
+            read |= unread
         shown = [verdict for verdict in verdicts if which in ("all", verdict.record.run_id)]
         before = _total([verdict.record for verdict in shown])
         to_free = sum(verdict.freed_bytes for verdict in shown)
@@ -113,7 +128,13 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
                 lambda action: remove(run.client, inventory, action),
             )
             after = take_inventory(
-                run.client, run.experiment_id, wanted, policy.metric, folder, journal.pending()
+                run.client,
+                run.experiment_id,
+                wanted,
+                policy.metric,
+                folder,
+                journal.pending(),
+                list_all=True,
             )
             # A living run may have stored more meanwhile: that is not part of the account.
             planned = {verdict.record.location for verdict in shown}

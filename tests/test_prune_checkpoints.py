@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -27,6 +28,7 @@ from tests.pruning.stored_runs import (
     RESUME_ONLY,
     files_of,
     finetune_run,
+    sign_of_life,
     stored_steps,
     upload,
     write_checkpoint,
@@ -75,11 +77,7 @@ def test_the_plan_changes_nothing_and_apply_deletes_what_it_lists(
 
     prune("--apply", "true")
     assert stored_steps(client, run_id) == [20, 40]
-    newest = client.search_runs(
-        [experiment], "tags.`forge.step` = 'prune_checkpoints'", max_results=1
-    )[0]
-    file = client.download_artifacts(newest.info.run_id, "plan.json", str(tmp_path))
-    plan = json.loads(Path(file).read_text(encoding="utf-8"))
+    plan = read_plan(client, experiment, tmp_path)
     assert [(c["step"], c["verdict"]) for c in plan["checkpoints"]] == [
         (10, "delete"),
         (20, "keep"),
@@ -176,7 +174,7 @@ def test_what_is_referred_to_stays_whether_before_the_plan_or_after_it(
     client.create_registered_model("registered")
     run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "scratch")
     runs = finetune_runs(client, experiment, "all")
-    inventory = take_inventory(client, experiment, runs, METRIC, None)
+    inventory = take_inventory(client, experiment, runs, METRIC, None, list_all=False)
     actions = [
         Action("delete", experiment, run_id, r.step, r.created, r.location, r.bytes, "")
         for r in inventory.records
@@ -221,6 +219,121 @@ def test_a_half_uploaded_checkpoint_stays_with_a_living_run_and_goes_with_a_dead
     prune("--apply", "true")
     left = {name: stored_steps(client, run_id) for name, run_id in runs.items()}
     assert left == {"living": [10, 20], "dead": [10]}
+
+
+def spoil(folder: Path) -> None:
+    """Change one byte of the optimizer state and no size."""
+    file = folder / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def artifacts_of(client: mlflow.MlflowClient, run_id: str) -> Path:
+    root = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+    return root / "checkpoints"
+
+
+LAST_ONE = "pruning.keep_last=1 pruning.keep_best=0"
+
+
+def test_no_older_checkpoint_of_an_unfinished_run_goes_for_a_newer_one_that_is_spoilt(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, MEASURED, tmp_path / "s", status="KILLED")
+    stored = artifacts_of(client, run_id)
+    spoil(stored / "checkpoint-40")
+    # The plan goes by the sizes, and they agree.
+    assert "cannot be resumed from" not in prune(policy=LAST_ONE)
+    said = prune("--apply", "true", policy=LAST_ONE)
+    assert (
+        f"checkpoint-40 of run {run_id} (artifact store) cannot be resumed from: optimizer.pt does "
+        "not have the SHA-256 that its manifest says" in said
+    )
+    assert stored_steps(client, run_id) == [30, 40]
+    checked = validate_checkpoint(stored / "checkpoint-30")
+    assert isinstance(checked, CheckpointInfo), checked
+    assert checked.resumable
+
+
+def test_a_spoilt_copy_in_the_store_is_no_reason_to_delete_the_one_before_it_there(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    run_id = finetune_run(client, experiment, MEASURED, output, status="KILLED")
+    spoil(artifacts_of(client, run_id) / "checkpoint-40")
+    # This host would resume from 40, which is intact here; any other from 30.
+    prune("--apply", "true", policy=f"{LAST_ONE} output.output_dir={output}")
+    assert stored_steps(client, run_id) == [30, 40]
+    assert isinstance(validate_checkpoint(output / run_id / "checkpoint-40"), CheckpointInfo)
+
+
+def test_what_a_run_resumed_from_stays_where_its_own_checkpoints_are_spoilt(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    origin = finetune_run(client, experiment, MEASURED, tmp_path / "o", status="KILLED")
+    heir = finetune_run(
+        client, experiment, {50: 1.0}, tmp_path / "h", status="KILLED", resumed_from=f"{origin}:30"
+    )
+    nothing = "pruning.keep_last=0 pruning.keep_best=0"
+    spoil(artifacts_of(client, heir) / "checkpoint-50")
+    prune("--apply", "true", policy=nothing)
+    # 30, which the heir came from, and 40, because its own run is the one to go on with again.
+    assert stored_steps(client, origin) == [30, 40]
+
+
+def test_nothing_is_read_where_nothing_of_an_unfinished_run_is_to_go(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, {10: 1.0}, tmp_path / "s", status="KILLED")
+    spoil(artifacts_of(client, run_id) / "checkpoint-10")
+    assert "cannot be resumed from" not in prune("--apply", "true", policy=LAST_ONE)
+    assert stored_steps(client, run_id) == [10]
+
+
+def test_the_plan_goes_by_the_sizes_that_the_upload_noted_and_apply_by_the_files(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, MEASURED, tmp_path / "s")
+    planned = plan_of(client, experiment, tmp_path)
+    for entry in planned["checkpoints"]:
+        folder = artifacts_of(client, run_id) / f"checkpoint-{entry['step']}"
+        assert entry["bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+    # Somebody took the best one's manifest away: it is none any more, whatever its tags say.
+    (artifacts_of(client, run_id) / "checkpoint-20" / "manifest.json").unlink()
+    prune("--apply", "true")
+    assert stored_steps(client, run_id) == [30, 40]
+
+
+def test_a_slimmed_checkpoint_says_its_new_size(
+    client: mlflow.MlflowClient, experiment: str, tmp_path: Path
+) -> None:
+    run_id = finetune_run(client, experiment, {10: 1.0}, tmp_path / "s")
+    prune("--apply", "true", policy="pruning.slim=true")
+    folder = artifacts_of(client, run_id) / "checkpoint-10"
+    (model,) = client.search_logged_models([experiment])
+    assert model.tags["forge.bytes"] == str(sum(f.stat().st_size for f in folder.iterdir()))
+    (entry,) = plan_of(client, experiment, tmp_path, "pruning.slim=true")["checkpoints"]
+    assert (entry["verdict"], entry["bytes_freed"]) == ("keep", 0)
+
+
+def plan_of(
+    client: mlflow.MlflowClient, experiment: str, folder: Path, policy: str = ""
+) -> dict[str, Any]:
+    """Plan, and read what was planned."""
+    prune(policy=policy)
+    return read_plan(client, experiment, folder)
+
+
+def read_plan(client: mlflow.MlflowClient, experiment: str, folder: Path) -> dict[str, Any]:
+    """The newest `plan.json`."""
+    newest = client.search_runs(
+        [experiment], "tags.`forge.step` = 'prune_checkpoints'", max_results=1
+    )[0]
+    file = client.download_artifacts(newest.info.run_id, "plan.json", str(folder))
+    content = json.loads(Path(file).read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
 
 
 def test_folders_on_this_host_go_with_their_checkpoint_and_leftovers_of_dead_runs_too(
@@ -278,20 +391,24 @@ def test_the_best_weights_stay_with_a_run_that_may_be_resumed_also_its_origin_s(
 
 
 def sign(seconds_ago: float, **process: object) -> str:
-    return json.dumps({"time": time.time() - seconds_ago, **process})
+    return sign_of_life(time.time() - seconds_ago, **process)
 
 
 @pytest.mark.parametrize(
     ("heartbeat", "expected"),
     [
         (lambda: sign(10), True),
-        (lambda: str(time.time() - 10), True),
         (lambda: sign(400), False),
-        (lambda: "1", False),
         (lambda: "", False),
+        (lambda: "spoilt", False),
         (lambda: this_process(), True),
         (lambda: this_process(process_started=1.0), False),
+        # Its process is gone: no need to wait until its last sign is an old one.
+        (lambda: this_process(process_started=1.0, time=time.time()), False),
         (lambda: this_process(host="another"), False),
+        # Another container on the same host's network: its processes are not seen from here.
+        (lambda: this_process(process_space=1), False),
+        (lambda: this_process(process_space=1, time=time.time()), True),
     ],
 )
 def test_a_run_lives_by_a_fresh_heartbeat_or_by_its_process_on_this_host(
@@ -301,21 +418,19 @@ def test_a_run_lives_by_a_fresh_heartbeat_or_by_its_process_on_this_host(
     heartbeat: Callable[[], str],
     expected: bool,
 ) -> None:
-    from steps.tracking.stored_checkpoints import is_living
+    from steps.tracking.stored_checkpoints import run_state
 
     run_id = finetune_run(client, experiment, {}, tmp_path, status="RUNNING")
     client.set_tag(run_id, "forge.heartbeat", heartbeat())
-    assert is_living(client.get_run(run_id), time.time()) is expected
+    assert (run_state(client.get_run(run_id)) == "living") is expected
     client.set_terminated(run_id)
-    assert not is_living(client.get_run(run_id), time.time())
+    assert run_state(client.get_run(run_id)) == "finished"
 
 
 def this_process(**changes: object) -> str:
-    import psutil
+    from steps.tracking.heartbeat import _sign
 
-    process = psutil.Process()
-    facts = {"pid": process.pid, "process_started": process.create_time()}
-    return sign(400, **{"host": socket.gethostname(), **facts, **changes})
+    return json.dumps({**json.loads(_sign()), "time": time.time() - 400, **changes})
 
 
 def test_the_folder_that_a_run_names_on_this_host_is_pruned_with_it(
@@ -455,6 +570,19 @@ def test_checkpoints_go_through_a_server_that_proxies_its_artifacts(
     assert {folder.name for folder in folders} == {"checkpoint-20", "checkpoint-40"}
 
 
+@pytest.mark.slow
+def test_a_spoilt_checkpoint_behind_a_server_is_found_before_older_ones_go(
+    server: str, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    experiment = str(client.create_experiment("pruned"))
+    run_id = finetune_run(client, experiment, MEASURED, tmp_path / "scratch", status="KILLED")
+    spoil(next((tmp_path / "proxied").rglob("checkpoint-40")))
+    said = prune("--apply", "true", policy=LAST_ONE)
+    assert f"checkpoint-40 of run {run_id} (artifact store) cannot be resumed from" in said
+    assert stored_steps(client, run_id) == [30, 40]
+
+
 LAUNCH = """
 import sys
 from steps.prune_checkpoints import main
@@ -519,11 +647,11 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import mlflow
-from tests.pruning.stored_runs import files_of, upload, write_checkpoint
+from tests.pruning.stored_runs import files_of, sign_of_life, upload, write_checkpoint
 run_id, root, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 client = mlflow.MlflowClient()
 for step in range(1, count + 1):
-    client.set_tag(run_id, "forge.heartbeat", str(time.time()))
+    client.set_tag(run_id, "forge.heartbeat", sign_of_life(time.time()))
     folder = write_checkpoint(root / run_id, step)
     upload(client, run_id, folder)
     # What was stored a moment ago is there: somebody may have to resume from it.
@@ -569,11 +697,19 @@ def test_a_thousand_checkpoints_on_a_real_server_get_a_verdict_each(tmp_path: Pa
     with tracking_server(tmp_path) as uri:
         fill(uri, tmp_path / "artifacts", runs=50, checkpoints=20)
         seconds, plan = timed_plan(uri, tmp_path)
+        client = mlflow.MlflowClient(uri)
+        experiment = client.get_experiment_by_name("pruned")
+        killed = client.search_runs([experiment.experiment_id], "attributes.status = 'KILLED'")
     print(f"planned in {seconds:.1f} s")
     verdicts = plan["checkpoints"]
     assert len({(entry["run"], entry["step"]) for entry in verdicts}) == 1_000
-    # The last and the best of each run, unless they are one; and the one with a version.
     assert [e["step"] for e in verdicts if "points at it" in e["reason"]] == [50]
-    last = [entry for entry in verdicts if entry["step"] == 1_000]
-    assert all(entry["verdict"] == "keep" for entry in last)
-    assert sum(entry["verdict"] == "keep" for entry in verdicts) <= 101
+    # The last and the best of each run; of the killed ones the first too, whose weights are the
+    # best so far by their trainer state.
+    assert len(killed) == 10
+    expected = {(run.info.run_id, 50) for run in killed}
+    for run_id in {entry["run"] for entry in verdicts}:
+        mine = [entry for entry in verdicts if entry["run"] == run_id]
+        best = min(mine, key=lambda entry: (entry["metric"], -entry["step"]))
+        expected |= {(run_id, 1_000), (run_id, best["step"])}
+    assert {(e["run"], e["step"]) for e in verdicts if e["verdict"] == "keep"} == expected

@@ -1,5 +1,6 @@
 """The finetune step, killed for real and resumed, ends as a run that was never touched."""
 
+import hashlib
 import json
 import os
 import random
@@ -73,11 +74,14 @@ def untouched(arena: Arena) -> Outcome:
     return run_untouched(arena)
 
 
-def stop_in_training(arena: Arena, log: str, number: int, *options: str) -> int:
-    """Send a signal once the first checkpoint is there; the exit code."""
+def stop_in_training(arena: Arena, log: str, number: int, checkpoints: int = 1) -> int:
+    """Send a signal once so many checkpoints are there; the exit code."""
     known = set(arena.outputs.glob("*"))
-    process = start(arena, "finetune", log, *options)
-    while not [p for p in arena.outputs.glob("*/checkpoint-*") if p.parent not in known]:
+    process = start(arena, "finetune", log)
+    while (
+        len([p for p in arena.outputs.glob("*/checkpoint-*") if p.parent not in known])
+        < checkpoints
+    ):
         assert process.is_alive(), log_of(arena, log)
         time.sleep(0.005)
     os.kill(process.pid, number)
@@ -124,10 +128,31 @@ def test_from_the_store_into_an_empty_folder(arena: Arena, untouched: Outcome) -
 
 
 @pytest.mark.slow
+def test_of_two_launches_at_the_same_moment_one_goes_on_and_the_other_says_so(
+    arena: Arena, untouched: Outcome
+) -> None:
+    assert stop_in_training(arena, "shared.log", signal.SIGKILL) == -signal.SIGKILL
+    killed = runs_of(arena)[0].info.run_id
+    logs = ("shared-one.log", "shared-other.log")
+    launched = [start(arena, "finetune", log, "--resume", "auto") for log in logs]
+    assert [finish(process) for process in launched] == [0, 0]
+    said = [log_of(arena, log) for log in logs]
+    assert sorted(f"resumed from run {killed}, " in text for text in said) == [False, True]
+    (other,) = [text for text in said if f"resumed from run {killed}, " not in text]
+    assert "passed over" in other
+    assert "starting anew" in other
+    # Both end as the untouched run does; each has its own history.
+    for run in runs_of(arena)[:2]:
+        file = Path(run.info.artifact_uri.removeprefix("file://")) / "adapter"
+        content = (file / "adapter_model.safetensors").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == untouched.adapter
+
+
+@pytest.mark.slow
 def test_a_corrupted_newest_checkpoint_gives_way_to_the_one_before(
     arena: Arena, untouched: Outcome
 ) -> None:
-    assert stop_in_training(arena, "corrupted.log", signal.SIGTERM) == 143
+    assert stop_in_training(arena, "corrupted.log", signal.SIGTERM, checkpoints=2) == 143
     run = runs_of(arena)[0]
     stored = Path(run.info.artifact_uri.removeprefix("file://")) / "checkpoints"
     steps = sorted(int(p.name.rpartition("-")[2]) for p in stored.iterdir())
@@ -149,12 +174,15 @@ def test_a_full_disk_costs_checkpoints_and_not_the_training(
 ) -> None:
     small_disk = arena.folder / "small"
     small_disk.mkdir()
-    # Only this process and its children see the mount.
-    script = (
-        f"mount -t tmpfs -o size=300k tmpfs {small_disk} && exec python -m steps.finetune "
-        f'--config {arena.config} --overrides "training.output.output_dir={small_disk} '
-        'training.output.save_total_limit=null"'
-    )
+    # Only this process and its children see the mount. What a run needs was free when it began;
+    # then somebody else fills the disk.
+    script = f"""
+        mount -t tmpfs -o size=64m tmpfs {small_disk} || exit
+        (until ls {small_disk}/*/checkpoint-4; do sleep 0.005; done
+         cat /dev/zero > {small_disk}/of_somebody_else) > {arena.folder}/filler.log 2>&1 &
+        exec python -m steps.finetune --config {arena.config} --overrides \
+            "training.output.output_dir={small_disk} training.output.save_total_limit=null"
+    """
     finished = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script],
         cwd=arena.folder,

@@ -10,17 +10,16 @@ LoggedModel's own run is meant.
 
 import re
 from dataclasses import dataclass, replace
-from time import time
 from typing import TYPE_CHECKING
 
 from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, Protections
+from steps.tracking.heartbeat import sign_of_life
 from steps.tracking.stored_checkpoints import (
     FOLDER,
     RESUMED_TAG,
     Inventory,
     _is_missing,
     _model_is_pinned,
-    is_living,
     is_pinned,
     resumed_from,
 )
@@ -74,11 +73,10 @@ def find_protections(
         by = sorted({reference.by for reference in references if reference.means(record)})
         if by:
             referenced[record.key] = "; ".join(by)
-    now = time()
     needed: dict[CheckpointKey, str] = dict(inventory.best_needed)
     for run in inventory.resumed:
         key = resumed_from(run)
-        is_reader = is_living(run, now)
+        is_reader = bool(sign_of_life(run))
         is_heir = run.info.status != "FINISHED" and run.info.run_id not in inventory.can_resume
         if key is not None and (is_reader or is_heir):
             needed[key] = run.info.run_id
@@ -109,18 +107,23 @@ def still_protected(client: "MlflowClient", inventory: Inventory, action: Action
         return None
     if is_pinned(run.data.tags, action.step):
         return "it has been pinned"
-    planned = inventory.runs.get(action.run_id)
-    now = time()
-    if is_living(run, now) and (planned is None or not is_living(planned, now)):
+    # As it was when the plan was made: by now its sign of that time may be an old one.
+    was_living = any(
+        record.run_state == "living"
+        for record in inventory.records
+        if record.run_id == action.run_id
+    )
+    if sign_of_life(run) and not was_living:
         return "its run lives again"
     model = inventory.models.get(action.key)
     if model is not None:
         current = _logged_model(client, model.model_id)
         if current is not None and _model_is_pinned(current):
             return "it has been pinned"
-    known = {run.info.run_id for run in inventory.resumed}
+    known = {(run.info.run_id, resumed_from(run)) for run in inventory.resumed}
     for other in resumed_runs(client):
-        if other.info.run_id not in known and resumed_from(other) == action.key:
+        key = resumed_from(other)
+        if key == action.key and (other.info.run_id, key) not in known:
             return f"run {other.info.run_id} has resumed from it"
     return None
 

@@ -7,7 +7,8 @@ One thread uploads, one checkpoint after the other, the manifest last: a folder 
 without it is no checkpoint. An upload that fails costs no training: it is tried again at the
 end, and what is still missing then is named in a warning and in the tag
 `forge.checkpoint_error`. Each checkpoint becomes a LoggedModel, so that the UI ranks them by
-their metrics; the bytes stand once, in the run.
+their metrics; the bytes stand once, in the run. Its tags state what they take up, because a
+store lists a folder only by a request of its own.
 """
 
 import logging
@@ -19,14 +20,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from steps.training.checkpoints import MANIFEST, validate_checkpoint
 from steps.training.signals import StoppedAtOnce
 
 if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
 
 FOLDER = "checkpoints"
-MANIFEST = "manifest.json"
 URI_TAG = "forge.checkpoint_uri"
+BYTES_TAG = "forge.bytes"
+RESUME_ONLY_TAG = "forge.resume_only_bytes"
 # A store that is slower than the saves: more would only wait, and hold local disk.
 MAX_WAITING = 4
 
@@ -36,6 +39,24 @@ class _Upload:
     folder: Path
     step: int
     metrics: Mapping[str, float]
+
+
+def checkpoint_tags(run_id: str, folder: Path) -> dict[str, str]:
+    """The tags of a checkpoint's LoggedModel: where its bytes lie in the store, and how many.
+
+    Raises:
+        OSError: The folder is not a whole checkpoint.
+    """
+    info = validate_checkpoint(folder, hashes=False)
+    if isinstance(info, str):
+        raise OSError(f"{folder}: {info}")
+    listed = sum(entry.bytes for entry in info.files.values())
+    resume_only = sum(entry.bytes for entry in info.files.values() if entry.resume_only)
+    return {
+        URI_TAG: f"runs:/{run_id}/{FOLDER}/{folder.name}",
+        BYTES_TAG: str(listed + (folder / MANIFEST).stat().st_size),
+        RESUME_ONLY_TAG: str(resume_only),
+    }
 
 
 class CheckpointUploads:
@@ -129,8 +150,9 @@ class CheckpointUploads:
             # the metrics that rank it have to be there first.
             self.run.spool.flush(self.run.patience)
             if upload.step not in self._models:
+                tags = checkpoint_tags(self.run.id, upload.folder)
                 self._upload_files(upload)
-                self._models[upload.step] = self._log_model(upload)
+                self._models[upload.step] = self._log_model(upload, tags)
             self._rank(upload)
             # A later submission of the same step may have found the queue full.
             if self._missed.get(upload.step) is upload:
@@ -145,16 +167,14 @@ class CheckpointUploads:
             inside = file.parent.relative_to(upload.folder.parent).as_posix()
             self.run.client.log_artifact(self.run.id, str(file), f"{FOLDER}/{inside}")
 
-    def _log_model(self, upload: _Upload) -> str:
+    def _log_model(self, upload: _Upload, tags: Mapping[str, str]) -> str:
         from mlflow.entities import LoggedModelOutput
 
-        name = f"checkpoint-{upload.step}"
-        uri = f"runs:/{self.run.id}/{FOLDER}/{name}"
         model = self.run.client.create_logged_model(
             self.run.experiment_id,
-            name=name,
+            name=f"checkpoint-{upload.step}",
             source_run_id=self.run.id,
-            tags={URI_TAG: uri, "mlflow.model.isExternal": "true"},
+            tags={**tags, "mlflow.model.isExternal": "true"},
             params={"step": str(upload.step)},
             model_type="checkpoint",
         )

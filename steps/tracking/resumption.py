@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from steps import config
 from steps.errors import UserError
 from steps.tracking import reuse
-from steps.tracking.heartbeat import sign_of_life
+from steps.tracking.heartbeat import sign_of_life_awaited
+from steps.tracking.resume_claims import claim
 from steps.training.checkpoints import CheckpointInfo, list_names, validate_checkpoint
 from steps.training.resume import (
     BEST_WEIGHTS_FILE,
@@ -153,6 +154,11 @@ def find_resume_point(
 ) -> Found | None:
     """Find the checkpoint to go on from.
 
+    Of several launches that look at the same moment, `auto` gives a killed run to one (see
+    `steps.tracking.resume_claims`). The others take the next one; where there is none they begin
+    anew, as they do beside a living run: two that go on from the same checkpoint would only
+    work out the same adapter twice. Who names a run is taken at his word.
+
     A run that has been in training itself was restarted by its launcher, and goes on from its
     own newest checkpoint, whatever the reference says.
 
@@ -178,7 +184,10 @@ def find_resume_point(
     if reference == "never":
         return None
     if reference != "auto":
-        source = _named_run(run.client, reference)
+        source = _named_run(run.client, reference, say)
+        holder = claim(run, source)
+        if holder:
+            say(f"note: run {holder} goes on from run {reference} too")
         found = _newest_usable(run, source, expected, say, accept)
         if found is None:
             raise UserError(
@@ -186,7 +195,11 @@ def find_resume_point(
                 "that run: start anew with resume=never"
             )
         return found
-    for source in _unfinished_runs(run, expected):
+    for source in _unfinished_runs(run, expected, say):
+        holder = claim(run, source)
+        if holder:
+            say(f"run {source.info.run_id} passed over: run {holder} goes on from it")
+            continue
         found = _newest_usable(run, source, expected, say, accept)
         if found is not None:
             return found
@@ -223,7 +236,7 @@ def take_over(run: "StepRun", found: Found, already: Mapping[str, int]) -> None:
         run.client.set_terminated(found.run_id, "KILLED")
 
 
-def _named_run(client: "MlflowClient", run_id: str) -> "Run":
+def _named_run(client: "MlflowClient", run_id: str, say: Callable[[str], None]) -> "Run":
     from mlflow.exceptions import MlflowException
 
     try:
@@ -241,13 +254,15 @@ def _named_run(client: "MlflowClient", run_id: str) -> "Run":
             f"resume {run_id}: that run has finished: there is nothing left to train; start anew "
             "with resume=never"
         )
-    life = sign_of_life(source)
+    life = sign_of_life_awaited(client, source, say)
     if life:
         raise UserError(f"resume {run_id}: that run is living ({life}): stop it first")
     return source
 
 
-def _unfinished_runs(run: "StepRun", expected: Mapping[str, Any]) -> "Iterator[Run]":
+def _unfinished_runs(
+    run: "StepRun", expected: Mapping[str, Any], say: Callable[[str], None]
+) -> "Iterator[Run]":
     """Yield runs that ended early with this configuration and dataset, newest first."""
     runs = run.client.search_runs(
         [run.experiment_id],
@@ -257,11 +272,12 @@ def _unfinished_runs(run: "StepRun", expected: Mapping[str, Any]) -> "Iterator[R
     # A run that another one went on from is that one's business now.
     continued = {r.data.tags.get(ORIGIN_TAG, "").partition(":")[0] for r in runs}
     for source in runs:
-        if (
-            source.info.run_id not in {*continued, run.id}
-            and source.info.status != "FINISHED"
-            and not sign_of_life(source)
-        ):
+        if source.info.run_id in {*continued, run.id} or source.info.status == "FINISHED":
+            continue
+        life = sign_of_life_awaited(run.client, source, say)
+        if life:
+            say(f"run {source.info.run_id} passed over: {life}")
+        else:
             yield source
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps import config
 from steps.errors import UserError
+from steps.tracking.last_word import leave_behind
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
     StoreUnusable,
@@ -79,6 +80,7 @@ class StepRun:
         scratch: A folder for this step's files, gone when the step ends.
         spool: What the store has not taken yet.
         patience: Seconds to wait for a store that is away.
+        launcher: Process id of the `mlflow run` that started the step; None: none did.
     """
 
     id: str
@@ -87,6 +89,7 @@ class StepRun:
     scratch: Path
     spool: Spool
     patience: float
+    launcher: int | None = None
 
     def tag(self, **tags: str | None) -> None:
         """Set `forge.*` tags; a None or an empty text is left out."""
@@ -271,7 +274,9 @@ def _open_run(
         run_id = active.info.run_id
         spool = Spool(cache_folder() / "spool" / f"{run_id}{part}", run_id)
         patience = 60 * training.mlflow.spool_minutes
-        run = StepRun(run_id, active.info.experiment_id, client, scratch, spool, patience)
+        launcher = os.getppid() if joined else None
+        experiment_id = active.info.experiment_id
+        run = StepRun(run_id, experiment_id, client, scratch, spool, patience, launcher)
         run.tag(step=step)
     run.scratch.mkdir()
     return run
@@ -306,6 +311,8 @@ def _close_run(
                 run.artifact(log_file, "logs")
                 mlflow.end_run(status)
                 spool.close()
+                if status == "KILLED" and run.launcher is not None:
+                    leave_behind(run.id, run.launcher)
                 return
         except away as error:
             logging.getLogger(__name__).info("the run's end goes to the spool: %s", reason(error))

@@ -7,9 +7,12 @@
 A checkpoint is one record, wherever it lies: in its run's artifacts, in the run's folder on
 this host, or both. A living run's folder on the disk is its own (it uploads from there and
 rotates it), so only its artifacts are looked at.
+
+Which checkpoints there are is always asked of the store. What each takes up stands in the tags of
+its LoggedModel as well: a plan reads it there, which saves a request for each checkpoint; whoever
+deletes has every folder listed (`list_all`).
 """
 
-import json
 import re
 import shutil
 import socket
@@ -22,12 +25,14 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from time import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from steps.errors import UserError
 from steps.pruning.policy import Action, CheckpointKey, CheckpointRecord, PendingAction, RunState
+from steps.tracking.checkpoint_uploads import BYTES_TAG, RESUME_ONLY_TAG
+from steps.tracking.heartbeat import STALE_SECONDS, last_sign, sign_of_life
 from steps.tracking.store import few_retries, reason
 from steps.training.checkpoints import (
     MANIFEST,
@@ -46,9 +51,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 FOLDER = "checkpoints"
-HEARTBEAT_TAG = "forge.heartbeat"
-"""Written again and again by a living run: Unix seconds, alone or as `time` beside `host`, `pid`
-and `process_started`."""
 LOCAL_TAG = "forge.local_checkpoints"
 """`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
 RESUMED_TAG = "forge.resumed_from"
@@ -57,8 +59,6 @@ PIN_TAG = "forge.pin"
 `forge.pin.checkpoint-N` on a run: checkpoint N stays. The value `false` takes a pin back."""
 SLIMMED_TAG = "forge.slimmed"
 LOCK_SECONDS = 1800
-STALE_SECONDS = 300.0
-"""A run whose last sign of life is older does not live, and what it left half written stays so."""
 
 # The server answers small requests slower than it could: several are under way at a time.
 _THREADS = 8
@@ -82,16 +82,38 @@ class Inventory:
             weights so far: it is needed beside the one to resume from.
         can_resume: Ids of the runs, those that took over from one of these included, that have
             a checkpoint of their own to resume from.
+        found: The records as they were found, before any run counted as outgrown by one that
+            took over from it, and those of such runs that are none of these.
+        heirs: Those runs.
         registered: LoggedModels of registered versions that have been looked up already.
     """
 
     runs: "Mapping[str, Run]"
+    heirs: "Mapping[str, Run]"
+    found: list[CheckpointRecord]
     records: list[CheckpointRecord]
     models: "Mapping[CheckpointKey, LoggedModel]"
     resumed: "list[Run]"
     best_needed: Mapping[CheckpointKey, str]
     can_resume: frozenset[str]
     registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the store holds of one checkpoint.
+
+    Attributes:
+        bytes: What all files take up.
+        resume_only: What those take up that only resuming needs.
+        is_whole: Whether the manifest is there, which comes last and goes first.
+        may_be_resumable: Whether the files that resuming needs seem to be there.
+    """
+
+    bytes: int = 0
+    resume_only: int = 0
+    is_whole: bool = False
+    may_be_resumable: bool = False
 
 
 class _TrainerState(msgspec.Struct):
@@ -210,6 +232,8 @@ def take_inventory(
     metric: str,
     output_folder: Path | None,
     pending: Sequence[PendingAction] = (),
+    *,
+    list_all: bool,
 ) -> Inventory:
     """Describe every checkpoint of these runs, in the store and on this host.
 
@@ -221,12 +245,12 @@ def take_inventory(
         output_folder: `output.output_dir`, which holds a folder a run; None: none is kept.
         pending: What an interrupted pruning left: a checkpoint whose manifest it has already
             removed keeps the creation time that is noted there.
+        list_all: Ask the store for the files of every checkpoint, whatever tags say of them.
     """
-    now = time()
     models = _checkpoint_models(client, experiment_id)
     resumed = _resumed_runs(client)
     begun = {entry.action.key: entry.action.created for entry in pending if entry.begun}
-    described = _describe(client, runs, models, metric, output_folder, begun, now)
+    described = _describe(client, runs, models, metric, output_folder, begun, list_all)
     known = {run.info.run_id for run in runs}
     # A run that took over from one of these may be none of these.
     heirs = [
@@ -234,11 +258,27 @@ def take_inventory(
         for run in resumed
         if run.info.run_id not in known and (key := resumed_from(run)) and key[0] in known
     ]
-    others = _describe(client, heirs, models, metric, None, begun, now)
-    can_resume = frozenset(record.run_id for record in described + others if record.resumable)
+    others = _describe(client, heirs, models, metric, None, begun, list_all)
+    inventory = Inventory(
+        runs={run.info.run_id: run for run in runs},
+        heirs={run.info.run_id: run for run in heirs},
+        found=described + others,
+        records=described,
+        models=models,
+        resumed=resumed,
+        best_needed={},
+        can_resume=frozenset(),
+    )
+    return related(inventory)
+
+
+def related(inventory: Inventory) -> Inventory:
+    """Work out which runs still need what, from the records as they were found."""
+    found = inventory.found
+    can_resume = frozenset(record.run_id for record in found if record.resumable)
     outgrown = {
         key[0]
-        for run in resumed
+        for run in inventory.resumed
         if (key := resumed_from(run))
         and (run.info.status == "FINISHED" or run.info.run_id in can_resume)
     }
@@ -246,11 +286,13 @@ def take_inventory(
         replace(record, run_state="finished")
         if record.run_id in outgrown and record.run_state == "unfinished"
         else record
-        for record in described
+        for record in found
+        if record.run_id in inventory.runs
     ]
-    best = _best_needed([*runs, *heirs], resumed, records + others)
-    by_id = {run.info.run_id: run for run in runs}
-    return Inventory(by_id, records, models, resumed, best, can_resume)
+    others = [record for record in found if record.run_id in inventory.heirs]
+    runs = [*inventory.runs.values(), *inventory.heirs.values()]
+    best = _best_needed(runs, inventory.resumed, records + others)
+    return replace(inventory, records=records, can_resume=can_resume, best_needed=best)
 
 
 def resumed_from(run: "Run") -> CheckpointKey | None:
@@ -261,17 +303,9 @@ def resumed_from(run: "Run") -> CheckpointKey | None:
     return (origin[0], int(step[1])) if origin and step else None
 
 
-def is_living(run: "Run", now: float) -> bool:
-    """Whether a run's heartbeat was heard within `STALE_SECONDS`, or its process is seen here."""
-    if run.info.status not in ("RUNNING", "SCHEDULED"):
-        return False
-    # The store may have been away: on its own host the process tells better.
-    return now - _last_sign_of_life(run) < STALE_SECONDS or _process_lives(run)
-
-
-def run_state(run: "Run", now: float) -> RunState:
+def run_state(run: "Run") -> RunState:
     """Whether a run lives, has finished, or may still be resumed."""
-    if is_living(run, now):
+    if sign_of_life(run):
         return "living"
     return "finished" if run.info.status == "FINISHED" else "unfinished"
 
@@ -298,11 +332,16 @@ def remove(client: "MlflowClient", inventory: Inventory, action: Action) -> None
         return
     path = f"{FOLDER}/checkpoint-{action.step}"
     model = inventory.models.get(action.key)
+    if model is not None:
+        # No plan may go by it from here on, wherever this ends.
+        client.set_logged_model_tags(model.model_id, {BYTES_TAG: "being pruned"})
     if action.what == "slim":
         for name in _resume_only_of(repository, path):
             repository.delete_artifacts(f"{path}/{name}")
         if model is not None:
-            client.set_logged_model_tags(model.model_id, {SLIMMED_TAG: "true"})
+            left = str(sum(_files(repository, path).values()))
+            tags = {SLIMMED_TAG: "true", BYTES_TAG: left, RESUME_ONLY_TAG: "0"}
+            client.set_logged_model_tags(model.model_id, tags)
         return
     if MANIFEST in _files(repository, path):
         repository.delete_artifacts(f"{path}/{MANIFEST}")
@@ -318,7 +357,7 @@ def _describe(
     metric: str,
     output_folder: Path | None,
     begun: Mapping[CheckpointKey, datetime],
-    now: float,
+    list_all: bool,
 ) -> list[CheckpointRecord]:
     """Look at the artifacts and folders of these runs, with several requests under way."""
     described: list[CheckpointRecord] = []
@@ -326,15 +365,17 @@ def _describe(
         repositories = {run.info.run_id: _repository(run) for run in runs}
         listed = pool.map(lambda run: _steps(repositories[run.info.run_id]), runs)
         stored = [(run, step) for run, steps in zip(runs, listed, strict=True) for step in steps]
-        files = pool.map(
-            lambda entry: _files(
-                repositories[entry[0].info.run_id], f"{FOLDER}/checkpoint-{entry[1]}"
-            ),
-            stored,
-        )
+
+        def content_of(entry: "tuple[Run, int]") -> _Stored:
+            run_id, step = entry[0].info.run_id, entry[1]
+            model = models.get((run_id, step))
+            stated = None if list_all or model is None else _stated(model)
+            return stated or _listed(_files(repositories[run_id], f"{FOLDER}/checkpoint-{step}"))
+
+        files = pool.map(content_of, stored)
         with_some = list({run.info.run_id for run, _ in stored})
         histories = pool.map(lambda run_id: _history(client, run_id, metric), with_some)
-        contents: dict[str, dict[int, dict[str, int]]] = {}
+        contents: dict[str, dict[int, _Stored]] = {}
         for (run, step), content in zip(stored, files, strict=True):
             contents.setdefault(run.info.run_id, {})[step] = content
         values = dict(zip(with_some, histories, strict=True))
@@ -350,7 +391,6 @@ def _describe(
                 values.get(run_id) or {},
                 models,
                 begun,
-                now,
             )
 
         for records in pool.map(describe, runs):
@@ -361,46 +401,45 @@ def _describe(
 def _records(
     run: "Run",
     repository: "ArtifactRepository",
-    stored: Mapping[int, Mapping[str, int]],
+    stored: Mapping[int, _Stored],
     folder: Path | None,
     values: Mapping[int, float],
     models: "Mapping[CheckpointKey, LoggedModel]",
     begun: Mapping[CheckpointKey, datetime],
-    now: float,
 ) -> list[CheckpointRecord]:
     """Describe one run's checkpoints.
 
     Args:
         run: The run.
         repository: Its artifacts.
-        stored: The files of each checkpoint in them: step to (path inside it to bytes).
+        stored: What they hold of each checkpoint, by step.
         folder: The run's folder on this host, whether or not it is there.
         values: The metric by step.
         models: The LoggedModels of checkpoints.
         begun: Checkpoints that an interrupted pruning has begun to remove.
-        now: Unix seconds.
     """
-    state = run_state(run, now)
+    now = time()
+    state = run_state(run)
     local = _local_folders(folder) if folder is not None and state != "living" else {}
-    newest_whole = max((step for step in stored if MANIFEST in stored[step]), default=-1)
+    newest_whole = max((step for step in stored if stored[step].is_whole), default=-1)
     records: list[CheckpointRecord] = []
     found_newest = False
     for step in sorted(stored.keys() | local.keys(), reverse=True):
         key = (run.info.run_id, step)
         path = f"{FOLDER}/checkpoint-{step}"
-        names, copy = stored.get(step, {}), local.get(step)
+        files, copy = stored.get(step, _Stored()), local.get(step)
         info = validate_checkpoint(copy, hashes=False) if copy is not None else None
-        in_store = _may_be_resumable(names)
+        in_store = files.may_be_resumable
         # Names alone do not tell whether an upload got through: of the ones that an unfinished
         # run may need, down to the newest that is whole, the sizes are compared as well.
         if in_store and state != "finished" and not found_newest:
-            in_store = found_newest = _agrees_with_manifest(repository, path, names)
+            in_store = found_newest = _agrees_with_manifest(repository, path)
         resumable_here = isinstance(info, CheckpointInfo) and info.resumable
-        is_whole = MANIFEST in names or (copy is not None and (copy / MANIFEST).is_file())
+        is_whole = files.is_whole or (copy is not None and (copy / MANIFEST).is_file())
         # A deletion that was begun goes on while its run lives, unless a writer may be back at it.
         may_be_written = not is_whole and (
             (state == "living" and not (key in begun and step < newest_whole))
-            or (key not in begun and now - _last_sign_of_life(run) < STALE_SECONDS)
+            or (key not in begun and now - last_sign(run) < STALE_SECONDS)
         )
         model = models.get(key)
         records.append(
@@ -408,12 +447,12 @@ def _records(
                 run_id=run.info.run_id,
                 experiment_id=run.info.experiment_id,
                 step=step,
-                bytes=sum(names.values()) + (_bytes(copy) if copy is not None else 0),
+                bytes=files.bytes + (_bytes(copy) if copy is not None else 0),
                 metric=values.get(step),
-                created=_created(run, repository, step, names, info, model, begun.get(key)),
+                created=_created(run, repository, step, files, info, model, begun.get(key)),
                 location=f"{run.info.artifact_uri}/{path}" if step in stored else str(copy),
                 run_state=state,
-                slimmable_bytes=sum(names[name] for name in _resume_only(names))
+                slimmable_bytes=files.resume_only
                 + (_slimmable_bytes(info) if isinstance(info, CheckpointInfo) else 0),
                 resumable=in_store or resumable_here,
                 pinned=is_pinned(run.data.tags, step)
@@ -460,7 +499,7 @@ def _created(
     run: "Run",
     repository: "ArtifactRepository",
     step: int,
-    names: Mapping[str, int],
+    files: _Stored,
     info: CheckpointInfo | str | None,
     model: "LoggedModel | None",
     noted: datetime | None,
@@ -470,7 +509,7 @@ def _created(
         return datetime.fromtimestamp(model.creation_timestamp / 1000, UTC)
     if isinstance(info, CheckpointInfo):
         return info.created
-    if MANIFEST in names:
+    if files.is_whole:
         manifest = _stored_manifest(repository, f"{FOLDER}/checkpoint-{step}")
         if manifest is not None:
             return manifest.created
@@ -573,10 +612,29 @@ def _files(repository: "ArtifactRepository", path: str) -> dict[str, int]:
     return files
 
 
-def _may_be_resumable(names: Mapping[str, int]) -> bool:
-    """Guess from the files' names whether those that resuming needs are there."""
+def _stated(model: "LoggedModel") -> _Stored | None:
+    """What the tags of a checkpoint's LoggedModel say; None: nothing that counts.
+
+    The LoggedModel is made after the upload, and the tag is spoilt before the first file goes.
+    """
+    tags = model.tags or {}
+    total, resume_only = tags.get(BYTES_TAG, ""), tags.get(RESUME_ONLY_TAG, "")
+    if not (total.isdigit() and resume_only.isdigit()):
+        return None
+    is_slimmed = SLIMMED_TAG in tags
+    return _Stored(int(total), int(resume_only), is_whole=True, may_be_resumable=not is_slimmed)
+
+
+def _listed(names: Mapping[str, int]) -> _Stored:
+    """What the files' names and sizes say; they let guess whether it can be resumed from."""
+    resume_only = _resume_only(names)
     has_weights = any(_matches(name, WEIGHTS) for name in names)
-    return MANIFEST in names and (bool(_resume_only(names)) or not has_weights)
+    return _Stored(
+        bytes=sum(names.values()),
+        resume_only=sum(names[name] for name in resume_only),
+        is_whole=MANIFEST in names,
+        may_be_resumable=MANIFEST in names and (bool(resume_only) or not has_weights),
+    )
 
 
 def _resume_only(names: Mapping[str, int]) -> list[str]:
@@ -590,10 +648,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
-def _agrees_with_manifest(
-    repository: "ArtifactRepository", path: str, names: Mapping[str, int]
-) -> bool:
-    manifest = _stored_manifest(repository, path)
+def _agrees_with_manifest(repository: "ArtifactRepository", path: str) -> bool:
+    names = _files(repository, path)
+    manifest = _stored_manifest(repository, path) if MANIFEST in names else None
     return manifest is not None and all(
         names.get(name) == entry.bytes for name, entry in manifest.files.items()
     )
@@ -674,13 +731,18 @@ def _best_needed(
     The best step may lie before a run's own start: then it is one of its origin's.
     """
     origins = {run.info.run_id: key[0] for run in resumed if (key := resumed_from(run))}
-    needed: dict[CheckpointKey, str] = {}
+    asked: list[tuple[Run, CheckpointRecord]] = []
     for run in runs:
         mine = [record for record in records if record.run_id == run.info.run_id]
         able = [r for r in mine if r.resumable and r.run_state != "finished"]
         able.sort(key=lambda record: record.step)
-        for record in able[-1:] + [r for r in able if r.in_store][-1:]:
-            best = _best_step(run, record)
+        stored = [record for record in able if record.in_store]
+        points = {record.step: record for record in able[-1:] + stored[-1:]}
+        asked.extend((run, record) for record in points.values())
+    needed: dict[CheckpointKey, str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        bests = pool.map(lambda entry: _best_step(*entry), asked)
+        for (run, record), best in zip(asked, bests, strict=True):
             owner: str | None = run.info.run_id
             passed: set[str] = set()
             while best not in (None, record.step) and owner is not None and owner not in passed:
@@ -711,32 +773,3 @@ def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
         # Nobody can resume from a checkpoint with a broken state.
         return None
     return best or None
-
-
-def _heartbeat(run: "Run") -> dict[str, Any]:
-    """The last heartbeat: `time`, and where it is stated the process that it came from."""
-    try:
-        content = json.loads(run.data.tags.get(HEARTBEAT_TAG, ""))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {"time": content}
-
-
-def _process_lives(run: "Run") -> bool:
-    import psutil
-
-    beat = _heartbeat(run)
-    if beat.get("host") != socket.gethostname() or not isinstance(beat.get("pid"), int):
-        return False
-    try:
-        process = psutil.Process(beat["pid"])
-        is_zombie = process.status() == psutil.STATUS_ZOMBIE
-        return not is_zombie and process.create_time() == beat.get("process_started")
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _last_sign_of_life(run: "Run") -> float:
-    """Unix seconds."""
-    milliseconds = max(run.info.start_time or 0, run.info.end_time or 0)
-    return max(milliseconds / 1000, float(_heartbeat(run).get("time", 0.0)))

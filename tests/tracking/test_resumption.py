@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from steps.errors import UserError
 from steps.tracking import heartbeat as heartbeats
 from steps.tracking.checkpoint_uploads import URI_TAG, CheckpointUploads
+from steps.tracking.resume_claims import claim
 from steps.tracking.resumption import (
     Found,
     facts,
@@ -40,6 +42,7 @@ class Store:
         self.client = mlflow.MlflowClient()
         self.experiment = self.client.create_experiment("resumption")
         self.said: list[str] = []
+        self.known: dict[str, StepRun] = {}
 
     def run(self, status: str = "RUNNING", **tags: str) -> StepRun:
         run = self.client.create_run(self.experiment)
@@ -56,6 +59,7 @@ class Store:
         step_run.tag(
             **{"step": "finetune", **resumable_tags(self.local(step_run), EXPECTED), **tags}
         )
+        self.known[step_run.id] = step_run
         if status != "RUNNING":
             self.client.set_terminated(step_run.id, status)
         return step_run
@@ -64,8 +68,8 @@ class Store:
         """A run whose process is gone and which the store still calls RUNNING."""
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
-        sign = {"time": time.time(), "host": socket.gethostname(), "pid": gone.pid}
-        return self.run(**{"heartbeat": json.dumps({**sign, "process_started": 1.0}), **tags})
+        sign = {**json.loads(heartbeats._sign()), "pid": gone.pid, "process_started": 1.0}
+        return self.run(**{"heartbeat": json.dumps(sign), **tags})
 
     def local(self, run: StepRun) -> Path:
         return self.folder / "local" / run.id
@@ -85,8 +89,9 @@ class Store:
             for folder in folders:
                 uploads.submit(folder, int(folder.name.rpartition("-")[2]), {})
 
-    def find(self, reference: str, **changes: Any) -> Found | None:
-        return find_resume_point(self.run(), reference, {**EXPECTED, **changes}, self.said.append)
+    def find(self, reference: str, run: StepRun | None = None, **changes: Any) -> Found | None:
+        expected = {**EXPECTED, **changes}
+        return find_resume_point(run or self.run(), reference, expected, self.said.append)
 
 
 @pytest.fixture
@@ -95,14 +100,14 @@ def runs(store: str, tmp_path: Path) -> Store:
 
 
 def test_the_newest_checkpoint_is_taken_from_disk_or_store(runs: Store) -> None:
-    source = runs.killed()
+    source, new = runs.killed(), runs.run()
     runs.upload(source, runs.save(source, 5), runs.save(source, 10))
-    found = runs.find(source.id)
+    found = runs.find(source.id, new)
     assert found is not None
     assert (found.point.step, found.where) == (10, "local disk")
     # On another machine, or with an emptied disk, it comes from the store.
     shutil.rmtree(runs.local(source) / "checkpoint-10")
-    found = runs.find(source.id)
+    found = runs.find(source.id, new)
     assert found is not None
     assert (found.point.step, found.where) == (10, "artifact store")
     assert (found.point.folder / "optimizer.pt").read_bytes() == b"moments of 10"
@@ -148,7 +153,8 @@ def test_the_best_weights_come_from_the_best_steps_checkpoint(runs: Store) -> No
     second = runs.killed(resumed_from=f"{first.id}:10")
     runs.save(second, 15, best=5)
     runs.save(first, 20, best=20)
-    found = runs.find(second.id)
+    new = runs.run()
+    found = runs.find(second.id, new)
     assert found is not None
     # Not the first run's checkpoint-20: the second one left it behind at step 10.
     assert (found.run_id, found.point.step) == (second.id, 15)
@@ -156,14 +162,14 @@ def test_the_best_weights_come_from_the_best_steps_checkpoint(runs: Store) -> No
 
     shutil.rmtree(best)
     with pytest.raises(UserError, match="neither this disk nor the store has a valid checkpoint"):
-        runs.find(second.id)
+        runs.find(second.id, new)
     assert "the best weights up to it are in checkpoint-5, of which none is valid" in runs.said[0]
 
 
 def test_changes_are_refused_by_name(runs: Store) -> None:
     source = runs.killed()
     runs.save(source, 5)
-    changes = {"qlora.r": 8, "dataset": "sha256:e"}
+    changes: dict[str, Any] = {"qlora.r": 8, "dataset": "sha256:e"}
     with pytest.raises(UserError) as refused:
         runs.find(source.id, **changes)
     assert 'dataset was "sha256:d", is "sha256:e"; qlora.r was 4, is 8' in str(refused.value)
@@ -194,6 +200,45 @@ def test_life_elsewhere_is_told_by_the_age_of_its_last_sign(runs: Store) -> None
 
     assert "from elsewhere" in heartbeats.sign_of_life(run_seen(20))
     assert heartbeats.sign_of_life(run_seen(1000)) == ""
+
+
+def test_auto_waits_where_only_the_age_of_a_sign_speaks_for_a_run(
+    runs: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "POLL_SECONDS", 0.1)
+
+    def elsewhere(seconds_ago: float) -> str:
+        sign = {"host": "elsewhere", "pid": 1, "process_started": 1.0}
+        return json.dumps({**sign, "time": time.time() - seconds_ago})
+
+    # Killed on another machine a moment ago, so that its sign is not an old one for a second yet.
+    killed = runs.run(heartbeat=elsewhere(heartbeats.STALE_SECONDS - 1))
+    runs.upload(killed, runs.save(killed, 5))
+    found = runs.find("auto")
+    assert found is not None
+    assert found.run_id == killed.id
+    assert f"run {killed.id}: it gave a sign of life" in runs.said[0]
+    assert "waiting for another" in runs.said[0]
+
+    # Living on another machine: its next sign comes.
+    living = runs.run(heartbeat=elsewhere(1))
+    runs.upload(living, runs.save(living, 5))
+    beats = threading.Timer(0.5, lambda: living.tag(heartbeat=elsewhere(0)))
+    beats.start()
+    assert runs.find("auto") is None
+    beats.join()
+    assert any(said.startswith(f"run {living.id} passed over: it gave") for said in runs.said)
+
+
+def test_a_set_clock_does_not_kill_a_run(runs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    run = runs.run()
+    with heartbeats.heartbeat(run):
+        # What the kernel does to every process's time of birth when the clock is set.
+        moved = psutil.boot_time() + 3600
+        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: moved)
+        assert "is alive" in heartbeats.sign_of_life(runs.client.get_run(run.id))
 
 
 def test_the_heart_beats_until_the_block_ends(runs: Store) -> None:
@@ -236,13 +281,62 @@ def test_auto_takes_the_newest_that_no_other_run_went_on_from(runs: Store) -> No
     assert found.run_id == older.id
 
 
+def test_launches_at_the_same_moment_go_on_from_different_runs(runs: Store) -> None:
+    killed = {runs.killed().id for _ in range(3)}
+    for run_id in killed:
+        runs.save(runs.known[run_id], 5)
+    launched = [runs.run(heartbeat=heartbeats._sign()) for _ in range(8)]
+    at_once = threading.Barrier(len(launched))
+
+    def launch(run: StepRun) -> Found | None:
+        at_once.wait()
+        return runs.find("auto", run)
+
+    with ThreadPoolExecutor(len(launched)) as pool:
+        found = list(pool.map(launch, launched))
+    taken = [point.run_id for point in found if point is not None]
+    assert sorted(taken) == sorted(killed)
+    assert sum("starting anew" in said for said in runs.said) == 5
+
+
+def test_a_launch_that_died_on_its_way_is_gone_on_from_itself_or_leaves_the_run_free(
+    runs: Store,
+) -> None:
+    source = runs.killed()
+    runs.save(source, 5)
+    # Killed while it loaded the model, before it could say what it goes on from: it has left
+    # nothing.
+    assert claim(runs.killed(resume_key="another"), runs.client.get_run(source.id)) == ""
+    heir = runs.killed()
+    found = runs.find("auto", heir)
+    assert found is not None
+    assert found.run_id == source.id
+    take_over(heir, found, {})
+    # Killed after that and before its first checkpoint: the next one goes on from it, and so
+    # from the same checkpoint.
+    new = runs.run(heartbeat=heartbeats._sign())
+    found = runs.find("auto", new)
+    assert found is not None
+    assert (found.run_id, found.point.step) == (source.id, 5)
+    assert runs.client.get_run(heir.id).data.params == {"forge.resumed_by": new.id}
+    assert runs.find("auto") is None
+
+
+def test_who_names_a_run_gets_it_and_hears_of_others(runs: Store) -> None:
+    source, first = runs.killed(), runs.run(heartbeat=heartbeats._sign())
+    runs.save(source, 5)
+    assert runs.find("auto", first) is not None
+    assert runs.find(source.id) is not None
+    assert runs.said == [f"note: run {first.id} goes on from run {source.id} too"]
+
+
 def test_the_new_run_has_the_whole_history_once_and_the_dead_one_is_closed(runs: Store) -> None:
     source = runs.killed()
     runs.save(source, 5)
     source.metrics({"train/loss": 9.0}, 6)
-    found = runs.find(source.id)
-    assert found is not None
     new = runs.run()
+    found = runs.find(source.id, new)
+    assert found is not None
     take_over(new, found, {})
     history = runs.client.get_metric_history(new.id, "train/loss")
     assert [(p.step, p.timestamp, p.value) for p in history] == [
