@@ -171,6 +171,27 @@ def test_a_signal_to_the_launcher_saves_once_and_leaves_no_process(
 
 
 @pytest.mark.slow
+def test_ranks_save_and_end_with_a_launcher_that_is_killed_and_a_new_one_goes_on(
+    dataset: Path, tmp_path: Path
+) -> None:
+    launch = Launch(dataset, tmp_path)
+    wait_for(is_past(25))
+    os.kill(launch.process.pid, signal.SIGKILL)
+    launch.wait()
+    killed = newest_run()
+
+    resuming = ("-m", "steps.finetune", "--num-processes", "2", "--resume", "auto")
+    second = Launch(dataset, tmp_path, *resuming)
+    assert second.wait() == 0, second.said
+    run = newest_run()
+    origin, _, step = run.data.tags["forge.resumed_from"].partition(":")
+    # Saved when the launcher went, and not at the last interval.
+    assert origin == killed.info.run_id and int(step) >= 25
+    assert [done for done, _ in losses(run)] == list(range(1, 121))
+    assert mlflow.MlflowClient().get_run(origin).info.status == "KILLED"
+
+
+@pytest.mark.slow
 def test_an_error_of_one_rank_stands_in_front_and_the_run_is_failed(
     dataset: Path, tmp_path: Path
 ) -> None:
