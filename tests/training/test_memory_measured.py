@@ -94,6 +94,7 @@ class Case:
         self.rank = draw.choice([2, 4, 8, 16])
         self.dropout = draw.choice([0.0, 0.05])
         self.offloads = False
+        self.saved: tuple[str, ...] = ()
         vars(self).update(fixed)
         heads = draw.choice([2, 4, 6])
         width = heads * draw.choice([8, 16, 32])
@@ -120,6 +121,7 @@ class Case:
                 method=self.method,  # type: ignore[arg-type]
                 r=self.rank,
                 lora_dropout=self.dropout,
+                modules_to_save=self.saved,
                 quantization=config.Quantization(load_in_4bit=self.method == "qlora"),
             ),
             hyperparameters=config.Hyperparameters(gradient_accumulation_steps=self.accumulation),
@@ -224,6 +226,14 @@ def test_the_plan_is_within_a_tenth_of_measured_tensors_with_offloaded_checkpoin
 ) -> None:
     seed = random.Random(f"{family} offloaded").randrange(2**32)
     case = Case(seed, family=family, method="lora", checkpointing=True, offloads=True)
+    check(case, tmp_path / "model")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_plan_is_within_a_tenth_of_measured_tensors_with_a_head_that_is_trained_whole(
+    seed: int, tmp_path: Path
+) -> None:
+    case = Case(seed, family="llama", method="lora", saved=("lm_head",))
     check(case, tmp_path / "model")
 
 

@@ -169,7 +169,9 @@ class Step:
             head, embedding = "cls.predictions.decoder", "bert.embeddings.word_embeddings"
         self.others[head] = self.others[embedding]
         if self._is_saved(head):
+            # `make_float32` unties it; peft keeps the original beside the copy that is trained.
             size = self.others[embedding].elements
+            self.constant.append(self.tape.new(size, 4, "weights"))
             self.others[head] = self._trained(size, 4, "adapter")
 
     def _is_saved(self, path: str) -> bool:
