@@ -181,9 +181,9 @@ def test_the_head_of_a_causal_model_is_trained_whole_and_loads_back_with_equal_l
         from transformers import LlamaForCausalLM
 
         base = tmp_path / "tied"
-        LlamaForCausalLM.from_pretrained(tiny_llama_folder, tie_word_embeddings=True).save_pretrained(
-            base
-        )
+        LlamaForCausalLM.from_pretrained(
+            tiny_llama_folder, tie_word_embeddings=True
+        ).save_pretrained(base)
         load_tokenizer(tiny_llama_folder).save_pretrained(base)
     changes = {**METHODS[method], "modules_to_save": ("lm_head",)}
     adapted = trained(settings(base, **changes), tmp_path, torch.bfloat16)

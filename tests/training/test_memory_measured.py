@@ -237,6 +237,19 @@ def test_the_plan_is_within_a_tenth_of_measured_tensors_with_a_head_that_is_trai
     check(case, tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    ("seed", "family", "method"),
+    [(1681295776, "llama", "dora"), (3618196973, "bert", "dora"), (2467764733, "bert", "qlora")],
+)
+def test_what_a_small_shape_shows_of_fixed_costs_and_passing_copies_is_planned(
+    seed: int, family: str, method: str, tmp_path: Path
+) -> None:
+    # Off by 6 to 11% before random states of checkpointed layers and operands cast for the time of
+    # an operation were planned.
+    planned, measured = Case(seed, family=family, method=method).planned_and_measured(tmp_path)
+    assert planned == pytest.approx(measured, rel=0.03)
+
+
 @pytest.mark.slow
 def test_the_plan_stays_within_a_tenth_over_many_random_shapes(tmp_path: Path) -> None:
     for number in range(60):

@@ -438,10 +438,15 @@ class Step:
         del scaled, merged
         low = tape.linear(vectors, a, None, tokens)
         update = tape.linear(low, b, None, tokens)
-        again = tape.linear(vectors, plain, None, tokens) if self.job.dropout else result
-        update = tape.scale(tape.multiply(layer.magnitude, update))
-        update = tape.add(tape.multiply(layer.magnitude, again), update)
-        del low, product, plain, again
+        if self.job.dropout:
+            again = tape.linear(vectors, plain, None, tokens)
+        else:
+            # The layer's result without its bias.
+            again = result if layer.bias is None else tape.scale(result)
+        # `(magnitude - 1) * again + magnitude * update * scaling`, from the left.
+        share = tape.multiply(layer.magnitude, again)
+        update = tape.add(share, tape.scale(tape.multiply(layer.magnitude, update)))
+        del low, product, plain, again, share
         return tape.cast(tape.add(result, update), result.width)
 
     # Losses.
