@@ -239,13 +239,18 @@ def test_the_plan_is_within_a_tenth_of_measured_tensors_with_a_head_that_is_trai
 
 @pytest.mark.parametrize(
     ("seed", "family", "method"),
-    [(1681295776, "llama", "dora"), (3618196973, "bert", "dora"), (2467764733, "bert", "qlora")],
+    [
+        (1681295776, "llama", "dora"),
+        (3618196973, "bert", "dora"),
+        (2467764733, "bert", "qlora"),
+        (494189852, "bert", "rslora"),
+    ],
 )
 def test_what_a_small_shape_shows_of_fixed_costs_and_passing_copies_is_planned(
     seed: int, family: str, method: str, tmp_path: Path
 ) -> None:
-    # Off by 6 to 11% before random states of checkpointed layers and operands cast for the time of
-    # an operation were planned.
+    # Off by 5 to 11% before random states of checkpointed layers, operands cast for the time of an
+    # operation, and sums of reshaped gradients were planned.
     planned, measured = Case(seed, family=family, method=method).planned_and_measured(tmp_path)
     assert planned == pytest.approx(measured, rel=0.03)
 

@@ -75,12 +75,14 @@ class Tensor:
     local variable of the replay lives as long as its model in the real code.
     """
 
-    __slots__ = ("elements", "node", "storage", "width")
+    __slots__ = ("elements", "node", "reshaped", "storage", "width")
 
     def __init__(
         self, storage: Storage, elements: int, width: int, node: "Node | Leaf | None" = None
     ) -> None:
         self.storage, self.elements, self.width, self.node = storage, elements, width, node
+        # A gradient that is a view of another tensor: autograd adds nothing to it in place.
+        self.reshaped = False
         storage.users += 1
 
     def __del__(self) -> None:
@@ -229,6 +231,7 @@ class Tape:
         inputs: Sequence[Tensor],
         saved: Sequence[Tensor] = (),
         scratch: int = 0,
+        flattens: bool = False,
     ) -> Tensor:
         """An operation whose backward pass makes one new tensor for each input that wants one.
 
@@ -237,6 +240,7 @@ class Tape:
             inputs: What it was computed from.
             saved: What its derivative needs.
             scratch: Bytes that its backward pass takes for itself.
+            flattens: Whether it reshapes its first input, so that the gradient is reshaped back.
         """
         wanted = any(x.node is not None for x in inputs)
         sizes = [(x.elements, x.width) if x.node is not None else None for x in inputs]
@@ -246,6 +250,8 @@ class Tape:
             values = [take() for take in handles]
             own = self.new(scratch, 1)
             results = [None if size is None else self.new(*size) for size in sizes]
+            if results[0] is not None:
+                results[0].reshaped = flattens
             del values, own
             return results
 
@@ -401,12 +407,20 @@ class Tape:
         factor = self.for_product(weight)
         vectors = self.for_product(x)
         out = self.new(rows * outputs, vectors.width)
-        return self.product(out, vectors, factor, offset)
+        # The vectors of all rows become one matrix for it.
+        return self.product(out, vectors, factor, offset, flattens=True)
 
-    def product(self, out: Tensor, a: Tensor, b: Tensor, offset: Sequence[Tensor] = ()) -> Tensor:
+    def product(
+        self,
+        out: Tensor,
+        a: Tensor,
+        b: Tensor,
+        offset: Sequence[Tensor] = (),
+        flattens: bool = False,
+    ) -> Tensor:
         """A matrix product: each factor is saved for the other's gradient."""
         saved = [x for x, other in ((a, b), (b, a)) if other.node is not None]
-        return self.operation(out, [a, b, *offset], saved=saved)
+        return self.operation(out, [a, b, *offset], saved=saved, flattens=flattens)
 
     def quantized_linear(
         self, x: Tensor, weights: int, outputs: int, bits: int, rows: int
@@ -536,8 +550,8 @@ class Tape:
         held = buffers.get(node)
         if held is None:
             buffers[node] = part
-        elif held.storage.users > 1:
-            # Someone else still reads it, so the sum needs memory of its own.
+        elif held.storage.users > 1 or held.reshaped:
+            # Someone else still reads it, or may: the sum needs memory of its own.
             buffers[node] = self.new(held.elements, held.width)
 
     def _accumulate(self, leaf: Leaf, gradient: Tensor) -> None:
