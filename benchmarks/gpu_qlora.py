@@ -351,9 +351,8 @@ def train_with_trl(length: int, rows: int, tiny: bool, device: str, folder: Path
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=not on_gpu,
+        # Its own loss (the default) does without all logits, too.
         use_liger_kernel=liger,
-        # TRL's own loss without all logits, where Liger is not there.
-        loss_type="nll" if liger else "chunked_nll",
         learning_rate=2e-4,
         max_grad_norm=0.3,
         logging_steps=1,
@@ -478,7 +477,7 @@ def markdown(content: dict[str, Any]) -> str:
     for (length, rows, system), found in cases.items():
         good = [one for one in found if one["status"] == "ok"]
         if not good:
-            plan = gibibytes(found[0].get("planned"))
+            plan = in_words(found[0].get("planned"))
             lines.append(
                 f"| {length:,} | {rows} | {system} | {found[0]['status']} | | | | {plan} | | |"
             )
@@ -491,8 +490,8 @@ def markdown(content: dict[str, Any]) -> str:
         lines.append(
             f"| {length:,} | {rows} | {system} | "
             f"{speed(good):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) | "
-            + " | ".join(gibibytes(largest(good, key)) for key in ("allocated", "reserved"))
-            + f" | {gibibytes(largest(good, 'process'))} | {gibibytes(good[0].get('planned'))} | "
+            + " | ".join(in_words(largest(good, key)) for key in ("allocated", "reserved"))
+            + f" | {in_words(largest(good, 'process'))} | {in_words(good[0].get('planned'))} | "
             + (f"{statistics.median(error):.3f}" if error else "")
             + f" | {ratio} |"
         )
@@ -510,9 +509,11 @@ def largest(results: list[dict[str, Any]], key: str) -> int | None:
     return max(known, default=None)
 
 
-def gibibytes(size: int | None) -> str:
-    """A size for the table."""
-    return "" if size is None else f"{size / 2**30:.2f} GiB"
+def in_words(size: int | None) -> str:
+    """A size for the table; those of tiny shapes in MiB."""
+    if size is None:
+        return ""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
 
 
 if __name__ == "__main__":

@@ -72,8 +72,16 @@ def make_float32(model: Any, names: Iterable[str]) -> None:
         model: A `PreTrainedModel` before peft has wrapped it; peft copies the modules as they are.
         names: Ends of module names, as in `modules_to_save`.
     """
+    from torch import nn
+
     modules = dict(model.named_modules())
+    head = model.get_output_embeddings()
     for name in _names_ending_with(model, names):
+        shared = head is not None and head.weight is model.get_input_embeddings().weight
+        if shared and head in modules[name].modules():
+            # The head gets weights of its own: embeddings in float32 would make all that follows
+            # them float32.
+            head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         modules[name].float()
 
 

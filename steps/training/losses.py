@@ -114,7 +114,7 @@ def use_chunked_loss(model: Any) -> None:
     The model's `forward` then returns only the loss.
 
     Args:
-        model: A `PreTrainedModel` with a decoder and an output head without bias.
+        model: A `PreTrainedModel` with a decoder and an output head that `has_plain_head`.
     """
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -122,7 +122,7 @@ def use_chunked_loss(model: Any) -> None:
         outputs = model.get_decoder()(*args, **kwargs)
         hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
         targets = labels[:, 1:].flatten()
-        total = linear_cross_entropy_sum(hidden, model.get_output_embeddings().weight, targets)
+        total = linear_cross_entropy_sum(hidden, output_head(model).weight, targets)
         if count is None:
             count = (targets != IGNORED).sum()
         return CausalLMOutputWithPast(loss=total / count)
@@ -130,9 +130,19 @@ def use_chunked_loss(model: Any) -> None:
     answer_with_loss(model, compute)
 
 
+def output_head(model: Any) -> Any:
+    """What makes a model's logits: its head, or the copy that peft trains in the head's place."""
+    from peft.utils import ModulesToSaveWrapper
+
+    head = model.get_output_embeddings()
+    if isinstance(head, ModulesToSaveWrapper):
+        return head.modules_to_save[head.active_adapters[0]]
+    return head
+
+
 def has_plain_head(model: Any) -> bool:
     """Whether the model's logits are `hidden @ weight.T`, with nothing before or after."""
-    head = model.get_output_embeddings()
+    head = output_head(model)
     settings = model.config
     return (
         type(head) is nn.Linear

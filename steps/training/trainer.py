@@ -636,8 +636,8 @@ def prepare_for_packed_training(model: Any) -> None:
     if not has_plain_head(model):
         raise UserError(
             f"{type(model).__name__} has an output head that the chunked loss does not cover "
-            "(a bias, soft-capped or scaled logits, or trained whole): choose another model, or "
-            "leave the head out of qlora.modules_to_save"
+            "(a bias, soft-capped or scaled logits, or an adapter on it): choose another model, or "
+            "leave the head out of qlora.target_modules (qlora.modules_to_save trains it whole)"
         )
     register_per_document_attention()
     model.set_attn_implementation(PER_DOCUMENT_SDPA)

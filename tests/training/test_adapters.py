@@ -172,6 +172,31 @@ def test_modules_to_save_are_trained_and_stored_in_float32(
     assert probe_difference(loaded, tmp_path / "adapter") == 0.0
 
 
+@pytest.mark.parametrize(("method", "tied"), [("lora", True), ("lora", False), ("qlora", False)])
+def test_the_head_of_a_causal_model_is_trained_whole_and_loads_back_with_equal_logits(
+    method: str, tied: bool, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    base = tiny_llama_folder
+    if tied:
+        from transformers import LlamaForCausalLM
+
+        base = tmp_path / "tied"
+        LlamaForCausalLM.from_pretrained(
+            tiny_llama_folder, tie_word_embeddings=True
+        ).save_pretrained(base)
+        load_tokenizer(tiny_llama_folder).save_pretrained(base)
+    changes = {**METHODS[method], "modules_to_save": ("lm_head",)}
+    adapted = trained(settings(base, **changes), tmp_path, torch.bfloat16)
+    inner = adapted.model.get_base_model()
+    head, before = inner.lm_head.modules_to_save["default"], inner.lm_head.original_module
+    assert head.weight.dtype == torch.float32
+    assert not torch.equal(head.weight, before.weight)
+    # What the layers compute in is not changed by it.
+    assert inner.get_input_embeddings().weight.dtype == torch.bfloat16
+    loaded = load_adapted(tmp_path / "adapter", config.Hardware(device="cpu"))
+    assert probe_difference(loaded, tmp_path / "adapter") == 0.0
+
+
 def test_full_fine_tuning_trains_every_weight(tiny_bert_folder: Path) -> None:
     training = settings(tiny_bert_folder, method="full")
     base = resolve_base(training.model)

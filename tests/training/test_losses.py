@@ -1,13 +1,21 @@
 """The chunked loss is the plain one, in value and gradient."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from steps import config
 from steps.training import losses
-from steps.training.losses import IGNORED, linear_cross_entropy_sum, use_chunked_loss
+from steps.training.adapters import add_adapter
+from steps.training.losses import (
+    IGNORED,
+    has_plain_head,
+    linear_cross_entropy_sum,
+    use_chunked_loss,
+)
 
 
 @pytest.mark.parametrize("positions", [1, 7, 64, 65])
@@ -54,11 +62,11 @@ def test_all_positions_ignored_cost_nothing_and_pull_nothing() -> None:
     assert not hidden.grad.any()
 
 
-def test_a_model_with_the_chunked_loss_gives_its_own_loss_and_gradients() -> None:
+def tiny_llama(**settings: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    plain = LlamaForCausalLM(
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=97,
             hidden_size=16,
@@ -66,18 +74,60 @@ def test_a_model_with_the_chunked_loss_gives_its_own_loss_and_gradients() -> Non
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
+            **settings,
         )
     )
-    chunked = copy.deepcopy(plain)
-    use_chunked_loss(chunked)
+
+
+def labelled_tokens() -> dict[str, torch.Tensor]:
     tokens = torch.randint(0, 97, (1, 40))
     labels = tokens.clone()
     labels[0, :5] = IGNORED
-    expected = plain(input_ids=tokens, labels=labels).loss
-    found = chunked(input_ids=tokens, labels=labels).loss
+    return {"input_ids": tokens, "labels": labels}
+
+
+def assert_same_loss_and_gradients(chunked: Any, plain: Any) -> None:
+    batch = labelled_tokens()
+    expected, found = plain(**batch).loss, chunked(**batch).loss
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     expected.backward()
     found.backward()
     for (name, one), other in zip(chunked.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
-    assert chunked(input_ids=tokens).logits.shape == (1, 40, 97)
+        assert one.requires_grad == (one.grad is not None), name
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+    assert chunked(input_ids=batch["input_ids"]).logits.shape == (1, 40, 97)
+
+
+def test_a_model_with_the_chunked_loss_gives_its_own_loss_and_gradients() -> None:
+    plain = tiny_llama()
+    chunked = copy.deepcopy(plain)
+    use_chunked_loss(chunked)
+    assert_same_loss_and_gradients(chunked, plain)
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_a_head_trained_whole_beside_adapters_gets_the_gradients_of_the_plain_loss(
+    tied: bool,
+) -> None:
+    qlora = config.Qlora(method="lora", r=4, lora_dropout=0.0, modules_to_save=("lm_head",))
+    plain = add_adapter(tiny_llama(tie_word_embeddings=tied), qlora, "causal")
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            if parameter.requires_grad:
+                # Away from the start, where the copy of the head equals the head.
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    chunked = copy.deepcopy(plain)
+    assert has_plain_head(chunked.get_base_model())
+    use_chunked_loss(chunked.get_base_model())
+    trained = [name for name, p in chunked.named_parameters() if p.requires_grad]
+    assert [n for n in trained if "lora" not in n] == [
+        "base_model.model.lm_head.modules_to_save.default.weight"
+    ]
+    assert_same_loss_and_gradients(chunked, plain)
+
+
+def test_a_head_with_an_adapter_is_not_plain() -> None:
+    qlora = config.Qlora(method="lora", r=4, target_modules=("q_proj", "lm_head"))
+    assert not has_plain_head(add_adapter(tiny_llama(), qlora, "causal").get_base_model())

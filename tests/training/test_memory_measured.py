@@ -94,6 +94,7 @@ class Case:
         self.rank = draw.choice([2, 4, 8, 16])
         self.dropout = draw.choice([0.0, 0.05])
         self.offloads = False
+        self.saved: tuple[str, ...] = ()
         vars(self).update(fixed)
         heads = draw.choice([2, 4, 6])
         width = heads * draw.choice([8, 16, 32])
@@ -120,6 +121,7 @@ class Case:
                 method=self.method,  # type: ignore[arg-type]
                 r=self.rank,
                 lora_dropout=self.dropout,
+                modules_to_save=self.saved,
                 quantization=config.Quantization(load_in_4bit=self.method == "qlora"),
             ),
             hyperparameters=config.Hyperparameters(gradient_accumulation_steps=self.accumulation),
@@ -225,6 +227,32 @@ def test_the_plan_is_within_a_tenth_of_measured_tensors_with_offloaded_checkpoin
     seed = random.Random(f"{family} offloaded").randrange(2**32)
     case = Case(seed, family=family, method="lora", checkpointing=True, offloads=True)
     check(case, tmp_path / "model")
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_plan_is_within_a_tenth_of_measured_tensors_with_a_head_that_is_trained_whole(
+    seed: int, tmp_path: Path
+) -> None:
+    case = Case(seed, family="llama", method="lora", saved=("lm_head",))
+    check(case, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("seed", "family", "method"),
+    [
+        (1681295776, "llama", "dora"),
+        (3618196973, "bert", "dora"),
+        (2467764733, "bert", "qlora"),
+        (494189852, "bert", "rslora"),
+    ],
+)
+def test_what_a_small_shape_shows_of_fixed_costs_and_passing_copies_is_planned(
+    seed: int, family: str, method: str, tmp_path: Path
+) -> None:
+    # Off by 5 to 11% before random states of checkpointed layers, operands cast for the time of an
+    # operation, and sums of reshaped gradients were planned.
+    planned, measured = Case(seed, family=family, method=method).planned_and_measured(tmp_path)
+    assert planned == pytest.approx(measured, rel=0.03)
 
 
 @pytest.mark.slow

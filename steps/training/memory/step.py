@@ -169,7 +169,9 @@ class Step:
             head, embedding = "cls.predictions.decoder", "bert.embeddings.word_embeddings"
         self.others[head] = self.others[embedding]
         if self._is_saved(head):
+            # `make_float32` unties it; peft keeps the original beside the copy that is trained.
             size = self.others[embedding].elements
+            self.constant.append(self.tape.new(size, 4, "weights"))
             self.others[head] = self._trained(size, 4, "adapter")
 
     def _is_saved(self, path: str) -> bool:
@@ -436,10 +438,15 @@ class Step:
         del scaled, merged
         low = tape.linear(vectors, a, None, tokens)
         update = tape.linear(low, b, None, tokens)
-        again = tape.linear(vectors, plain, None, tokens) if self.job.dropout else result
-        update = tape.scale(tape.multiply(layer.magnitude, update))
-        update = tape.add(tape.multiply(layer.magnitude, again), update)
-        del low, product, plain, again
+        if self.job.dropout:
+            again = tape.linear(vectors, plain, None, tokens)
+        else:
+            # The layer's result without its bias.
+            again = result if layer.bias is None else tape.scale(result)
+        # `(magnitude - 1) * again + magnitude * update * scaling`, from the left.
+        share = tape.multiply(layer.magnitude, again)
+        update = tape.add(share, tape.scale(tape.multiply(layer.magnitude, update)))
+        del low, product, plain, again, share
         return tape.cast(tape.add(result, update), result.width)
 
     # Losses.

@@ -18,6 +18,9 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits"
 NF4_BLOCK = 64
 # More documents than this are replayed in as many groups; only a fleeting tensor changes by that.
 REPLAYED_DOCUMENTS = 8
+# State of torch's random number generator, which a checkpointed layer keeps to draw the same
+# dropout again. Always in host memory.
+RANDOM_STATE_BYTES = 5056
 
 
 class Meter:
@@ -72,12 +75,14 @@ class Tensor:
     local variable of the replay lives as long as its model in the real code.
     """
 
-    __slots__ = ("elements", "node", "storage", "width")
+    __slots__ = ("elements", "node", "reshaped", "storage", "width")
 
     def __init__(
         self, storage: Storage, elements: int, width: int, node: "Node | Leaf | None" = None
     ) -> None:
         self.storage, self.elements, self.width, self.node = storage, elements, width, node
+        # A gradient that is a view of another tensor: autograd adds nothing to it in place.
+        self.reshaped = False
         storage.users += 1
 
     def __del__(self) -> None:
@@ -123,6 +128,7 @@ class _Frame:
     """A checkpointed layer: what it saves is counted, dropped, and made again when asked for."""
 
     def __init__(self) -> None:
+        self.random_state: Tensor | None = None
         self.handles: list[weakref.ref[Callable[[], Tensor]]] = []
         self.layer: Callable[[], object] | None = None
         self.made: dict[int, Tensor] | None = None
@@ -179,12 +185,14 @@ class Tape:
             frame.made = {}
             outer = self.frame, self.weight_copies, self.part
             self.frame, self.weight_copies, self.part = frame, {}, "activations"
+            state_meanwhile = self._random_state()
             try:
                 frame.layer()
             except _Recomputed:
                 pass
             finally:
                 self.frame, self.weight_copies, self.part = outer
+                del state_meanwhile
         return frame.made.pop(index)
 
     def checkpoint(
@@ -202,6 +210,7 @@ class Tape:
         elements, width, node = hidden.elements, hidden.width, hidden.node
         copy = self.new(elements, width) if offloads and on_host else None
         frame = self.frame = _Frame()
+        frame.random_state = self._random_state()
         out = layer(hidden)
         self.frame = None
 
@@ -213,12 +222,16 @@ class Tape:
         frame.layer = again if offloads else lambda: layer(hidden)
         return out
 
+    def _random_state(self) -> Tensor | None:
+        return self.new(RANDOM_STATE_BYTES, 1) if self.device == "cpu" else None
+
     def operation(
         self,
         out: Tensor,
         inputs: Sequence[Tensor],
         saved: Sequence[Tensor] = (),
         scratch: int = 0,
+        flattens: bool = False,
     ) -> Tensor:
         """An operation whose backward pass makes one new tensor for each input that wants one.
 
@@ -227,6 +240,7 @@ class Tape:
             inputs: What it was computed from.
             saved: What its derivative needs.
             scratch: Bytes that its backward pass takes for itself.
+            flattens: Whether it reshapes its first input, so that the gradient is reshaped back.
         """
         wanted = any(x.node is not None for x in inputs)
         sizes = [(x.elements, x.width) if x.node is not None else None for x in inputs]
@@ -236,6 +250,8 @@ class Tape:
             values = [take() for take in handles]
             own = self.new(scratch, 1)
             results = [None if size is None else self.new(*size) for size in sizes]
+            if results[0] is not None:
+                results[0].reshaped = flattens
             del values, own
             return results
 
@@ -272,7 +288,9 @@ class Tape:
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """A sum in the wider number format; its gradient is handed on, cast where it must be."""
         widths = (a.width, b.width)
+        widened = [self._widened(x, max(widths)) for x in (a, b)]
         out = self.new(max(a.elements, b.elements), max(widths))
+        del widened
 
         def run(g: Tensor) -> list[Tensor | None]:
             return [g.view() if w == g.width else self.new(g.elements, w) for w in widths]
@@ -281,22 +299,39 @@ class Tape:
 
     def multiply(self, a: Tensor, b: Tensor) -> Tensor:
         """A product, of which one factor may be broadcast."""
-        out = self.new(max(a.elements, b.elements), max(a.width, b.width))
-        needed = [x.node is not None for x in (a, b)]
+        width = max(a.width, b.width)
+        widened = [self._widened(x, width) for x in (a, b)]
+        out = self.new(max(a.elements, b.elements), width)
+        del widened
         sizes = [(x.elements, x.width) for x in (a, b)]
-        handles = [self.save(other) for other, need in ((b, needed[0]), (a, needed[1])) if need]
+        saved = [
+            (of, self.save(other)) for of, x, other in ((0, a, b), (1, b, a)) if x.node is not None
+        ]
 
         def run(g: Tensor) -> list[Tensor | None]:
-            values = [take() for take in handles]
-            # Both products have the full size before a broadcast factor's is summed up.
-            full = [self.new(g.elements, g.width) if need else None for need in needed]
-            del values
+            values = [(of, take()) for of, take in saved]
+            # Both products have the full size before a broadcast factor's is summed up; torch
+            # computes the second factor's first.
+            full: list[Tensor | None] = [None, None]
+            for of, other in reversed(values):
+                assert other is not None
+                widened = self._widened(other, g.width)
+                full[of] = self.new(g.elements, g.width)
+                del widened
+            del values, other
             return [
                 None if x is None else x if (x.elements, x.width) == size else self.new(*size)
                 for x, size in zip(full, sizes, strict=True)
             ]
 
         return self.attach(out, [a, b], run)
+
+    def _widened(self, x: Tensor, width: int) -> Tensor | None:
+        """The copy of a narrower operand that the CPU's elementwise operations take for their time.
+
+        CUDA's read it as it is (`TensorIterator`, `promote_inputs_to_common_dtype`).
+        """
+        return self.new(x.elements, width) if self.device == "cpu" and x.width < width else None
 
     def activation(self, x: Tensor) -> Tensor:
         """SiLU or GELU, whose derivative needs the argument."""
@@ -372,12 +407,20 @@ class Tape:
         factor = self.for_product(weight)
         vectors = self.for_product(x)
         out = self.new(rows * outputs, vectors.width)
-        return self.product(out, vectors, factor, offset)
+        # The vectors of all rows become one matrix for it.
+        return self.product(out, vectors, factor, offset, flattens=True)
 
-    def product(self, out: Tensor, a: Tensor, b: Tensor, offset: Sequence[Tensor] = ()) -> Tensor:
+    def product(
+        self,
+        out: Tensor,
+        a: Tensor,
+        b: Tensor,
+        offset: Sequence[Tensor] = (),
+        flattens: bool = False,
+    ) -> Tensor:
         """A matrix product: each factor is saved for the other's gradient."""
         saved = [x for x, other in ((a, b), (b, a)) if other.node is not None]
-        return self.operation(out, [a, b, *offset], saved=saved)
+        return self.operation(out, [a, b, *offset], saved=saved, flattens=flattens)
 
     def quantized_linear(
         self, x: Tensor, weights: int, outputs: int, bits: int, rows: int
@@ -507,8 +550,8 @@ class Tape:
         held = buffers.get(node)
         if held is None:
             buffers[node] = part
-        elif held.storage.users > 1:
-            # Someone else still reads it, so the sum needs memory of its own.
+        elif held.storage.users > 1 or held.reshaped:
+            # Someone else still reads it, or may: the sum needs memory of its own.
             buffers[node] = self.new(held.elements, held.width)
 
     def _accumulate(self, leaf: Leaf, gradient: Tensor) -> None:
