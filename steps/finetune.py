@@ -104,7 +104,6 @@ def start_ranks(
     import torch.distributed.launcher.api  # noqa: F401
 
     from steps.tracking.heartbeat import heartbeat
-    from steps.tracking.ranks import remove_shared_checkpoints
     from steps.tracking.runs import quieten_handlers, send_rest, step_run
     from steps.training.launch import RankFailed, check_devices, launch_ranks
     from steps.training.models import pick_device
@@ -132,7 +131,6 @@ def start_ranks(
                 )
             finally:
                 send_rest(run)
-                remove_shared_checkpoints(run.id)
     except RankFailed as error:
         click.echo(error.detail, err=True)
         click.secho(f"error: {error}; run {run.id} is FAILED", fg="red", err=True)
@@ -330,7 +328,10 @@ def finetune(
         )
         trainable = trainable_parameters(model)
         rows = trainer.train_rows
-        say(f"base {base.name} ({base.note or base.source}), {device}, {description['dtype']}")
+        how = "" if rank.count == 1 else f", {rank.count} processes"
+        how += f", DeepSpeed ZeRO-{trainer.zero_stage}" if deepspeed else ""
+        number_format = description["dtype"]
+        say(f"base {base.name} ({base.note or base.source}), {device}, {number_format}{how}")
         say(f"method {training.qlora.resolved_method}: {trainable:,} trainable parameters")
         say(f"training on {len(train_papers)} papers: {rows.tokens:,} tokens in {len(rows)} rows")
         if not validation_papers:

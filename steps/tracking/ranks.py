@@ -247,5 +247,8 @@ def shared_checkpoints(run_id: str) -> Path:
 
 
 def remove_shared_checkpoints(run_id: str) -> None:
-    """Remove that folder, once the store has its content."""
+    """Remove that folder, once the training is done and the store has its content.
+
+    After a kill it stays: its newest checkpoint may not have been uploaded.
+    """
     shutil.rmtree(shared_checkpoints(run_id), ignore_errors=True)
