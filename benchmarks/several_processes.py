@@ -61,15 +61,21 @@ def _spread(seconds: Sequence[float]) -> str:
     return f"{1000 * middle:.0f} ({1000 * low:.0f}-{1000 * high:.0f})"
 
 
+def _abstracts() -> list[str]:
+    """Those of the demo papers, some of which are faulty on purpose."""
+    file = ROOT / "data" / "high_quality_papers_demo.json"
+    papers = json.loads(file.read_text(encoding="utf-8"))["papers"]
+    found = (paper.get("abstract") for paper in papers if isinstance(paper, dict))
+    return [text for text in found if isinstance(text, str) and text.strip()]
+
+
 def _save_model(folder: Path) -> None:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from benchmarks.tiny_models import save_tiny_llama
 
-    papers = json.loads((ROOT / "data" / "high_quality_papers_demo.json").read_text("utf-8"))
-    texts = [paper.get("abstract") or paper["title"] for paper in papers["papers"]]
-    save_tiny_llama(folder, texts)
+    save_tiny_llama(folder, _abstracts())
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=len(AutoTokenizer.from_pretrained(folder)),
@@ -99,9 +105,11 @@ def _measure(
     output = folder / "output.txt"
     processes = []
     for index, machine in enumerate(machines):
-        place = {"RANK": str(index), "LOCAL_RANK": "0", "WORLD_SIZE": str(count)}
-        place |= {"LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": machines[0].address}
-        place |= {"MASTER_PORT": str(PORT), "FORGE_INTERFACE": machine.interface}
+        place = {"FORGE_INTERFACE": machine.interface}
+        if count > 1:
+            place |= {"RANK": str(index), "LOCAL_RANK": "0", "WORLD_SIZE": str(count)}
+            place |= {"LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": machines[0].address}
+            place |= {"MASTER_PORT": str(PORT)}
         command = [sys.executable, *program]
         processes.append(machine.start(command, ROOT, environment | place, output))
     if any(process.wait(timeout=600) for process in processes):
@@ -142,10 +150,10 @@ def run_rank(said: dict[str, Any]) -> None:
         memory_optimization=config.MemoryOptimization(gradient_checkpointing=False),
         hardware=config.Hardware(bf16=False),
     )
-    file = ROOT / "data" / "high_quality_papers_demo.json"
-    papers = json.loads(file.read_text(encoding="utf-8"))["papers"]
-    texts = [paper["abstract"] for paper in papers if paper.get("abstract")]
-    rows = [PaperText(str(i), t, (Span(0, len(t), "abstract"),)) for i, t in enumerate(texts)]
+    rows = [
+        PaperText(str(index), text, (Span(0, len(text), "abstract"),))
+        for index, text in enumerate(_abstracts())
+    ]
     settings = None
     if said["backend"] != "ddp":
         path = ROOT / "configs" / "deepspeed" / f"{said['backend']}.json"

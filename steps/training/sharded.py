@@ -88,7 +88,9 @@ def check_wrapper(wrapped: Any, processes: int, stage: int | None) -> None:
     """
     name = wrapper_name(wrapped)
     expected = f"{DEEPSPEED} ZeRO-{stage}" if stage else DDP if processes > 1 else "none"
-    if not name.startswith(expected):
+    # A launcher that starts a single process makes a group of one, in which DDP changes nothing.
+    alone = processes == 1 and not stage and name == DDP
+    if not name.startswith(expected) and not alone:
         raise RuntimeError(
             f"the model is held by {name}, expected {expected} for {processes} process(es)"
         )
