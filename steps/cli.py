@@ -41,7 +41,7 @@ def step_command(
                 function(*arguments, **options)
             except UserError as error:
                 _tag_unjoined_run(error)
-                if not _is_said_by_another_rank():
+                if not (error.is_shared and os.environ.get("RANK", "0") != "0"):
                     click.secho(f"error: {error}", fg="red", err=True)
                 sys.exit(error.exit_code)
             except KeyboardInterrupt:
@@ -51,13 +51,6 @@ def step_command(
         return wrapped
 
     return decorate
-
-
-def _is_said_by_another_rank() -> bool:
-    """Whether this is one of several ranks that have met; then the first speaks for all."""
-    distributed = sys.modules.get("torch.distributed")
-    met = distributed is not None and distributed.is_initialized()
-    return met and os.environ.get("RANK", "0") != "0"
 
 
 def _tag_unjoined_run(error: UserError) -> None:

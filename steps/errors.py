@@ -20,6 +20,8 @@ class UserError(Exception):
     """
 
     exit_code = 2
+    # Of several processes that train together, all have raised it: the first one says it.
+    is_shared = False
 
 
 @contextmanager

@@ -8,7 +8,7 @@ with the given alias, loaded back in a fresh process before the run says FINISHE
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from steps.papers.text import PaperText
+    from steps.tracking.checkpoint_uploads import CheckpointUploads, NoUploads
     from steps.tracking.recorder import MlflowRecorder
     from steps.tracking.runs import StepRun
     from steps.tracking.store import StoredDataset
@@ -104,7 +105,12 @@ def start_ranks(
     import torch.distributed.launcher.api  # noqa: F401
 
     from steps.tracking.heartbeat import heartbeat
-    from steps.tracking.runs import quieten_handlers, send_rest, step_run
+    from steps.tracking.runs import (
+        SECONDS_WHEN_INTERRUPTED,
+        quieten_handlers,
+        send_rest,
+        step_run,
+    )
     from steps.training.launch import RankFailed, check_devices, launch_ranks
     from steps.training.models import pick_device
 
@@ -125,12 +131,14 @@ def start_ranks(
             quieten_handlers()
             notes = run.scratch / "notes"
             notes.mkdir()
+            patience = SECONDS_WHEN_INTERRUPTED
             try:
                 launch_ranks(
                     arguments, processes, training.distributed, {"MLFLOW_RUN_ID": run.id}, notes
                 )
+                patience = run.patience
             finally:
-                send_rest(run)
+                send_rest(run, patience)
     except RankFailed as error:
         click.echo(error.detail, err=True)
         click.secho(f"error: {error}; run {run.id} is FAILED", fg="red", err=True)
@@ -209,6 +217,7 @@ def finetune(
     from steps.tracking.ranks import (
         agree_on_point,
         is_restarted,
+        lacks,
         last_steps,
         remove_shared_checkpoints,
     )
@@ -344,8 +353,8 @@ def finetune(
             say(f"resumed from run {found.run_id}, checkpoint-{found.point.step} ({found.where})")
             show_notices(found.notices)
         with uploads, _saying_how_to_go_on(run, trainer):
-            if restarted and found is not None and rank.is_first:
-                # It may have been on its way when the attempt before was killed.
+            if restarted and found is not None and rank.is_first and lacks(run, found):
+                # It was on its way when the attempt before was killed.
                 recorder.checkpoint(found.point.folder, found.point.step, {})
             trainer.train(resume=point)
             seconds = trainer.seconds
@@ -361,7 +370,8 @@ def finetune(
             done,
         )
 
-        run.tag(wrapper=wrapper_name(trainer.model_wrapped))
+        if trainer.steps_done:
+            run.tag(wrapper=wrapper_name(trainer.model_wrapped))
         adapted = AdaptedModel(model, tokenizer, base.objective, dtype, device, description)
         with gathered_parameters(trainer.trained().values() if training.qlora.adapts else ()):
             save_adapted(
@@ -385,7 +395,8 @@ def finetune(
         recorder.artifact(run.scratch / "figures")
         if run.spool.last_error:
             say(f"the tracking store is away ({run.spool.last_error}): waiting for it")
-    remove_shared_checkpoints(run.id)
+    if uploads.complete:
+        remove_shared_checkpoints(run.id)
     # The check loads the model a second time, in another process: make room first.
     del trainer, model, adapted
     _free_memory(device)
@@ -492,6 +503,9 @@ def _checkpoint_root(training: Training, run: "StepRun", rank: "Rank") -> Path:
 
     output = training.output.output_dir
     root = checkpoint_folder(training, rank, run)
+    if not (rank.is_first or training.distributed.uses_deepspeed):
+        # Rank 0 writes for all.
+        root = run.scratch / "training"
     with together(rank):
         try:
             root.mkdir(parents=True, exist_ok=True)
@@ -559,18 +573,21 @@ def fetched_by_all(run: "StepRun", reference: str, rank: "Rank") -> "StoredDatas
 @contextmanager
 def _recorder(
     run: "StepRun", training: Training, rank: "Rank", already: dict[str, int]
-) -> "Iterator[tuple[MlflowRecorder | SilentRecorder, AbstractContextManager[Any]]]":
+) -> "Iterator[tuple[MlflowRecorder | SilentRecorder, CheckpointUploads | NoUploads]]":
     """What this rank reports to, and its uploads; one rank of each machine samples it."""
-    from steps.tracking.checkpoint_uploads import CheckpointUploads
+    from steps.tracking.checkpoint_uploads import CheckpointUploads, NoUploads
     from steps.tracking.ranks import machine_name
     from steps.tracking.recorder import MlflowRecorder, sampling_machine
+    from steps.training.launch import from_first
     from steps.training.recorder import SilentRecorder
 
     seconds = training.mlflow.system_metrics_seconds
     machine = machine_name(rank)
+    sampled = [step for name, step in already.items() if name.startswith("system/")]
+    first_sample = from_first(max(sampled, default=-1) + 1, rank)
     if not rank.is_first:
-        with sampling_machine(run, 0.0 if rank.local else seconds, machine):
-            yield SilentRecorder(), nullcontext()
+        with sampling_machine(run, 0.0 if rank.local else seconds, machine, first_sample):
+            yield SilentRecorder(), NoUploads()
         return
     uploads = CheckpointUploads(run)
     with MlflowRecorder(

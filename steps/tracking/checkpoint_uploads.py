@@ -59,6 +59,19 @@ def checkpoint_tags(run_id: str, folder: Path) -> dict[str, str]:
     }
 
 
+class NoUploads:
+    """Of a rank that uploads nothing."""
+
+    complete = True
+
+    def __enter__(self) -> "NoUploads":
+        """Start nothing."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for nothing."""
+
+
 class CheckpointUploads:
     """Uploads complete checkpoint folders in the background."""
 
@@ -115,6 +128,11 @@ class CheckpointUploads:
                 step,
                 MAX_WAITING,
             )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the store has all that was submitted, once the block has ended."""
+        return not self._missed
 
     def under_way(self) -> set[int]:
         """Steps whose folders are still being read."""

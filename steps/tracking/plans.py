@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ def planned_for_all(
                 checkpoint_root,
                 point,
                 processes=rank.count,
+                processes_here=rank.local_count,
                 zero_stage=zero_stage,
                 again=again,
             )
@@ -76,6 +78,7 @@ def planned(
     point: "ResumePoint | None" = None,
     *,
     processes: int = 1,
+    processes_here: int = 1,
     zero_stage: int = 0,
     again: bool = False,
 ) -> Training:
@@ -92,6 +95,7 @@ def planned(
         checkpoint_root: Where checkpoints are written.
         point: The checkpoint that the run goes on from.
         processes: How many train together.
+        processes_here: How many of them on this machine.
         zero_stage: What DeepSpeed shares out between them.
         again: The run has these figures already.
 
@@ -115,6 +119,9 @@ def planned(
 
     content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     budget = available_budget(training, device)
+    if device == "cpu":
+        # Memory that all processes of this machine share.
+        budget = replace(budget, size=budget.size // processes_here)
     length = training.model.max_length
     where: Any = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
     where |= {"world_size": processes, "zero_stage": zero_stage}

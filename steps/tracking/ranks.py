@@ -14,14 +14,20 @@ import shutil
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from steps import config
 from steps.errors import UserError
 from steps.tracking.heartbeat import heartbeat
-from steps.tracking.resumption import KEY_TAG, Found, checkpoint_at_hand, find_resume_point
+from steps.tracking.resumption import (
+    FOLDER,
+    KEY_TAG,
+    Found,
+    checkpoint_at_hand,
+    find_resume_point,
+)
 from steps.tracking.runs import (
     StepRun,
     first_error,
@@ -30,8 +36,8 @@ from steps.tracking.runs import (
     step_run,
     tag_failure,
 )
-from steps.tracking.store import connect, experiment_id
-from steps.training.checkpoints import CheckpointInfo, validate_checkpoint
+from steps.tracking.store import connect, experiment_id, store_errors
+from steps.training.checkpoints import MANIFEST, CheckpointInfo, validate_checkpoint
 from steps.training.launch import Rank, from_first, gathered, together
 from steps.training.models import cache_folder
 from steps.training.resume import ResumePoint
@@ -55,9 +61,11 @@ def run_of_rank(
         name: Name of a new run.
     """
     with ExitStack() as stack:
+        # A machine that was brought back counts from 0, whatever the others have been through.
+        attempt = max(gathered(rank.attempt, rank))
         with together(rank):
             if rank.is_first:
-                run = stack.enter_context(_first_run(rank, training, verbose, name))
+                run = stack.enter_context(_first_run(rank, attempt, training, verbose, name))
         ids = from_first((run.id, run.experiment_id) if rank.is_first else None, rank)
         with together(rank):
             if not rank.is_first:
@@ -69,13 +77,13 @@ def run_of_rank(
 
 @contextmanager
 def _first_run(
-    rank: Rank, training: config.Training, verbose: bool, name: str
+    rank: Rank, attempt: int, training: config.Training, verbose: bool, name: str
 ) -> Iterator[StepRun]:
     if rank.count > 1 and not rank.is_launched and "MLFLOW_RUN_ID" not in os.environ:
-        earlier = _earlier_attempt(rank, training)
+        earlier = _earlier_attempt(rank.launch, attempt, training)
         if earlier is not None:
             os.environ["MLFLOW_RUN_ID"] = earlier
-    log_name = "finetune" if rank.attempt == 0 else f"finetune-attempt-{rank.attempt}"
+    log_name = "finetune" if attempt == 0 else f"finetune-attempt-{attempt}"
     with ExitStack() as stack:
         run = stack.enter_context(
             step_run(
@@ -95,19 +103,19 @@ def _first_run(
         yield run
 
 
-def _earlier_attempt(rank: Rank, training: config.Training) -> str | None:
+def _earlier_attempt(launch: str, attempt: int, training: config.Training) -> str | None:
     """The run that this launch has begun, if one has, or that it was killed in."""
     client = connect(training)
     runs = client.search_runs(
         [experiment_id()],
-        f"tags.`{LAUNCH_TAG}` = '{rank.launch}' and attributes.status != 'FINISHED'",
+        f"tags.`{LAUNCH_TAG}` = '{launch}' and attributes.status != 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         max_results=1,
     )
     for run in runs:
         # A name of a launch may be used again another day; what has ended stays ended, unless
         # the agent of this very launch says that it has started over.
-        if run.info.status == "RUNNING" or rank.attempt > 0:
+        if run.info.status == "RUNNING" or attempt > 0:
             return str(run.info.run_id)
     return None
 
@@ -119,17 +127,22 @@ def _failing_aloud(rank: Rank, run: StepRun) -> Iterator[None]:
     except SystemExit:
         raise
     except BaseException as error:
-        if rank.count > 1 and not rank.is_launched:
-            earlier = first_error(run)
-            if earlier is not None and rank.is_first:
-                # Another rank's: this one has only lost it.
-                logging.getLogger("traceback").error("%s", traceback.format_exc())
-                lost = UserError(earlier[0])
-                lost.exit_code = earlier[1]
-                raise lost from error
-            if earlier is None and not rank.is_first:
-                code = error.exit_code if isinstance(error, UserError) else 1
-                tag_failure(run.id, f"{rank}: {error}", code)
+        shared = isinstance(error, UserError) and error.is_shared
+        if rank.count > 1 and not rank.is_launched and not shared:
+            with suppress(*store_errors()):
+                earlier = first_error(run)
+                if earlier is not None and rank.is_first:
+                    # Another rank's: this one has only lost it.
+                    logging.getLogger("traceback").error("%s", traceback.format_exc())
+                    lost = UserError(earlier[0])
+                    lost.exit_code = earlier[1]
+                    raise lost from error
+                if earlier is None and not rank.is_first:
+                    code = error.exit_code if isinstance(error, UserError) else 1
+                    tag_failure(run.id, f"{rank}: {error}", code)
+                    if rank.attempt >= int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+                        # Rank 0 may be stuck in what this one has left, and be killed in it.
+                        run.client.set_terminated(run.id, "FAILED")
         raise
 
 
@@ -206,6 +219,14 @@ def _taken(run: StepRun, offer: Any) -> Found | None:
 def is_restarted(run: StepRun) -> bool:
     """Whether an earlier attempt has got as far as training in this run."""
     return KEY_TAG in run.client.get_run(run.id).data.tags
+
+
+def lacks(run: StepRun, found: Found) -> bool:
+    """Whether the store has not got the checkpoint of this very run that it goes on from."""
+    name = f"{FOLDER}/checkpoint-{found.point.step}"
+    stored = {file.path for file in run.client.list_artifacts(run.id, name)}
+    ours = found.run_id == run.id and found.where == "local disk"
+    return ours and f"{name}/{MANIFEST}" not in stored
 
 
 def last_steps(run: StepRun) -> dict[str, int]:

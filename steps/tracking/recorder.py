@@ -100,13 +100,20 @@ class MlflowRecorder:
 
 
 @contextmanager
-def sampling_machine(run: StepRun, seconds: float, machine: str) -> Iterator[None]:
-    """Report the machine of a rank that reports nothing else, by way of a spool of its own."""
+def sampling_machine(run: StepRun, seconds: float, machine: str, first_step: int) -> Iterator[None]:
+    """Report the machine of a rank that reports nothing else, by way of a spool of its own.
+
+    Args:
+        run: The run.
+        seconds: Between samples; 0: none.
+        machine: Its name.
+        first_step: Of the first sample: an earlier attempt may have taken some.
+    """
     if not seconds:
         yield
         return
     spool = Spool(cache_folder() / "spool" / f"{run.id}-{machine}", run.id)
-    sampler = _SystemMetrics(spool, seconds, machine, 0)
+    sampler = _SystemMetrics(spool, seconds, machine, first_step)
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
     expected = expectation(training, base, dataset_digest)
     found = find_resume_point(run, "auto", expected, say)
     if found is not None:
-        take_over(run, found)           # history, tags
+        take_over(run, found, {})       # history, tags
         trainer.train(resume=found.point)
 
 Looked at are the checkpoints of the named run and of those that it was itself resumed from, on
@@ -391,7 +391,8 @@ def _best_folder(
 def _refuse_differences(
     run_id: str, stated: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> None:
-    then = stated.get("configuration", {})
+    # What checkpoints did not say while there was one process only.
+    then = {"processes": 1, "deepspeed": None, **stated.get("configuration", {})}
     changed = [
         f"{name} was {json.dumps(then.get(name))}, is {json.dumps(expected.get(name))}"
         for name in sorted(then.keys() | expected.keys())

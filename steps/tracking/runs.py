@@ -282,11 +282,17 @@ def _open_run(
     return run
 
 
-def send_rest(run: StepRun) -> None:
-    """Send what a process that had joined a run without ending it has left unsent."""
+def send_rest(run: StepRun, patience: float) -> None:
+    """Send what a process that had joined a run without ending it has left unsent.
+
+    Args:
+        run: The run.
+        patience: Seconds to wait for a store that is away.
+    """
     rest = Spool(run.spool.folder.with_name(f"{run.id}{PART}"), run.id)
-    if rest.pending and not rest.flush(run.patience):
-        logging.getLogger("steps").warning("%s", store_away(rest, "the ranks have ended"))
+    with few_retries(), suppress(*store_errors()):
+        if rest.pending and not rest.flush(patience):
+            logging.getLogger("steps").warning("%s", store_away(rest, "the ranks have ended"))
     rest.close()
 
 

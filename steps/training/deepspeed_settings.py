@@ -19,6 +19,7 @@ from steps.errors import UserError
 
 # The names under which DeepSpeed's file asks for what `optimizer.type` auto and adamw mean.
 ADAM = ("adam", "adamw")
+KNOWN_OF_OPTIMIZER = {"lr", "weight_decay", "eps", "betas"}
 STAGES = (1, 2, 3)
 
 
@@ -53,16 +54,6 @@ def zero_stage(content: Mapping[str, Any]) -> int | None:
     return zero.get("stage") if isinstance(zero, dict) else None
 
 
-def offloads(content: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a file moves to host memory or disk: "optimizer", "param"."""
-    zero = content["zero_optimization"]
-    return tuple(
-        part
-        for part in ("optimizer", "param")
-        if (zero.get(f"offload_{part}") or {}).get("device", "none") != "none"
-    )
-
-
 def deepspeed_settings(
     path: Path, training: config.Training, dtype: torch.dtype, *, ranks: int, micro_batch: int
 ) -> dict[str, Any]:
@@ -90,8 +81,13 @@ def deepspeed_settings(
         )
     values = training.hyperparameters
     # Trainer's own optimiser and schedule are used, whatever process holds their state.
-    for section in ("optimizer", "scheduler", "bf16", "fp16"):
+    for section in ("optimizer", "scheduler"):
         content.pop(section, None)
+    for section, format_of in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        # Its other keys, such as the loss scale, are the file's own business.
+        stated = content.pop(section, {})
+        if dtype == format_of:
+            content[section] = {**stated, "enabled": True}
     content |= {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": values.gradient_accumulation_steps,
@@ -100,14 +96,13 @@ def deepspeed_settings(
         "zero_allow_untested_optimizer": True,
         # DeepSpeed's own Adam for the host would be compiled at the first use.
         "zero_force_ds_cpu_optimizer": False,
-        # Its report is one more voice on the terminal.
-        "steps_per_print": 10**9,
     }
+    # Its report is one more voice on the terminal.
+    content.setdefault("steps_per_print", 10**9)
     if zero_stage(content) == 3:
         # Or a model that is trained whole could not be written as one.
         content["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
-    short = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype)
-    return content | ({short: {"enabled": True}} if short else {})
+    return content
 
 
 def _contradictions(
@@ -143,8 +138,12 @@ def _contradictions(
         stated = _at(content, key)
         if stated not in (None, "auto", mine):
             yield f"{key} is {json.dumps(stated)}, {owner} is {json.dumps(mine)}"
+    unknown = (_at(content, "optimizer.params") or {}).keys() - KNOWN_OF_OPTIMIZER
+    for key in sorted(unknown):
+        yield f"optimizer.params.{key} has no counterpart here"
     kind = _at(content, "optimizer.type")
-    if kind is not None and str(kind).lower() not in ADAM:
+    ours_is_adam = training.optimizer.type.lower().startswith(("auto", "adam"))
+    if kind is not None and not (str(kind).lower() in ADAM and ours_is_adam):
         yield f"optimizer.type is {kind}, optimizer.type here is {training.optimizer.type}"
     schedule = _at(content, "scheduler.type")
     if schedule is not None:

@@ -1,7 +1,7 @@
 """Several processes that train one model: how they start, who each one is, what they agree on.
 
     rank = rank_from_environment()               # None: nobody has started ranks yet
-    launch_ranks(arguments, 4, settings, {})     # in the first process: starts them and waits
+    launch_ranks(arguments, 4, settings, {}, notes)   # in the first process: starts and waits
     with process_group(rank, "cuda", 30):        # in each rank
         with together(rank):                     # fails on all ranks when it fails on one
             load()
@@ -186,7 +186,8 @@ def check_devices(processes: int, device: str) -> None:
     if processes > gpus:
         raise UserError(
             f"{processes} processes on this machine, but it has {gpus} GPU(s): give "
-            f"num_processes={gpus} (or fewer), or training.hardware.device=cpu"
+            f"num_processes={gpus} (or fewer), or training.hardware.device=cpu (srun: "
+            "--gpu-bind=none shows every task all GPUs of its machine)"
         )
 
 
@@ -229,12 +230,13 @@ def launch_ranks(
         rdzv_backend="c10d",
         # A free port of this machine.
         rdzv_endpoint="localhost:0",
-        rdzv_configs={"timeout": int(60 * settings.timeout_minutes)},
+        rdzv_configs={"join_timeout": int(60 * settings.timeout_minutes)},
         max_restarts=settings.max_restarts,
         monitor_interval=0.2,
         signals_to_handle=",".join(PASSED_ON),
         **{name: value for name, value in patience.items() if name in known},
     )
+    untouched = dict(os.environ)
     os.environ.update(environment)
     os.environ.update(OWN_STORE)
     os.environ[LAUNCHED_VARIABLE] = str(notes)
@@ -247,8 +249,10 @@ def launch_ranks(
     except SignalException as error:
         raise SystemExit(exit_code(error.sigval)) from None
     except ChildFailedError as error:
-        raise _first_death(error.failures, notes) from None
+        raise first_death(error.failures, notes) from None
     finally:
+        os.environ.clear()
+        os.environ.update(untouched)
         # The agent puts its own in their place and leaves them there.
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler or signal.SIG_DFL)
@@ -306,18 +310,24 @@ def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
-def _first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
+def first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
     """What the ranks died of: bad input; a kill; or the error of the one that failed first.
 
     A rank that was killed says nothing; those that lost it fail with errors of their own.
+
+    Args:
+        failures: What torch's agent says of each rank: `exitcode` and `timestamp` (seconds).
+        folder: What the ranks say (see `note_failure`).
     """
     notes = _notes(folder)
     for note in notes:
         if note["is_final"]:
             return UserError(note["error"])
+    first = min((failure.timestamp for failure in failures.values()), default=0)
     for index, failure in sorted(failures.items()):
-        # Not the agent's own SIGTERM to those that are left.
-        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+        # Those that went later were ended by the agent, with SIGTERM and then with SIGKILL.
+        ended_by_agent = failure.exitcode == -signal.SIGTERM or failure.timestamp > first
+        if failure.exitcode < 0 and not ended_by_agent:
             number = signal.Signals(-failure.exitcode)
             why = " (out of memory?)" if number == signal.SIGKILL else ""
             return RankFailed(f"rank {index} was killed by {number.name}{why}")
@@ -325,8 +335,8 @@ def _first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
         return UserError(notes[0]["error"])
     if notes:
         return RankFailed(f"{notes[0]['who']}: {notes[0]['error']}", notes[0]["detail"])
-    first = min(failures, key=lambda index: failures[index].timestamp)
-    return RankFailed(f"rank {first} ended with exit code {failures[first].exitcode}")
+    index = min(failures, key=lambda one: failures[one].timestamp)
+    return RankFailed(f"rank {index} ended with exit code {failures[index].exitcode}")
 
 
 @contextmanager
@@ -360,7 +370,7 @@ def process_group(
         # A store answers before the group does; here all have met.
         dist.barrier()
     except (dist.DistError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
+        reason = _named(error)[:200]
         in_use = "EADDRINUSE" in str(error) or "address already in use" in str(error)
         shares = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         fix = (
@@ -442,11 +452,9 @@ def together(rank: Rank) -> Iterator[None]:
         return
     message, code, who = told[0]
     everywhere = len({one[0] for one in told}) == 1 and len(told) == rank.count
-    common = error if everywhere and error is not None else None
-    if common is not None:
-        raise common
-    shared = UserError(f"{who}: {message}")
+    shared = error if everywhere and error is not None else UserError(f"{who}: {message}")
     shared.exit_code = code
+    shared.is_shared = True
     raise shared
 
 
@@ -469,7 +477,9 @@ def check_equal(facts: Mapping[str, Any], rank: Rank) -> None:
             if theirs.get(name) != first.get(name)
         ]
         if different:
-            raise UserError(
+            shared = UserError(
                 f"{who} was started with something else than rank 0: {'; '.join(different[:5])}: "
                 "start every machine with the same project, configuration and dataset"
             )
+            shared.is_shared = True
+            raise shared

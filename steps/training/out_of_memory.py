@@ -31,7 +31,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def stopping_when_out_of_memory(
-    training: config.Training, model: Any, *, micro_batch: int, dtype: torch.dtype, device: str
+    training: config.Training,
+    model: Any,
+    *,
+    micro_batch: int,
+    dtype: torch.dtype,
+    device: str,
+    world_size: int = 1,
+    zero_stage: int = 0,
 ) -> Iterator[None]:
     """Turn a failed allocation into one line: what was planned, and what to set.
 
@@ -41,10 +48,18 @@ def stopping_when_out_of_memory(
         micro_batch: Rows of one forward pass.
         dtype: What is computed in.
         device: "cpu" or "cuda".
+        world_size: Processes that train together.
+        zero_stage: What DeepSpeed shares out between them.
 
     Raises:
         OutOfMemory: An allocation failed.
     """
+    where = {
+        "device": device,
+        "number_format": str(dtype).removeprefix("torch."),
+        "world_size": world_size,
+        "zero_stage": zero_stage,
+    }
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -53,12 +68,12 @@ def stopping_when_out_of_memory(
         what = str(error).strip().partition("\n")[0].rstrip(".") or "an allocation failed"
         raise OutOfMemory(
             f"out of memory while training with {micro_batch} x {training.model.max_length} "
-            f"tokens: {what}. {_what_to_set(training, model, micro_batch, dtype, device)}"
+            f"tokens: {what}. {_what_to_set(training, model, micro_batch, where)}"
         ) from None
 
 
 def _what_to_set(
-    training: config.Training, model: Any, micro_batch: int, dtype: torch.dtype, device: str
+    training: config.Training, model: Any, micro_batch: int, where: dict[str, Any]
 ) -> str:
     try:
         shape = shape_from_config(model.config.to_dict(), training.model.name)
@@ -67,9 +82,8 @@ def _what_to_set(
             "Lower training.hyperparameters.batch_size or training.model.max_length; this "
             "architecture cannot be planned"
         )
-    where = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
     length = training.model.max_length
-    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, **where)  # type: ignore[arg-type]
+    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, **where)
     found = remedies(
         shape,
         training,

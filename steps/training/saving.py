@@ -3,7 +3,8 @@
 import math
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,56 +129,71 @@ def _write_parts_of_all(trainer: "ModelTrainer", root: Path, step: int) -> None:
             except OSError as error:
                 problem = error
         shared = from_first(folder and str(folder), rank)
-        if shared is not None:
-            try:
-                _write_parts(trainer, Path(shared), step, progress, random_states)
-            except OSError as error:
-                problem = error
-        failures = [one for one in gathered(problem and str(problem), rank) if one]
-        if failures:
-            raise problem or OSError(failures[0])
+        for write in (_write_weights, _write_state):
+            # A rank must not begin what takes all of them where another has failed already.
+            # Within DeepSpeed's own part that cannot be helped: the limit on its waits ends it.
+            if shared is not None:
+                try:
+                    with _telling_disk_trouble():
+                        write(trainer, Path(shared), step, progress, random_states)
+                except OSError as error:
+                    problem = error
+            failures = [one for one in gathered(problem and str(problem), rank) if one]
+            if failures:
+                raise problem or OSError(failures[0])
 
 
-def _write_parts(
+def _write_weights(
+    trainer: "ModelTrainer",
+    folder: Path,
+    _step: int,
+    _progress: Progress,
+    _random_states: dict[str, bytes],
+) -> None:
+    if trainer.zero_stage == 3 and not trainer.training_config.qlora.adapts:
+        # The whole model, layer by layer into rank 0's memory.
+        trainer.save_model(str(folder), _internal_call=True)
+        return
+    with gathered_parameters(trainer.trained().values()):
+        trainer._save(str(folder))
+
+
+def _write_state(
     trainer: "ModelTrainer",
     folder: Path,
     step: int,
     progress: Progress,
     random_states: dict[str, bytes],
 ) -> None:
-    """What this rank has to write; DeepSpeed's parts take all ranks at once."""
+    """What resuming needs; DeepSpeed's part takes all ranks at once."""
+    trainer._save_optimizer_and_scheduler(str(folder))
+    trainer._save_scaler(str(folder))
+    if trainer.rank.count == 1:
+        trainer._save_rng_state(str(folder))
+    if not trainer.rank.is_first:
+        return
+    for name in NOT_KEPT:
+        (folder / name).unlink(missing_ok=True)
+    for name, content in random_states.items():
+        (folder / name).write_bytes(content)
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    write_progress(folder, progress)
+    best = trainer.state.best_global_step
+    if trainer.best_weights and best not in (step, trainer.saved_best_step):
+        save_file(trainer.best_weights, folder / BEST_WEIGHTS_FILE)
+
+
+@contextmanager
+def _telling_disk_trouble() -> Iterator[None]:
+    """Make an OSError of what torch's and safetensors' writers raise instead."""
     try:
-        _write_weights(trainer, folder)
-        trainer._save_optimizer_and_scheduler(str(folder))
-        trainer._save_scaler(str(folder))
-        if trainer.rank.count == 1:
-            trainer._save_rng_state(str(folder))
-        if not trainer.rank.is_first:
-            return
-        for name in NOT_KEPT:
-            (folder / name).unlink(missing_ok=True)
-        for name, content in random_states.items():
-            (folder / name).write_bytes(content)
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        write_progress(folder, progress)
-        best = trainer.state.best_global_step
-        if trainer.best_weights and best not in (step, trainer.saved_best_step):
-            save_file(trainer.best_weights, folder / BEST_WEIGHTS_FILE)
+        yield
     except (RuntimeError, SafetensorError) as error:
         if isinstance(error, SafetensorError) or any(
             sign in str(error) for sign in TORCH_WRITE_FAILURES
         ):
-            raise OSError(str(error).splitlines()[0]) from error
+            raise OSError(str(error).partition("\n")[0]) from error
         raise
-
-
-def _write_weights(trainer: "ModelTrainer", folder: Path) -> None:
-    if trainer.zero_stage == 3 and not trainer.training_config.qlora.adapts:
-        # The whole model, which no single GPU may hold: layer by layer into rank 0's memory.
-        trainer.save_model(str(folder), _internal_call=True)
-        return
-    with gathered_parameters(trainer.trained().values()):
-        trainer._save(str(folder))
 
 
 def _random_states(trainer: "ModelTrainer") -> dict[str, bytes]:

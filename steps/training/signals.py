@@ -90,6 +90,9 @@ class StopSignals:
             return
         if number == signal.SIGTERM and (self._parent_has_ended() or self._echoes_interrupt()):
             return
+        if number == self.requested and self._is_recent() and _has_launcher():
+            # SLURM and control groups tell every process, and the launcher tells its ranks.
+            return
         # A third signal meets the kernel's own handling.
         for each in STOP_SIGNALS:
             signal.signal(each, signal.SIG_DFL)
@@ -102,8 +105,14 @@ class StopSignals:
         return ended
 
     def _echoes_interrupt(self) -> bool:
-        recent = time.monotonic() - self._requested_at < ECHO_SECONDS
-        return self.requested == signal.SIGINT and recent
+        return self.requested == signal.SIGINT and self._is_recent()
+
+    def _is_recent(self) -> bool:
+        return time.monotonic() - self._requested_at < ECHO_SECONDS
+
+
+def _has_launcher() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextmanager

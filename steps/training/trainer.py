@@ -36,7 +36,7 @@ from steps.training.attention import (
     supports_packing,
 )
 from steps.training.deepspeed_settings import zero_stage
-from steps.training.launch import Rank, gathered, summed
+from steps.training.launch import Rank, from_first, gathered, summed
 from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
 from steps.training.masking import (
     MaskedPapers,
@@ -75,6 +75,9 @@ DIVERGED_FACTOR = 3.0
 
 class TrainingDiverged(UserError):
     """The loss became NaN, infinite, or far worse than it was at the start."""
+
+    # It is the mean over all ranks.
+    is_shared = True
 
 
 class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -280,8 +283,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         with interruptible, self.autocast_smart_context_manager():
             score = self._masked_sums if self._is_masked() else self._sums
             sums = score(model, papers) if papers else [0.0, 0.0, 0.0]
-            if shares:
-                sums = summed(sums, self.rank.count)
+            # All ranks have to draw the same conclusions from them.
+            sums = summed(sums, self.rank.count) if shares else from_first(sums, self.rank)
         scores = _masked_scores(sums) if self._is_masked() else _scores(sums)
         model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
@@ -360,7 +363,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         Returns:
             None where the model's own `state_dict` will do.
         """
-        if self.zero_stage != 3 or self.training_config.qlora.adapts:
+        if not is_partitioned(self.model) or self.training_config.qlora.adapts:
             return None
         weights: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.deepspeed)
         return weights
@@ -482,6 +485,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 micro_batch=self.args.per_device_train_batch_size,
                 dtype=self.compute_dtype,
                 device=self.args.device.type,
+                world_size=self.rank.count,
+                zero_stage=self.zero_stage or 0,
             ):
                 return super()._inner_training_loop(*arguments, **keywords)
         finally:

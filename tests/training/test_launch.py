@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,16 @@ from safetensors.torch import load_file
 
 from steps.config import PROJECT_ROOT
 from steps.errors import UserError
-from steps.training.launch import Rank, first_host, rank_from_environment
+from steps.training.launch import (
+    LAUNCHED_VARIABLE,
+    Rank,
+    RankFailed,
+    first_death,
+    first_host,
+    note_failure,
+    rank_from_environment,
+    refused_before,
+)
 
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR")
 
@@ -85,6 +95,42 @@ def test_a_place_that_cannot_be_is_refused(
         environment.setenv(name, value)
     with pytest.raises(UserError, match=words):
         rank_from_environment()
+
+
+def test_what_the_agent_ended_is_not_taken_for_the_cause(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv(LAUNCHED_VARIABLE, str(tmp_path))
+    note_failure(Rank(1, 2, 1, 2), ValueError("boom"))
+    # Stuck in what rank 1 had left, until the agent's patience with it was at an end.
+    stuck = {0: SimpleNamespace(exitcode=-9, timestamp=40)}
+    died = first_death({1: SimpleNamespace(exitcode=1, timestamp=10), **stuck}, tmp_path)
+    assert isinstance(died, RankFailed)
+    assert str(died).startswith("rank 1 on ") and str(died).endswith("ValueError: boom")
+    assert "boom" in died.detail
+
+
+def test_a_rank_that_was_killed_comes_before_those_that_lost_it(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv(LAUNCHED_VARIABLE, str(tmp_path))
+    note_failure(Rank(0, 2), RuntimeError("Connection closed by peer"))
+    failures = {
+        0: SimpleNamespace(exitcode=1, timestamp=10),
+        1: SimpleNamespace(exitcode=-9, timestamp=10),
+    }
+    assert str(first_death(failures, tmp_path)).startswith("rank 1 was killed by SIGKILL")
+
+
+def test_bad_input_of_any_attempt_is_what_is_said(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv(LAUNCHED_VARIABLE, str(tmp_path))
+    assert not refused_before()
+    note_failure(Rank(1, 2), UserError("the value, what was expected, the fix"))
+    assert refused_before()
+    died = first_death({1: SimpleNamespace(exitcode=2, timestamp=10)}, tmp_path)
+    assert isinstance(died, UserError) and str(died) == "the value, what was expected, the fix"
 
 
 class Trained:

@@ -390,4 +390,9 @@ def _notes(shape: Shape, job: Job, world_size: int, zero_stage: int) -> tuple[st
         notes.append(
             f"one of {world_size} processes, {kind}; ZeRO's communication buffers are not counted"
         )
+    if zero_stage == 3:
+        notes.append(
+            "ZeRO-3 shares the weights out once each process has loaded them whole: the GPU has to "
+            "hold them for that moment"
+        )
     return tuple(notes)
