@@ -172,9 +172,10 @@ def specification(folder: Path, model: Path, name: str, **changes: Any) -> dict[
             "batch_size": 1,
             "gradient_accumulation_steps": changes.get("accumulation", 1),
             "max_steps": changes.get("steps", 20),
-            "learning_rate": 1e-2,
+            "learning_rate": 1e-3,
         },
-        # Adam divides a gradient by its size: without this, one of rounding alone moves a weight.
+        # Adam divides a gradient by its size, so one that is rounding alone moves a weight by up to
+        # the learning rate; this keeps it in bounds.
         "optimizer": {"epsilon": 1e-6},
         "logging": {"log_steps": 1, "eval_steps": 6, "save_steps": 8},
         "memory_optimization": {"gradient_checkpointing": False},
