@@ -392,7 +392,8 @@ def _refuse_differences(
     run_id: str, stated: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> None:
     # What checkpoints did not say while there was one process only.
-    then = {"processes": 1, "deepspeed": None, **stated.get("configuration", {})}
+    alone = {"processes": 1, "deepspeed": None}
+    then, expected = {**alone, **stated.get("configuration", {})}, {**alone, **expected}
     changed = [
         f"{name} was {json.dumps(then.get(name))}, is {json.dumps(expected.get(name))}"
         for name in sorted(then.keys() | expected.keys())
