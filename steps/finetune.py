@@ -213,7 +213,7 @@ def finetune(
     from steps.reports.training_figures import write_training_curves
     from steps.tracking.datasets import log_dataset_input
     from steps.tracking.environment import git_state, library_versions, write_environment
-    from steps.tracking.plans import planned_for_all
+    from steps.tracking.plans import planned
     from steps.tracking.ranks import (
         agree_on_point,
         is_restarted,
@@ -228,7 +228,7 @@ def finetune(
     from steps.training.adapted import AdaptedModel, describe, save_adapted
     from steps.training.adapters import add_adapter, trainable_parameters
     from steps.training.deepspeed_settings import zero_stage
-    from steps.training.launch import check_equal, leave_group, together
+    from steps.training.launch import check_equal, from_first, leave_group, together
     from steps.training.models import (
         check_base,
         load_model,
@@ -263,20 +263,28 @@ def finetune(
     point = found.point if found else None
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
-    training = planned_for_all(
-        run,
-        training,
-        base,
-        device,
-        dtype,
-        train_papers,
-        tokenizer,
-        checkpoint_root,
-        point,
-        rank,
-        zero_stage=(zero_stage(file_content) if file_content else None) or 0,
-        again=restarted,
-    )
+    batch_size: int | str = 0
+    with together(rank):
+        if rank.is_first:
+            settled = planned(
+                run,
+                training,
+                base,
+                device,
+                dtype,
+                train_papers,
+                tokenizer,
+                checkpoint_root,
+                point,
+                rank,
+                zero_stage=(zero_stage(file_content) if file_content else None) or 0,
+                again=restarted,
+            )
+            batch_size = settled.hyperparameters.batch_size
+    # What rank 0 has settled holds for all.
+    shared = from_first(batch_size, rank)
+    values = training.hyperparameters.model_copy(update={"batch_size": shared})
+    training = training.model_copy(update={"hyperparameters": values})
     with together(rank):
         deepspeed = _deepspeed(loaded, training, dtype, rank)
         model = load_model(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steps.cli import say
 from steps.config import Training
 from steps.errors import UserError
-from steps.training.launch import Rank, from_first, together
+from steps.training.launch import Rank
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SAMPLED_PAPERS = 50
 
 
-def planned_for_all(
+def planned(
     run: "StepRun",
     training: Training,
     base: "Base",
@@ -38,50 +38,6 @@ def planned_for_all(
     zero_stage: int,
     again: bool,
 ) -> Training:
-    """Plan on rank 0, as in `planned`, and take the micro-batch that it settles everywhere.
-
-    Raises:
-        UserError: As in `planned`, on every rank.
-    """
-    settled = training
-    with together(rank):
-        if rank.is_first:
-            settled = planned(
-                run,
-                training,
-                base,
-                device,
-                dtype,
-                papers,
-                tokenizer,
-                checkpoint_root,
-                point,
-                processes=rank.count,
-                processes_here=rank.local_count,
-                zero_stage=zero_stage,
-                again=again,
-            )
-    rows = from_first(settled.hyperparameters.batch_size, rank)
-    values = training.hyperparameters.model_copy(update={"batch_size": rows})
-    return training.model_copy(update={"hyperparameters": values})
-
-
-def planned(
-    run: "StepRun",
-    training: Training,
-    base: "Base",
-    device: str,
-    dtype: "torch.dtype",
-    papers: "Sequence[PaperText]",
-    tokenizer: Any,
-    checkpoint_root: Path,
-    point: "ResumePoint | None" = None,
-    *,
-    processes: int = 1,
-    processes_here: int = 1,
-    zero_stage: int = 0,
-    again: bool = False,
-) -> Training:
     """Plan memory, time and disk; leave `plan.json`; refuse what cannot fit.
 
     Args:
@@ -94,8 +50,7 @@ def planned(
         tokenizer: The model's.
         checkpoint_root: Where checkpoints are written.
         point: The checkpoint that the run goes on from.
-        processes: How many train together.
-        processes_here: How many of them on this machine.
+        rank: The place of this process, for how many train together.
         zero_stage: What DeepSpeed shares out between them.
         again: The run has these figures already.
 
@@ -121,10 +76,10 @@ def planned(
     budget = available_budget(training, device)
     if device == "cpu":
         # Memory that all processes of this machine share.
-        budget = replace(budget, size=budget.size // processes_here)
+        budget = replace(budget, size=budget.size // rank.local_count)
     length = training.model.max_length
     where: Any = {"device": device, "number_format": str(dtype).removeprefix("torch.")}
-    where |= {"world_size": processes, "zero_stage": zero_stage}
+    where |= {"world_size": rank.count, "zero_stage": zero_stage}
     earlier = micro_batch_of(point.folder) if point else None
     try:
         shape = shape_from_config(content, base.name)
@@ -136,7 +91,7 @@ def planned(
             settled,
             budget,
             tokens=_estimated_tokens(papers, tokenizer),
-            tokens_per_second=_measured_rate(run, base, training, device, processes),
+            tokens_per_second=_measured_rate(run, base, training, device, rank.count),
             **where,
         )
     except CannotPlan as error:

@@ -439,7 +439,7 @@ def together(rank: Rank) -> Iterator[None]:
     """Let bad input that one rank meets in this block be bad input on all of them.
 
     Raises:
-        UserError: A rank has raised one; where not all have the same, it says which.
+        UserError: A rank has raised one; where rank 0 has not, it says which.
     """
     error: UserError | None = None
     try:
@@ -451,8 +451,10 @@ def together(rank: Rank) -> Iterator[None]:
     if not told:
         return
     message, code, who = told[0]
+    # What rank 0 does for all of them needs no name.
+    prefix = "" if found[0] is not None else f"{who}: "
     everywhere = len({one[0] for one in told}) == 1 and len(told) == rank.count
-    shared = error if everywhere and error is not None else UserError(f"{who}: {message}")
+    shared = error if everywhere and error is not None else UserError(f"{prefix}{message}")
     shared.exit_code = code
     shared.is_shared = True
     raise shared
