@@ -23,7 +23,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from steps.comparison.decision import CONFIDENCE, SideInfo, decide
+from steps.comparison.comparable import SideInfo
+from steps.comparison.decision import CONFIDENCE, decide
 from steps.comparison.statistics import (
     RatioTable,
     bootstrap_gains,
@@ -31,7 +32,7 @@ from steps.comparison.statistics import (
     sign_flip_tests,
     smallest_detectable_gain,
 )
-from steps.config import Comparison
+from steps.config.sections import Comparison
 
 Floats = npt.NDArray[np.float64]
 Population = Literal["symmetric", "adaptation", "losers", "winners"]

@@ -57,7 +57,7 @@ MINHASH = MinhashConfig(n_grams=3, num_buckets=25, hashes_per_bucket=5)
 MIN_WORDS = 20
 GENE_SYMBOLS = Path(__file__).resolve().parents[1] / "data" / "gene_symbols.tsv.gz"
 
-# --- cleaning: one entry a rule of steps/papers/cleaning.py, in its order ------------------------
+# --- cleaning: one entry a rule of steps/papers/cleaning/, in order --------------------------
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2060\ufeff]")
 MAYBE_MOJIBAKE = re.compile("[ÂÃâ][\x80-\xbf€™œ“”]")

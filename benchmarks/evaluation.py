@@ -22,11 +22,11 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from steps.config import load_config
+from steps.config.file import load_config
 from steps.papers.text import PaperText, Span
 
 if TYPE_CHECKING:
-    from steps.training.adapted import AdaptedModel
+    from steps.models.adapted import AdaptedModel
 
 SIDES = ("this project", "lm-evaluation-harness")
 
@@ -96,8 +96,8 @@ def main(
 
 def load(config_path: str, overrides: str = "") -> "AdaptedModel":
     """The base model of a configuration, ready to be scored."""
-    from steps.training.adapted import load_base
-    from steps.training.models import resolve_base
+    from steps.models.adapted import load_base
+    from steps.models.sources import resolve_base
 
     training = load_config(config_path, overrides).training
     return load_base(resolve_base(training.model), hardware=training.hardware)

@@ -113,7 +113,7 @@ def run_case(system: str, length: int, rows: int, tiny: bool, device: str) -> di
         return {"status": "trl is not installed"}
     import torch
 
-    from steps.training.out_of_memory import OutOfMemory, is_out_of_memory
+    from steps.planning.out_of_memory import OutOfMemory, is_out_of_memory
 
     if device == "cuda" and not torch.cuda.is_available():
         return {"status": "torch sees no GPU"}
@@ -251,18 +251,18 @@ def documents(length: int, rows: int, tiny: bool) -> list[str]:
 
 def our_configuration(length: int, rows: int, device: str) -> Any:
     """What the finetune step would train with."""
-    from steps import config
+    from steps.config.sections import Hardware, Hyperparameters, Logging, Model, Qlora, Training
 
-    return config.Training(
-        model=config.Model(name="llama-2-7b", max_length=length),
-        qlora=config.Qlora(method="qlora", r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0),
-        hyperparameters=config.Hyperparameters(
+    return Training(
+        model=Model(name="llama-2-7b", max_length=length),
+        qlora=Qlora(method="qlora", r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0),
+        hyperparameters=Hyperparameters(
             batch_size=rows,
             gradient_accumulation_steps=1,
             max_steps=WARM_UP_STEPS + MEASURED_STEPS,
         ),
-        logging=config.Logging(log_steps=1, eval_strategy="no", save_strategy="no"),
-        hardware=config.Hardware(device="cpu" if device == "cpu" else "auto"),
+        logging=Logging(log_steps=1, eval_strategy="no", save_strategy="no"),
+        hardware=Hardware(device="cpu" if device == "cpu" else "auto"),
     )
 
 
@@ -278,7 +278,8 @@ def number_format(device: str) -> Any:
 
 def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
     """The plan of a case, as the finetune step would make it."""
-    from steps.training.memory import plan_memory, shape_from_config
+    from steps.planning.plan import plan_memory
+    from steps.planning.shapes import shape_from_config
 
     plan = plan_memory(
         shape_from_config(llama_config(length, tiny).to_dict(), "llama-2-7b"),
@@ -297,8 +298,8 @@ def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
 
 def train_ours(length: int, rows: int, tiny: bool, device: str, folder: Path) -> list[float]:
     """Train with this project's ModelTrainer; seconds of each step."""
+    from steps.models.adapters import add_adapter
     from steps.papers.text import PaperText, Span
-    from steps.training.adapters import add_adapter
     from steps.training.trainer import ModelTrainer
 
     training = our_configuration(length, rows, device)

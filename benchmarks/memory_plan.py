@@ -4,7 +4,7 @@
 
 Prints every case that is off by more than the tolerance with what draws it again, then the
 quotients planned / measured by family and method. What is compared, and how it is measured:
-`tests/training/test_memory_measured.py`.
+`tests/planning/test_memory_measured.py`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ METHODS = ("lora", "rslora", "full", "qlora", "lora_8bit", "dora")
 
 def main() -> None:
     """Draw, measure, print."""
-    from tests.training.test_memory_measured import TOLERANCE, Case
+    from tests.planning.test_memory_measured import TOLERANCE, Case
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", type=int, default=120)

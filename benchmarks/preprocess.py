@@ -31,7 +31,8 @@ from typing import Any
 
 import click
 
-from steps.papers.records import read_records, resolve_inputs
+from steps.papers.inputs import resolve_inputs
+from steps.papers.scanner import read_records
 
 EXCHANGED_WORDS = 0.3
 LIGHTLY_EDITED = 0.05
@@ -132,7 +133,7 @@ def compare_with_datatrove(
 
 def prepare(files: list[Path], workers: int) -> dict[str, Any]:
     """Prepare the papers and say what it took."""
-    from steps.config import ScientificData
+    from steps.config.sections import ScientificData
     from steps.papers.pipeline import prepare_dataset
 
     start = time.perf_counter()

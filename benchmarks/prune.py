@@ -26,9 +26,9 @@ from typing import Any
 
 import click
 
-from steps.config import PROJECT_ROOT
-from steps.tracking.checkpoint_uploads import checkpoint_tags
-from steps.training.checkpoints import writing_checkpoint
+from steps.checkpoints.format import writing_checkpoint
+from steps.config.paths import PROJECT_ROOT
+from steps.tracking.checkpoints.uploads import checkpoint_tags
 
 EXPERIMENT = "pruned"
 METRIC = "validation/bits_per_byte"

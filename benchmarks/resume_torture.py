@@ -46,9 +46,9 @@ PRELOADED = [
     "peft",
     "transformers.models.llama.modeling_llama",
     "steps.finetune",
-    "steps.tracking.resumption",
-    "steps.tracking.registry",
-    "steps.training.adapted",
+    "steps.tracking.checkpoints.resume",
+    "steps.tracking.registry.versions",
+    "steps.models.adapted",
     "steps.training.trainer",
 ]
 

@@ -28,17 +28,15 @@ def main(config_path: str) -> None:
     import torch
     import transformers
 
-    from steps.config import PROJECT_ROOT, load_config
+    from steps.checkpoints.writer import save
+    from steps.config.file import load_config
+    from steps.config.paths import PROJECT_ROOT
+    from steps.models.adapters import add_adapter
+    from steps.models.devices import pick_device, pick_dtype
+    from steps.models.loading import load_model
+    from steps.models.sources import resolve_base
+    from steps.models.tokenizer import load_tokenizer
     from steps.papers.text import PaperText
-    from steps.training.adapters import add_adapter
-    from steps.training.models import (
-        load_model,
-        load_tokenizer,
-        pick_device,
-        pick_dtype,
-        resolve_base,
-    )
-    from steps.training.saving import save
     from steps.training.trainer import ModelTrainer
 
     overrides = (

@@ -123,32 +123,44 @@ def run_rank(said: dict[str, Any]) -> None:
     import torch
     import transformers
 
-    from steps import config
+    from steps.config.sections import (
+        Hardware,
+        Hyperparameters,
+        Logging,
+        MemoryOptimization,
+        Model,
+        Qlora,
+        Quantization,
+        Training,
+    )
+    from steps.distributed.collectives import process_group
+    from steps.distributed.deepspeed import deepspeed_settings
+    from steps.distributed.ranks import Rank, rank_from_environment
+    from steps.models.adapters import add_adapter, trainable_parameters
+    from steps.models.loading import load_model
+    from steps.models.sources import resolve_base
+    from steps.models.tokenizer import load_tokenizer
     from steps.papers.text import PaperText, Span
-    from steps.training.adapters import add_adapter, trainable_parameters
-    from steps.training.deepspeed_settings import deepspeed_settings
-    from steps.training.launch import Rank, process_group, rank_from_environment
-    from steps.training.models import load_model, load_tokenizer, resolve_base
     from steps.training.trainer import ModelTrainer
 
     rank = rank_from_environment() or Rank()
-    training = config.Training(
-        model=config.Model(name=said["model"], max_length=256),
-        qlora=config.Qlora(
+    training = Training(
+        model=Model(name=said["model"], max_length=256),
+        qlora=Qlora(
             method=said["method"],
             r=16,
             lora_dropout=0.0,
-            quantization=config.Quantization(load_in_4bit=False),
+            quantization=Quantization(load_in_4bit=False),
         ),
-        hyperparameters=config.Hyperparameters(
+        hyperparameters=Hyperparameters(
             batch_size=2,
             gradient_accumulation_steps=2 // said["count"],
             max_steps=WARM_UP + STEPS,
             learning_rate=1e-4,
         ),
-        logging=config.Logging(eval_strategy="no", save_strategy="no", log_steps=1000),
-        memory_optimization=config.MemoryOptimization(gradient_checkpointing=False),
-        hardware=config.Hardware(bf16=False),
+        logging=Logging(eval_strategy="no", save_strategy="no", log_steps=1000),
+        memory_optimization=MemoryOptimization(gradient_checkpointing=False),
+        hardware=Hardware(bf16=False),
     )
     rows = [
         PaperText(str(index), text, (Span(0, len(text), "abstract"),))

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steps import config
-from steps.cli import say, show_notices, step_command
-from steps.config import LoadedConfig, load_config
+from steps.cli import step_command
+from steps.config.file import LoadedConfig, load_config
+from steps.config.sections import Training
 from steps.errors import UserError
+from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
-    from steps.comparison.decision import Decision, SideInfo
-    from steps.tracking.registry import Side
+    from steps.comparison.comparable import SideInfo
+    from steps.comparison.decision import Decision
+    from steps.tracking.registry.model_reference import Side
     from steps.tracking.runs import StepRun
-    from steps.tracking.store import StoredDataset
+from steps.tracking.evaluations import side_info
+from steps.tracking.registry.promotion import comparison_inputs
 
 
 @click.command()
@@ -65,7 +68,11 @@ def main(
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
-    from steps.tracking.promotion import finish_interrupted_move, promotion_lock, roll_back
+    from steps.tracking.registry.promotion import (
+        finish_interrupted_move,
+        promotion_lock,
+        roll_back,
+    )
     from steps.tracking.runs import step_run
 
     with (
@@ -85,9 +92,9 @@ def compare(
     run: "StepRun", loaded: LoadedConfig, champion: str, challenger: str, may_promote: bool
 ) -> None:
     """Resolve the sides, evaluate what is missing, decide, and act on it."""
-    from steps.tracking.promotion import alias_state, promote_version
-    from steps.tracking.reuse import cache_tags, key_parts
-    from steps.tracking.store import fetch_dataset
+    from steps.tracking.cache import cache_tags, key_parts
+    from steps.tracking.datasets import fetch_dataset
+    from steps.tracking.registry.promotion import alias_state, promote_version
 
     training = loaded.training
     before = alias_state(run.client, training.mlflow.registered_model_name)
@@ -166,31 +173,21 @@ def compare(
     say(moved)
 
 
-def comparison_inputs(
-    sides: "list[Side]", dataset_digest: str, may_promote: bool
-) -> dict[str, str]:
-    """What a decision depends on, besides its section of the configuration.
-
-    Who was champion is not among it: whether a decision still stands is told by the tag
-    `forge.champion_after`.
-    """
-    versions = sorted(side.uri for side in sides if side.uri != "base")
-    return {
-        "versions": json.dumps(versions),
-        "dataset": dataset_digest,
-        "promote": str(may_promote),
-    }
-
-
 def _sides(
-    run: "StepRun", training: config.Training, champion: str, challenger: str
+    run: "StepRun", training: Training, champion: str, challenger: str
 ) -> "tuple[Side, list[Side]] | None":
     """The champion and its challengers; None where there is nothing to compare.
 
     Raises:
         UserError: The same version stands on both sides, or one does not exist.
     """
-    from steps.tracking.registry import CHALLENGER, CHAMPION, Side, find_alias, resolve_side
+    from steps.tracking.registry.model_reference import (
+        CHALLENGER,
+        CHAMPION,
+        Side,
+        find_alias,
+        resolve_side,
+    )
 
     name = training.mlflow.registered_model_name
     if champion:
@@ -216,57 +213,6 @@ def _sides(
             f"{twice} stands on both sides: name two different versions (see champion, challenger)"
         )
     return ours, theirs
-
-
-def side_info(
-    run: "StepRun", training: config.Training, side: "Side", stored: "StoredDataset"
-) -> "SideInfo":
-    """The results of a side on the test split, from the store or measured now."""
-    import mlflow
-    import pandas as pd
-
-    from steps.comparison.decision import SideInfo
-    from steps.evaluate import METRIC_VERSION, evaluate_side, evaluation_inputs
-    from steps.tracking.reuse import find_reusable, key_parts
-    from steps.tracking.runs import step_run
-
-    split = "test"
-    parts = key_parts("evaluate", training, evaluation_inputs(training, side, stored.digest, split))
-    found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
-    if found is None:
-        say(f"{side.name} has no results on this split yet: evaluating it now")
-        with step_run(
-            "evaluate", training, verbose=False, run_name=f"evaluate {side.name}"
-        ) as inner:
-            evaluate_side(inner, training, side, stored, split)
-            evaluation_id = inner.id
-        found = run.client.get_run(evaluation_id)
-    evaluation_id = found.info.run_id
-    target = run.scratch / "evaluations" / evaluation_id
-    target.mkdir(parents=True, exist_ok=True)
-
-    def fetch(name: str) -> Path:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                run_id=evaluation_id, artifact_path=name, dst_path=str(target)
-            )
-        )
-
-    metrics = json.loads(fetch("metrics.json").read_text(encoding="utf-8"))
-    names = {file.path for file in run.client.list_artifacts(evaluation_id)}
-    general = pd.read_parquet(fetch("general.parquet")) if "general.parquet" in names else None
-    tags = found.data.tags
-    return SideInfo(
-        name=side.name,
-        version=side.uri,
-        dataset_digest=tags["forge.dataset_digest"],
-        split=tags["forge.split"],
-        metric_version=tags.get("forge.metric_version", METRIC_VERSION),
-        objective=tags["forge.objective"],
-        per_paper=pd.read_parquet(fetch("per_paper.parquet")),
-        general=general,
-        metrics={key.partition("/")[2]: value for key, value in metrics.items()},
-    )
 
 
 def _decisions_on(run: "StepRun", dataset_digest: str) -> int:

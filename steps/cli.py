@@ -93,15 +93,3 @@ def _terminate(_number: int, _frame: Any) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     raise SystemExit(128 + signal.SIGTERM)
-
-
-def say(message: str) -> None:
-    """Tell the user what happened, above any progress bar; of several ranks the first does."""
-    if os.environ.get("RANK", "0") == "0":
-        click.echo(message)
-
-
-def show_notices(notices: tuple[str, ...]) -> None:
-    """Print what was accepted but odd, one line each."""
-    for notice in notices if os.environ.get("RANK", "0") == "0" else ():
-        click.secho(f"note: {notice}", fg="yellow", err=True)

@@ -41,3 +41,9 @@ def writing_to(place: str, fix: str) -> Iterator[None]:
         if error.errno not in DISK_TROUBLE:
             raise
         raise UserError(f"{place} cannot be written ({os.strerror(error.errno)}): {fix}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message without its full stop, or the name of its type."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -14,28 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steps.cli import say, show_notices, step_command
-from steps.config import (
-    LoadedConfig,
-    Training,
-    deepspeed_file,
-    flatten,
-    load_config,
-    resolved_yaml,
-)
+from steps.cli import step_command
+from steps.config.dotted import flatten
+from steps.config.file import LoadedConfig, load_config, resolved_yaml
+from steps.config.older_layout import deepspeed_file
+from steps.config.sections import Training
 from steps.errors import UserError
+from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
     import torch
 
+    from steps.distributed.ranks import Rank
     from steps.papers.text import PaperText
-    from steps.tracking.checkpoint_uploads import CheckpointUploads, NoUploads
+    from steps.recorder import SilentRecorder
+    from steps.signals import StopSignals
+    from steps.tracking.checkpoints.uploads import CheckpointUploads, NoUploads
+    from steps.tracking.datasets import StoredDataset
     from steps.tracking.recorder import MlflowRecorder
     from steps.tracking.runs import StepRun
-    from steps.tracking.store import StoredDataset
-    from steps.training.launch import Rank
-    from steps.training.recorder import SilentRecorder
-    from steps.training.signals import StopSignals
     from steps.training.trainer import ModelTrainer
 
 
@@ -67,7 +64,7 @@ def main(
     verbose: bool,
 ) -> None:
     """Adapt a pre-trained model to papers with LoRA or QLoRA."""
-    from steps.training.launch import rank_from_environment
+    from steps.distributed.ranks import rank_from_environment
 
     loaded = load_config(config_path, overrides)
     rank = rank_from_environment()
@@ -104,15 +101,12 @@ def start_ranks(
     # Imported here for its log handler, which is taken away below.
     import torch.distributed.launcher.api  # noqa: F401
 
+    from steps.distributed.launcher import RankFailed, launch_ranks
+    from steps.distributed.ranks import check_devices
+    from steps.models.devices import pick_device
+    from steps.terminal import quieten_handlers
     from steps.tracking.heartbeat import heartbeat
-    from steps.tracking.runs import (
-        SECONDS_WHEN_INTERRUPTED,
-        quieten_handlers,
-        send_rest,
-        step_run,
-    )
-    from steps.training.launch import RankFailed, check_devices, launch_ranks
-    from steps.training.models import pick_device
+    from steps.tracking.runs import SECONDS_WHEN_INTERRUPTED, send_rest, step_run
 
     training = loaded.training
     check_devices(processes, pick_device(training.hardware.device))
@@ -163,16 +157,12 @@ def train_as(
         alias: The option.
         verbose: Show library messages.
     """
+    from steps.distributed.collectives import process_group
+    from steps.distributed.launcher import refused_before, telling_the_launcher
+    from steps.distributed.ranks import Rank, check_devices
+    from steps.models.devices import pick_device
+    from steps.signals import stop_on_signals
     from steps.tracking.ranks import run_of_rank
-    from steps.training.launch import (
-        Rank,
-        check_devices,
-        process_group,
-        refused_before,
-        telling_the_launcher,
-    )
-    from steps.training.models import pick_device
-    from steps.training.signals import stop_on_signals
 
     rank = rank or Rank()
     if rank.is_launched and refused_before():
@@ -209,43 +199,44 @@ def finetune(
     """
     import torch
 
+    from steps.distributed.collectives import (
+        broadcast,
+        check_ranks_agree,
+        leave_group,
+        raise_on_all_ranks,
+    )
+    from steps.distributed.deepspeed import zero_stage
+    from steps.models.adapted import AdaptedModel, describe, save_adapted
+    from steps.models.adapters import add_adapter, trainable_parameters
+    from steps.models.checks import check_base
+    from steps.models.devices import pick_device, pick_dtype
+    from steps.models.loading import load_model, new_modules
+    from steps.models.sharded import gathered_parameters, wrapper_name
+    from steps.models.sources import resolve_base
+    from steps.models.tokenizer import load_tokenizer
     from steps.reports.model_card import TrainingData, write_model_card
     from steps.reports.training_figures import write_training_curves
-    from steps.tracking.datasets import log_dataset_input
-    from steps.tracking.environment import git_state, library_versions, write_environment
-    from steps.tracking.plans import planned
-    from steps.tracking.ranks import (
+    from steps.terminal import quieten_handlers
+    from steps.tracking.cache import cache_tags, key_parts
+    from steps.tracking.checkpoints.agreement import (
         agree_on_point,
         is_restarted,
         lacks,
         last_steps,
         remove_shared_checkpoints,
     )
-    from steps.tracking.registry import register
-    from steps.tracking.resumption import expectation, facts, resumable_tags, take_over
-    from steps.tracking.reuse import cache_tags, key_parts
-    from steps.tracking.runs import quieten_handlers
-    from steps.training.adapted import AdaptedModel, describe, save_adapted
-    from steps.training.adapters import add_adapter, trainable_parameters
-    from steps.training.deepspeed_settings import zero_stage
-    from steps.training.launch import check_equal, from_first, leave_group, together
-    from steps.training.models import (
-        check_base,
-        load_model,
-        load_tokenizer,
-        new_modules,
-        pick_device,
-        pick_dtype,
-        resolve_base,
-    )
-    from steps.training.sharded import gathered_parameters, wrapper_name
+    from steps.tracking.checkpoints.resume import expectation, facts, resumable_tags, take_over
+    from steps.tracking.datasets import log_dataset_input
+    from steps.tracking.environment import git_state, library_versions, write_environment
+    from steps.tracking.plans import planned
+    from steps.tracking.registry.versions import register
     from steps.training.trainer import ModelTrainer
 
     quieten_handlers()
     training = loaded.training
     stored = fetched_by_all(run, dataset, rank)
     parts = key_parts("finetune", training, {"dataset": stored.digest})
-    with together(rank):
+    with raise_on_all_ranks():
         train_papers = _papers(stored, "train", training.scientific_data.sections)
         validation_papers = _papers(stored, "validation", training.scientific_data.sections)
         base = resolve_base(training.model)
@@ -255,7 +246,7 @@ def finetune(
     expected = expectation(training, base, stored.digest)
     file_content = _deepspeed_content(loaded)
     expected |= {"processes": rank.count, "deepspeed": file_content}
-    check_equal({**expected, **library_versions(), "number format": str(dtype)}, rank)
+    check_ranks_agree({**expected, **library_versions(), "number format": str(dtype)})
     checkpoint_root = _checkpoint_root(training, run, rank)
     restarted = is_restarted(run)
     already = last_steps(run) if restarted and rank.is_first else {}
@@ -264,7 +255,7 @@ def finetune(
     torch.manual_seed(training.hyperparameters.seed)
     tokenizer = load_tokenizer(base.folder)
     batch_size: int | str = 0
-    with together(rank):
+    with raise_on_all_ranks():
         if rank.is_first:
             settled = planned(
                 run,
@@ -282,10 +273,10 @@ def finetune(
             )
             batch_size = settled.hyperparameters.batch_size
     # What rank 0 has settled holds for all.
-    shared = from_first(batch_size, rank)
+    shared = broadcast(batch_size)
     values = training.hyperparameters.model_copy(update={"batch_size": shared})
     training = training.model_copy(update={"hyperparameters": values})
-    with together(rank):
+    with raise_on_all_ranks():
         deepspeed = _deepspeed(loaded, training, dtype, rank)
         model = load_model(
             base,
@@ -420,7 +411,7 @@ def finetune(
 
 @contextmanager
 def _saying_how_to_go_on(run: "StepRun", trainer: "ModelTrainer") -> Iterator[None]:
-    from steps.training.signals import StoppedAtOnce
+    from steps.signals import StoppedAtOnce
 
     try:
         yield
@@ -506,15 +497,15 @@ def _checkpoint_root(training: Training, run: "StepRun", rank: "Rank") -> Path:
     """
     import tempfile
 
-    from steps.tracking.ranks import checkpoint_folder
-    from steps.training.launch import from_first, together
+    from steps.distributed.collectives import broadcast, raise_on_all_ranks
+    from steps.tracking.checkpoints.agreement import checkpoint_folder
 
     output = training.output.output_dir
     root = checkpoint_folder(training, rank, run)
     if not (rank.is_first or training.distributed.uses_deepspeed):
         # Rank 0 writes for all.
         root = run.scratch / "training"
-    with together(rank):
+    with raise_on_all_ranks():
         try:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
@@ -525,8 +516,8 @@ def _checkpoint_root(training: Training, run: "StepRun", rank: "Rank") -> Path:
                 f"({error.strerror}): give another folder, or null for a temporary one"
             ) from None
     if rank.machines > 1 and training.distributed.uses_deepspeed:
-        with tempfile.NamedTemporaryFile(dir=root) as mark, together(rank):
-            if not Path(from_first(mark.name, rank)).exists():
+        with tempfile.NamedTemporaryFile(dir=root) as mark, raise_on_all_ranks():
+            if not Path(broadcast(mark.name)).exists():
                 raise UserError(
                     f"training.output.output_dir is {output!r}, which the machines do not share, "
                     "and DeepSpeed's ranks write one checkpoint together: give a folder on a disk "
@@ -537,7 +528,7 @@ def _checkpoint_root(training: Training, run: "StepRun", rank: "Rank") -> Path:
 
 def _deepspeed_content(loaded: LoadedConfig) -> dict[str, Any] | None:
     """What the DeepSpeed file says, where it is in use."""
-    from steps.training.deepspeed_settings import read_deepspeed_file
+    from steps.distributed.deepspeed import read_deepspeed_file
 
     if not loaded.training.distributed.uses_deepspeed:
         return None
@@ -548,7 +539,7 @@ def _deepspeed(
     loaded: LoadedConfig, training: Training, dtype: "torch.dtype", rank: "Rank"
 ) -> dict[str, Any] | None:
     """DeepSpeed's settings for this training, where it is in use."""
-    from steps.training.deepspeed_settings import deepspeed_settings
+    from steps.distributed.deepspeed import deepspeed_settings
 
     if not training.distributed.uses_deepspeed:
         return None
@@ -564,14 +555,14 @@ def fetched_by_all(run: "StepRun", reference: str, rank: "Rank") -> "StoredDatas
     Raises:
         UserError: A rank cannot fetch it; on every rank.
     """
-    from steps.tracking.store import fetch_dataset
-    from steps.training.launch import from_first, together
+    from steps.distributed.collectives import broadcast, raise_on_all_ranks
+    from steps.tracking.datasets import fetch_dataset
 
-    with together(rank):
+    with raise_on_all_ranks():
         if rank.is_first:
             stored = fetch_dataset(run.client, reference, run.scratch)
-    newest = from_first(stored.run_id if rank.is_first else None, rank)
-    with together(rank):
+    newest = broadcast(stored.run_id if rank.is_first else None)
+    with raise_on_all_ranks():
         if not rank.is_first:
             wanted = newest if reference == "latest" else reference
             stored = fetch_dataset(run.client, wanted, run.scratch)
@@ -583,16 +574,16 @@ def _recorder(
     run: "StepRun", training: Training, rank: "Rank", already: dict[str, int]
 ) -> "Iterator[tuple[MlflowRecorder | SilentRecorder, CheckpointUploads | NoUploads]]":
     """What this rank reports to, and its uploads; one rank of each machine samples it."""
-    from steps.tracking.checkpoint_uploads import CheckpointUploads, NoUploads
-    from steps.tracking.ranks import machine_name
+    from steps.distributed.collectives import broadcast
+    from steps.recorder import SilentRecorder
+    from steps.tracking.checkpoints.agreement import machine_name
+    from steps.tracking.checkpoints.uploads import CheckpointUploads, NoUploads
     from steps.tracking.recorder import MlflowRecorder, sampling_machine
-    from steps.training.launch import from_first
-    from steps.training.recorder import SilentRecorder
 
     seconds = training.mlflow.system_metrics_seconds
     machine = machine_name(rank)
     sampled = [step for name, step in already.items() if name.startswith("system/")]
-    first_sample = from_first(max(sampled, default=-1) + 1, rank)
+    first_sample = broadcast(max(sampled, default=-1) + 1)
     if not rank.is_first:
         with sampling_machine(run, 0.0 if rank.local else seconds, machine, first_sample):
             yield SilentRecorder(), NoUploads()

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from steps.cli import say, show_notices, step_command
-from steps.config import PROJECT_ROOT, LoadedConfig, load_config
+from steps.cli import step_command
+from steps.config.file import LoadedConfig, load_config
+from steps.config.paths import PROJECT_ROOT
 from steps.errors import UserError
+from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from steps.tracking.registry import Side
+    from steps.tracking.registry.model_reference import Side
     from steps.tracking.runs import StepRun
 
 # glibc's defaults give memory back to the system after each training step and fault it in
@@ -82,7 +84,7 @@ class Pipeline:
         Raises:
             StepFailed: It ended with another exit code than 0.
         """
-        from steps.tracking.reuse import find_reusable, key_parts
+        from steps.tracking.cache import find_reusable, key_parts
 
         settings = loaded or self.loaded
         parts = key_parts(step, settings.training, inputs)
@@ -159,8 +161,8 @@ def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
     import mlflow
 
-    from steps.preprocess import find_papers, input_digests, with_local_files
-    from steps.tracking.registry import Side, resolve_side
+    from steps.tracking.inputs import find_papers, input_digests, with_local_files
+    from steps.tracking.registry.model_reference import Side, resolve_side
 
     started = time.monotonic()
     run, loaded, training = pipeline.run, pipeline.loaded, pipeline.loaded.training
@@ -209,7 +211,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
 
 
 def _evaluate(pipeline: Pipeline, side: "Side", name: str, dataset: str, digest: str) -> "Run":
-    from steps.evaluate import evaluation_inputs
+    from steps.tracking.evaluations import evaluation_inputs
 
     inputs = evaluation_inputs(pipeline.loaded.training, side, digest, "test")
     return pipeline.step(
@@ -230,9 +232,8 @@ def _decision(run: "StepRun", compared: "Run") -> dict[str, Any]:
 
 def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "Run":
     """Compare the new versions with the champion, unless the same was decided and still stands."""
-    from steps.ab_compare import comparison_inputs
-    from steps.tracking.promotion import alias_state
-    from steps.tracking.reuse import find_reusable, key_parts
+    from steps.tracking.cache import find_reusable, key_parts
+    from steps.tracking.registry.promotion import alias_state, comparison_inputs
 
     run, training = pipeline.run, pipeline.loaded.training
     champion = alias_state(run.client, training.mlflow.registered_model_name).get("champion", "")

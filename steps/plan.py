@@ -5,7 +5,7 @@
     python -m steps.plan --tokens 20000000 --tokens-per-second 2400
 
 Prints the table and leaves `plan.json` in its run. It needs neither weights nor a GPU: the
-sizes follow from the model's shape (see `steps.training.memory`).
+sizes follow from the model's shape (see `steps.planning`).
 """
 
 import json
@@ -13,8 +13,10 @@ from typing import Any
 
 import click
 
-from steps.cli import say, show_notices, step_command
-from steps.config import Training, load_config
+from steps.cli import step_command
+from steps.config.file import load_config
+from steps.config.sections import Training
+from steps.terminal import say, show_notices
 
 
 @click.command()
@@ -64,13 +66,9 @@ def run_plan(
     Raises:
         UserError: The model's shape is not to be had, or nobody can plan it.
     """
-    from steps.training.memory import (
-        available_budget,
-        configured_budget,
-        device_of,
-        plan_run,
-        shape_of_model,
-    )
+    from steps.planning.budget import available_budget, configured_budget, device_of
+    from steps.planning.report import plan_run
+    from steps.planning.shapes import shape_of_model
 
     device = device_of(training)
     on_cpu = device == "cpu"

@@ -6,16 +6,16 @@
 Leaves `dataset/` with `manifest.json`, `rejected.jsonl` and `report.html` in its run.
 """
 
-import glob
-import os
 from contextlib import closing
-from pathlib import Path
 
 import click
 
-from steps.cli import say, show_notices, step_command
-from steps.config import PROJECT_ROOT, ScientificData, load_config
-from steps.errors import UserError, writing_to
+from steps.cli import step_command
+from steps.config.file import load_config
+from steps.config.sections import ScientificData
+from steps.errors import writing_to
+from steps.terminal import say, show_notices
+from steps.tracking.inputs import find_papers, input_digests, with_local_files
 
 
 @click.command()
@@ -30,8 +30,8 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
     show_notices(loaded.notices)
     settings = training.scientific_data
 
+    from steps.tracking.cache import cache_tags, key_parts
     from steps.tracking.datasets import log_dataset_input
-    from steps.tracking.reuse import cache_tags, key_parts
     from steps.tracking.runs import step_run
 
     with step_run("preprocess", training, verbose=verbose) as run:
@@ -69,72 +69,8 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         say(f"dataset {preparation.digest[:19]}… in run {run.id}")
 
 
-def find_papers(location: str, scratch: Path, what: str = "papers") -> list[Path]:
-    """Find local paper files, or download those of an artifact URI.
-
-    Args:
-        location: A path, folder or glob (from the working folder, then the project), or a
-            URI that MLflow can read (`runs:/ID/path`, `mlflow-artifacts:/…`, `s3://…`).
-        scratch: Where a download goes.
-        what: What an error calls them.
-
-    Raises:
-        UserError: Nothing is there, or it may not be read.
-    """
-    from steps.papers.records import resolve_inputs
-
-    if "://" in location or location.startswith(("runs:/", "mlflow-artifacts:/", "models:/")):
-        from steps.tracking.datasets import download
-
-        return resolve_inputs(str(download(location, scratch, what)), what)
-    in_project = str(PROJECT_ROOT / location)
-    if not _is_something(location) and _is_something(in_project):
-        return resolve_inputs(in_project, what)
-    return resolve_inputs(location, what)
-
-
-def _is_something(location: str) -> bool:
-    path = os.path.expanduser(location)
-    return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
-
-
-# Files besides the papers, all of the section `split`.
-FURTHER_FILES = ("previous_manifest", "decontaminate_against")
-
-
-def with_local_files(settings: ScientificData, scratch: Path) -> ScientificData:
-    """The settings with local paths for their further files, found as the papers are.
-
-    Raises:
-        UserError: One is not there, may not be read, or is more than one file.
-    """
-    found = {}
-    for key in FURTHER_FILES:
-        location = getattr(settings.split, key)
-        what = f"scientific_data.split.{key}"
-        if location is None:
-            continue
-        if os.path.isdir(location):
-            raise UserError(f"{what} {location!r} is a folder: name a file")
-        files = find_papers(location, scratch / key, what)
-        if len(files) > 1:
-            raise UserError(f"{what} {location!r} is {len(files)} files: name one")
-        found[key] = str(files[0])
-    return settings.model_copy(update={"split": settings.split.model_copy(update=found)})
-
-
-def input_digests(papers: list[Path], local: ScientificData) -> dict[str, str]:
-    """Digests of all files that the dataset is made from, by name."""
-    from steps.tracking.reuse import digest_of_files
-
-    further = {key: getattr(local.split, key) for key in FURTHER_FILES}
-    return {"papers": digest_of_files(papers)} | {
-        key: digest_of_files([Path(file)]) for key, file in further.items() if file is not None
-    }
-
-
 def _params(settings: ScientificData, location: str) -> dict[str, object]:
-    from steps.config import flatten
+    from steps.config.dotted import flatten
 
     values = settings.model_dump(mode="json") | {"data_file": location}
     return dict(flatten("scientific_data", values))

@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steps import config
-from steps.cli import say, show_notices, step_command
-from steps.config import load_config
+from steps.cli import step_command
+from steps.config.file import load_config
+from steps.config.sections import Training
 from steps.errors import UserError
+from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from steps.pruning.policy import Action, CheckpointRecord, Verdict
+    from steps.pruning.policy import Verdict
+    from steps.pruning.records import Action, CheckpointRecord
     from steps.tracking.runs import StepRun
 
 # Longer plans are shown as one row a run; plan.json has each checkpoint.
@@ -51,8 +53,8 @@ def main(which: str, apply: bool, config_path: str, overrides: str, verbose: boo
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
+    from steps.tracking.checkpoints.removal import store_errors
     from steps.tracking.runs import step_run
-    from steps.tracking.stored_checkpoints import store_errors
 
     with (
         step_run("prune_checkpoints", loaded.training, verbose=verbose) as run,
@@ -61,7 +63,7 @@ def main(which: str, apply: bool, config_path: str, overrides: str, verbose: boo
         prune(run, loaded.training, which, apply)
 
 
-def prune(run: "StepRun", training: config.Training, which: str, apply: bool) -> None:
+def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
     """Plan, show, and carry out if asked to.
 
     Raises:
@@ -69,16 +71,12 @@ def prune(run: "StepRun", training: config.Training, which: str, apply: bool) ->
     """
     from contextlib import nullcontext
 
-    from steps.pruning.policy import Journal, actions_to_take, carry_out, plan_pruning
-    from steps.tracking.checkpoint_references import find_protections, still_protected
-    from steps.tracking.resume_points import runs_at_stake, with_intact_resume_points
-    from steps.tracking.stored_checkpoints import (
-        finetune_runs,
-        journal_file,
-        pruning_lock,
-        remove,
-        take_inventory,
-    )
+    from steps.pruning.journal import Journal, carry_out
+    from steps.pruning.policy import actions_to_take, plan_pruning
+    from steps.tracking.checkpoints.inventory import finetune_runs, take_inventory
+    from steps.tracking.checkpoints.references import find_protections, still_protected
+    from steps.tracking.checkpoints.removal import journal_file, pruning_lock, remove
+    from steps.tracking.checkpoints.verification import runs_at_stake, with_intact_resume_points
 
     policy = training.pruning
     output = training.output.output_dir
@@ -208,8 +206,8 @@ def _write_plan(
     )
 
 
-def _tag(run: "StepRun", training: config.Training, finished: Sequence[str]) -> None:
-    from steps.tracking.reuse import cache_tags, key_parts
+def _tag(run: "StepRun", training: Training, finished: Sequence[str]) -> None:
+    from steps.tracking.cache import cache_tags, key_parts
 
     inputs = {"runs": ",".join(sorted(finished))}
     run.tag(**cache_tags(key_parts("prune_checkpoints", training, inputs)))

@@ -25,6 +25,9 @@ import pytest
 
 from benchmarks.tiny_models import save_tiny_llama
 
+# Fixtures that several rooms use.
+pytest_plugins = ["tests.support.tiny_language_models"]
+
 ROOT = Path(__file__).resolve().parent.parent
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

@@ -100,7 +100,7 @@ def test_each_step_finds_its_input_in_the_store_alone(
     with monkeypatch.context() as elsewhere:
         elsewhere.setenv("FORGE_CACHE", str(tmp_path / "empty"))
         elsewhere.setenv("FORGE_BASE_MODELS", str(moved))
-        checked = step("tracking.check_model", tmp_path / "seven", "models:/tiny@champion")
+        checked = step("tracking.registry.check_model", tmp_path / "seven", "models:/tiny@champion")
     assert "probe logits: 0\n" in checked
 
     # The registered version holds no path of this machine, and loads where only the base is.
@@ -167,11 +167,12 @@ def shuffled_papers(folder: Path) -> Path:
 def test_an_adapter_of_zeros_scores_as_the_base_does(
     store: str, tiny_config: Path, tmp_path: Path
 ) -> None:
-    from steps.config import load_config
-    from steps.evaluate import measure, read_general_texts
-    from steps.training.adapted import AdaptedModel, load_base
-    from steps.training.adapters import add_adapter
-    from steps.training.models import resolve_base
+    from steps.config.file import load_config
+    from steps.evaluation.measure import measure
+    from steps.models.adapted import AdaptedModel, load_base
+    from steps.models.adapters import add_adapter
+    from steps.models.sources import resolve_base
+    from steps.papers.general_texts import read_general_texts
     from tests.training.test_trainer import papers
 
     training = load_config(tiny_config).training

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from steps.config import Training, flatten, json_schema, load_config, resolved_yaml
+from steps.config.dotted import flatten
+from steps.config.file import json_schema, load_config, resolved_yaml
+from steps.config.sections import Training
 from steps.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -171,9 +171,9 @@ def test_papers_of_the_training_split_are_refused_or_flagged(
 def test_lineage_goes_back_to_the_runs_that_a_run_was_resumed_from(
     trained: Trained, tmp_path: Path
 ) -> None:
-    from steps.tracking.lineage import training_lineage
-    from steps.tracking.registry import Side
-    from steps.tracking.store import fetch_dataset
+    from steps.tracking.datasets import fetch_dataset
+    from steps.tracking.registry.lineage import training_lineage
+    from steps.tracking.registry.model_reference import Side
 
     experiment = trained.client.get_experiment_by_name("tiny").experiment_id
     resumed = trained.client.create_run(experiment).info.run_id

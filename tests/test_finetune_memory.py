@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from steps import finetune, preprocess
-from steps.config import load_config
-from steps.training.memory import plan_memory, shape_from_config
+from steps.config.file import load_config
+from steps.planning.plan import plan_memory
+from steps.planning.shapes import shape_from_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,7 +103,7 @@ SMALL_AND_INTERRUPTED = """
 import os, signal, sys
 import transformers
 from steps.finetune import main
-from steps.training.memory import budget
+from steps.planning import budget
 from steps.training.trainer import ModelTrainer
 
 class Interruption(transformers.TrainerCallback):

@@ -21,7 +21,8 @@ import pytest
 import zstandard
 
 from steps.errors import UserError, writing_to
-from steps.preprocess import find_papers, input_digests, main, with_local_files
+from steps.preprocess import main
+from steps.tracking.inputs import find_papers, input_digests, with_local_files
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = "training.scientific_data"
@@ -209,7 +210,7 @@ def test_papers_come_from_and_datasets_go_to_a_server_that_hands_out_its_artifac
 
 
 def test_a_changed_further_file_changes_what_the_result_is_found_by(tmp_path: Path) -> None:
-    from steps.config import ScientificData, Split
+    from steps.config.sections import ScientificData, Split
 
     papers, texts = tmp_path / "papers.json", tmp_path / "texts.txt"
     papers.write_text("[]")
@@ -373,7 +374,7 @@ def test_a_disk_that_fills_up_midway_leaves_nothing_behind(
 LIMITED_PROGRAM = """
 import resource, sys
 from pathlib import Path
-from steps.config import Filters, ScientificData
+from steps.config.sections import Filters, ScientificData
 from steps.errors import UserError
 from steps.papers.pipeline import prepare_dataset
 

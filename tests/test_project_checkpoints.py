@@ -11,8 +11,8 @@ from typing import Any
 import mlflow
 import pytest
 
-from steps.training.checkpoints import CheckpointInfo, validate_checkpoint
-from tests.pruning.stored_runs import stored_steps
+from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
+from tests.support.stored_runs import stored_steps
 from tests.test_chain import newest, step
 from tests.test_interruption import wait_for
 

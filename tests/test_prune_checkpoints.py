@@ -20,10 +20,10 @@ import pytest
 from click.testing import CliRunner
 
 from steps import prune_checkpoints
+from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
 from steps.errors import UserError
-from steps.pruning.policy import Action
-from steps.training.checkpoints import CheckpointInfo, validate_checkpoint
-from tests.pruning.stored_runs import (
+from steps.pruning.records import Action
+from tests.support.stored_runs import (
     METRIC,
     RESUME_ONLY,
     files_of,
@@ -168,8 +168,8 @@ def by_pin_on_the_model(client: mlflow.MlflowClient, run_id: str) -> None:
 def test_what_is_referred_to_stays_whether_before_the_plan_or_after_it(
     client: mlflow.MlflowClient, experiment: str, tmp_path: Path, refer: References, reason: str
 ) -> None:
-    from steps.tracking.checkpoint_references import still_protected
-    from steps.tracking.stored_checkpoints import finetune_runs, take_inventory
+    from steps.tracking.checkpoints.inventory import finetune_runs, take_inventory
+    from steps.tracking.checkpoints.references import still_protected
 
     client.create_registered_model("registered")
     run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "scratch")
@@ -418,7 +418,7 @@ def test_a_run_lives_by_a_fresh_heartbeat_or_by_its_process_on_this_host(
     heartbeat: Callable[[], str],
     expected: bool,
 ) -> None:
-    from steps.tracking.stored_checkpoints import run_state
+    from steps.tracking.checkpoints.layout import run_state
 
     run_id = finetune_run(client, experiment, {}, tmp_path, status="RUNNING")
     client.set_tag(run_id, "forge.heartbeat", heartbeat())
@@ -468,7 +468,7 @@ def test_nothing_to_prune_is_one_line_and_no_error(experiment: str) -> None:
 
 
 def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
-    from steps.tracking.stored_checkpoints import _remove_folder, store_errors
+    from steps.tracking.checkpoints.removal import _remove_folder, store_errors
 
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint-10"
@@ -491,7 +491,8 @@ def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
 
 
 def test_a_server_that_is_gone_in_the_middle_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from steps.tracking.stored_checkpoints import finetune_runs, store_errors
+    from steps.tracking.checkpoints.inventory import finetune_runs
+    from steps.tracking.checkpoints.removal import store_errors
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = mlflow.MlflowClient("http://127.0.0.1:9")
@@ -505,7 +506,7 @@ def test_a_server_that_is_gone_in_the_middle_is_one_line(monkeypatch: pytest.Mon
 def test_a_second_pruning_on_this_host_waits_for_the_first(
     client: mlflow.MlflowClient, experiment: str, tmp_path: Path
 ) -> None:
-    from steps.tracking.stored_checkpoints import journal_file, pruning_lock
+    from steps.tracking.checkpoints.removal import journal_file, pruning_lock
 
     run_id = finetune_run(client, experiment, {10: 2.0, 20: 1.0}, tmp_path / "scratch")
     taken, seen = threading.Event(), []
@@ -647,7 +648,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 import mlflow
-from tests.pruning.stored_runs import files_of, sign_of_life, upload, write_checkpoint
+from tests.support.stored_runs import files_of, sign_of_life, upload, write_checkpoint
 run_id, root, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 client = mlflow.MlflowClient()
 for step in range(1, count + 1):

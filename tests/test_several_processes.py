@@ -297,8 +297,8 @@ def test_a_deepspeed_file_that_is_not_there_is_named_at_once(
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    from steps.distributed.ranks import check_devices
     from steps.errors import UserError
-    from steps.training.launch import check_devices
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     check_devices(2, "cuda")

@@ -6,7 +6,8 @@ python -m tools.schema
 import json
 from pathlib import Path
 
-from steps.config import PROJECT_ROOT, json_schema
+from steps.config.file import json_schema
+from steps.config.paths import PROJECT_ROOT
 
 SCHEMA_FILE = PROJECT_ROOT / "configs" / "training.schema.json"
 

@@ -17,76 +17,45 @@ There are three outcomes, because "not shown" is not "shown not to be":
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from steps.comparison.statistics import (
-    LIKELIHOODS,
     POWER,
     BootstrapGain,
     RatioTable,
     bootstrap_gains,
-    columns_of,
     has_metric,
     holm,
-    likelihood_of,
     metrics_beside,
     papers_needed,
-    ratio_columns,
     ratio_table,
     sign_flip_tests,
     smallest_attainable_p,
     smallest_detectable_gain,
 )
-from steps.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from steps.config import Comparison, Guard
+    from steps.config.sections import Comparison
+from steps.comparison.comparable import (
+    GENERAL,
+    SideInfo,
+    check_comparable,
+    in_order_of,
+    interval_bounds,
+    same_denominators,
+)
+from steps.comparison.guards import GuardResult, check_guard
 
 Outcome = Literal["promote", "keep", "inconclusive"]
-GuardOutcome = Literal["holds", "fails", "unproven", "no data", "not checked"]
-
 CONFIDENCE = 0.95
 
 # Beyond this skewness of the per-paper differences the level is no longer held: at -3.6, 60
 # papers promote without gain in 7 % of the cases (benchmarks/comparison_validity.py).
 SKEWED = 1.5
-
-# In front of a metric's name: it is read from the frame of general texts.
-GENERAL = "general_"
-
-
-@dataclass(frozen=True, eq=False)
-class SideInfo:
-    """One side of a comparison: what was measured, and on what.
-
-    Attributes:
-        name: What the user calls it, such as `models:/genomics/3`.
-        version: What it resolved to; the same version cannot stand on both sides.
-        dataset_digest: Digest of the dataset that was scored.
-        split: Split that was scored.
-        metric_version: Version of the evaluation code's definitions.
-        objective: `causal` or `masked`.
-        per_paper: One row a paper: paper_id, nats, bytes, ... as the evaluation wrote it.
-        general: The same of texts outside the domain, or None where none were scored.
-        metrics: Figures that are no ratio over papers, such as `memorised_share`.
-    """
-
-    name: str
-    version: str
-    dataset_digest: str
-    split: str
-    metric_version: str
-    objective: str
-    per_paper: "pd.DataFrame"
-    general: "pd.DataFrame | None" = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,40 +83,6 @@ class MetricGain:
     p_value: float
     adjusted_p_value: float | None
     papers: int
-
-
-@dataclass(frozen=True)
-class GuardResult:
-    """A guard, and what the figures say about it.
-
-    Attributes:
-        metric: Its name.
-        margin: By how much the challenger may be worse.
-        outcome: `holds` and `fails` are shown; `unproven`: the bounds lie on both sides of the
-            margin; `no data`; `not checked`: no data, and the guard is optional.
-        against: The champion, or the reference metric that stands in for it.
-        reference: The value that the challenger is held against.
-        challenger: The challenger's value.
-        worse_by: How much worse the challenger is; negative: it is better.
-        low: Lower one-sided bound of that at level alpha; None for a mere point estimate.
-        high: Upper one-sided bound.
-        papers: Texts behind the bounds; 0 for a mere point estimate.
-        papers_needed: About how many texts would show that the guard holds, if it does.
-        reason: All this in words.
-    """
-
-    metric: str
-    margin: float
-    outcome: GuardOutcome
-    against: str
-    reference: float | None = None
-    challenger: float | None = None
-    worse_by: float | None = None
-    low: float | None = None
-    high: float | None = None
-    papers: int = 0
-    papers_needed: int | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -237,13 +172,13 @@ def decide(
     rule = fitted(rule, challenger.objective)
     check_comparable(champion, challenger, rule.metric)
     ours = challenger.per_paper
-    theirs = _in_order_of(champion.per_paper, ours)
+    theirs = in_order_of(champion.per_paper, ours)
 
     primary = ratio_table(theirs, ours, rule.metric)
     secondary = [
         name
         for name in metrics_beside(ours, rule.metric)
-        if has_metric(theirs, name) and _same_denominators(theirs, ours, name)
+        if has_metric(theirs, name) and same_denominators(theirs, ours, name)
     ]
     tables = [primary, *(ratio_table(theirs, ours, name) for name in secondary)]
     boots = bootstrap_gains(tables, samples=rule.bootstrap_samples, seed=rule.seed)
@@ -261,7 +196,7 @@ def decide(
 
     papers = primary.carrying
     gain = _metric_gain(rule.metric, primary, boots[0], p_above, None)
-    guards = tuple(_check_guard(guard, champion, challenger, rule) for guard in rule.guards)
+    guards = tuple(check_guard(guard, champion, challenger, rule) for guard in rule.guards)
     needed = papers_needed(
         gain.gain, primary.standard_error, papers, alpha=rule.alpha, minimum_gain=rule.min_gain
     )
@@ -333,176 +268,6 @@ def fitted(rule: "Comparison", objective: str) -> "Comparison":
     )
 
 
-def check_comparable(a: SideInfo, b: SideInfo, metric: str = "bits_per_byte") -> None:
-    """Refuse two sides whose figures do not mean the same.
-
-    Args:
-        a: One side.
-        b: The other side.
-        metric: The metric that they are to be compared by.
-
-    Raises:
-        UserError: Naming the first difference found.
-    """
-    sides = f"{a.name} and {b.name} cannot be compared"
-    if a.version == b.version:
-        raise UserError(
-            f"{sides}: both are version {a.version}; expected two versions, so name another one"
-        )
-    for what, ours, theirs, fix in (
-        ("dataset digest", a.dataset_digest, b.dataset_digest, "evaluate both on one dataset"),
-        ("split", a.split, b.split, "evaluate both on one split"),
-        ("metric version", a.metric_version, b.metric_version, "evaluate the older one again"),
-        ("objective", a.objective, b.objective, "compare causal with causal, masked with masked"),
-    ):
-        if ours != theirs:
-            raise UserError(f"{sides}: {what} {ours} against {theirs}; {fix}")
-
-    kind = likelihood_of(metric)
-    if kind is None:
-        raise UserError(
-            f"comparison.metric is {metric!r}: expected one of {', '.join(LIKELIHOODS)}, "
-            "or one of a stratum such as gene_bits_per_byte; change comparison.metric"
-        )
-    if (kind == "bits_per_byte") != (a.objective == "causal"):
-        fitting = "bits_per_byte" if a.objective == "causal" else "pseudo_bits_per_byte or mlm_loss"
-        raise UserError(
-            f"{sides} by {metric}: they are {a.objective} models, which have none; "
-            f"set comparison.metric to {fitting}"
-        )
-
-    _check_same_papers(a.name, a.per_paper, b.name, b.per_paper, "papers")
-    if len(a.per_paper) == 1:
-        raise UserError(
-            f"{sides}: split {a.split} holds a single paper ({a.per_paper['paper_id'].iloc[0]}); "
-            "expected several, as papers are what is resampled; use a larger split"
-        )
-    _check_figures(a.name, a.per_paper, metric)
-    _check_figures(b.name, b.per_paper, metric)
-    _check_same_text(a, a.per_paper, b, b.per_paper, metric)
-    if a.general is not None and b.general is not None:
-        _check_same_papers(a.name, a.general, b.name, b.general, "general texts")
-        if has_metric(a.general, kind) and has_metric(b.general, kind):
-            _check_figures(a.name, a.general, kind)
-            _check_figures(b.name, b.general, kind)
-            _check_same_text(a, a.general, b, b.general, kind)
-
-
-@dataclass(frozen=True)
-class RankedSide:
-    """A model in a ranking.
-
-    Attributes:
-        rank: 1 is the best.
-        name: Name of the side.
-        value: The metric.
-        low: Lower bound of its 95 % interval over papers; None where papers are too few.
-        high: Upper bound.
-    """
-
-    rank: int
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class RankedPair:
-    """Two models of a ranking, the better one first.
-
-    Attributes:
-        better: Name of the one with the better value.
-        worse: Name of the other.
-        gain: Difference, in units of the metric, at least 0.
-        low: Lower bound of its 95 % interval over papers; None where papers are too few.
-        high: Upper bound.
-        p_value: Two-sided, by sign flips.
-        adjusted_p_value: After Holm's correction over all pairs.
-    """
-
-    better: str
-    worse: str
-    gain: float
-    low: float | None
-    high: float | None
-    p_value: float
-    adjusted_p_value: float
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Several models, the best first, and all pairs of them."""
-
-    metric: str
-    papers: int
-    sides: tuple[RankedSide, ...]
-    pairs: tuple[RankedPair, ...]
-
-
-def rank(sides: Sequence[SideInfo], rule: "Comparison") -> Ranking:
-    """Order several models by the primary metric, and test all pairs.
-
-    Args:
-        sides: Two or more evaluated models.
-        rule: Section `comparison` of the configuration; its guards play no part here.
-
-    Returns:
-        The ranking; two neighbours whose adjusted p-value exceeds alpha are not shown to
-        differ.
-
-    Raises:
-        UserError: If there are fewer than two sides, or two of them cannot be compared.
-    """
-    if len(sides) < 2:
-        raise UserError(f"a ranking needs at least 2 models, not {len(sides)}; name another one")
-    rule = fitted(rule, sides[0].objective)
-    for a, b in combinations(sides, 2):
-        check_comparable(a, b, rule.metric)
-    first = sides[0].per_paper
-    frames = [_in_order_of(side.per_paper, first) for side in sides]
-
-    # A side held against nothing has its own value as the difference.
-    own = [ratio_table(frame, frame, rule.metric) for frame in frames]
-    alone = [RatioTable(table.values * [1.0, 1.0, 0.0, 1.0], abs(table.scale)) for table in own]
-    best_first = sorted(
-        range(len(sides)),
-        key=lambda i: -alone[i].gain if own[i].higher_is_better else alone[i].gain,
-    )
-    pairs = list(combinations(best_first, 2))
-    tables = [ratio_table(frames[worse], frames[better], rule.metric) for better, worse in pairs]
-    boots = bootstrap_gains(
-        [*(alone[i] for i in best_first), *tables], samples=rule.bootstrap_samples, seed=rule.seed
-    )
-    tests = sign_flip_tests(
-        np.column_stack([table.differences() for table in tables]),
-        flips=rule.permutations,
-        seed=rule.seed,
-    )
-    adjusted = holm([test.two_sided for test in tests])
-    return Ranking(
-        metric=rule.metric,
-        papers=len(first),
-        sides=tuple(
-            RankedSide(place, sides[i].name, boot.gain, *_bounds(boot, CONFIDENCE))
-            for place, (i, boot) in enumerate(zip(best_first, boots, strict=False), start=1)
-        ),
-        pairs=tuple(
-            RankedPair(
-                sides[better].name,
-                sides[worse].name,
-                boot.gain,
-                *_bounds(boot, CONFIDENCE),
-                test.two_sided,
-                p,
-            )
-            for (better, worse), boot, test, p in zip(
-                pairs, boots[len(sides) :], tests, adjusted, strict=True
-            )
-        ),
-    )
-
-
 def _verdict(
     primary: RatioTable,
     gain: MetricGain,
@@ -553,236 +318,14 @@ def _verdict(
     )
 
 
-def _check_guard(
-    guard: "Guard", champion: SideInfo, challenger: SideInfo, rule: "Comparison"
-) -> GuardResult:
-    """Hold the challenger against a guard: by bounds over papers, else by the two figures."""
-    against = guard.reference or champion.name
-    table = _guard_table(guard, champion, challenger)
-    if table is not None and table.carrying >= 2:
-        return _check_by_bounds(guard, table, against, rule)
-
-    other = challenger if guard.reference else champion
-    reference = other.metrics.get(guard.reference or guard.metric)
-    value = challenger.metrics.get(guard.metric)
-    if reference is None or value is None:
-        missing = challenger.name if value is None else other.name
-        return GuardResult(
-            guard.metric,
-            guard.margin,
-            "not checked" if guard.optional else "no data",
-            against,
-            reason=f"guard {guard.metric} has no figure for {missing}, so evaluate it with one "
-            "or set the guard's optional to true",
-        )
-    for side, figure in ((other, reference), (challenger, value)):
-        if not math.isfinite(figure):
-            raise UserError(
-                f"{side.name}: {guard.metric} is {figure}, expected a finite number; "
-                "evaluate it again"
-            )
-    worse_by = value - reference if guard.direction == "lower_is_better" else reference - value
-    outcome: GuardOutcome = "holds" if worse_by <= guard.margin else "fails"
-    return GuardResult(
-        guard.metric,
-        guard.margin,
-        outcome,
-        against,
-        reference,
-        value,
-        worse_by,
-        reason=f"guard {guard.metric} {outcome}: {value:.4f} against {reference:.4f} of {against}, "
-        f"worse by {worse_by:.4f} where {guard.margin:g} is allowed (a point estimate, as there "
-        "are no counts for bounds)",
-    )
-
-
-def _guard_table(guard: "Guard", champion: SideInfo, challenger: SideInfo) -> RatioTable | None:
-    """The guard's figures paper by paper, or None where the frames do not hold them."""
-    metric = guard.metric.removeprefix(GENERAL)
-    columns = ratio_columns(metric)
-    if columns is None:
-        return None
-    if columns.higher_is_better != (guard.direction == "higher_is_better"):
-        expected = "higher_is_better" if columns.higher_is_better else "lower_is_better"
-        raise UserError(
-            f"comparison.guards: direction of {guard.metric} is {guard.direction}, "
-            f"expected {expected}; change it"
-        )
-    general = guard.metric.startswith(GENERAL)
-    ours = challenger.general if general else challenger.per_paper
-    theirs = champion.general if general else champion.per_paper
-    if ours is None or theirs is None or not has_metric(ours, metric):
-        return None
-    _check_finite(challenger.name, ours, metric)
-    if guard.reference is not None:
-        if not has_metric(ours, guard.reference):
-            return None
-        _check_finite(challenger.name, ours, guard.reference)
-        return ratio_table(ours, ours, metric, against=guard.reference)
-    if not has_metric(theirs, metric):
-        return None
-    _check_finite(champion.name, theirs, metric)
-    return ratio_table(_in_order_of(theirs, ours), ours, metric)
-
-
-def _check_by_bounds(
-    guard: "Guard", table: RatioTable, against: str, rule: "Comparison"
-) -> GuardResult:
-    """A non-inferiority test: the whole one-sided interval has to lie within the margin."""
-    boot = bootstrap_gains([table], samples=rule.bootstrap_samples, seed=rule.seed)[0]
-    reference, value = table.ratios
-    worse_by = -boot.gain
-    # Both bounds of a two-sided interval of 1 - 2 alpha are one-sided bounds at alpha.
-    low_gain, high_gain = _bounds(boot, 1 - 2 * rule.alpha)
-    low = None if high_gain is None else -high_gain
-    high = None if low_gain is None else -low_gain
-    needed = None
-    outcome: GuardOutcome
-    if high is not None and high <= guard.margin:
-        outcome = "holds"
-    elif low is not None and low > guard.margin:
-        outcome = "fails"
-    else:
-        outcome = "unproven"
-        needed = papers_needed(
-            guard.margin - worse_by,
-            table.standard_error,
-            len(table.values),
-            alpha=rule.alpha,
-            minimum_gain=0.0,
-        )
-    bounds = "too few texts for bounds" if high is None else f"between {low:.4f} and {high:.4f}"
-    takes = "" if needed is None else f"; about {needed} texts would show it"
-    verdict = "cannot be told" if outcome == "unproven" else outcome
-    return GuardResult(
-        guard.metric,
-        guard.margin,
-        outcome,
-        against,
-        reference,
-        value,
-        worse_by,
-        low,
-        high,
-        table.carrying,
-        needed,
-        reason=f"guard {guard.metric} {verdict}: {value:.4f} against {reference:.4f} of {against}, "
-        f"worse by {worse_by:.4f} ({bounds}, {table.carrying} texts) where {guard.margin:g} is "
-        f"allowed{takes}",
-    )
-
-
-def _check_same_papers(
-    name_a: str, a: "pd.DataFrame", name_b: str, b: "pd.DataFrame", what: str
-) -> None:
-    """Refuse frames that do not hold the same papers, each once."""
-    for name, frame in ((name_a, a), (name_b, b)):
-        if not len(frame):
-            raise UserError(f"{name}: there are no {what}; expected at least 2, evaluate it again")
-        if frame["paper_id"].duplicated().any():
-            twice = frame.loc[frame["paper_id"].duplicated(), "paper_id"].iloc[0]
-            raise UserError(
-                f"{name}: {what} hold {twice} twice, expected one row each; evaluate it again"
-            )
-    ids_a, ids_b = set(a["paper_id"]), set(b["paper_id"])
-    fix = "evaluate both on one dataset and split"
-    if not ids_a & ids_b:
-        raise UserError(
-            f"{name_a} and {name_b} have none of their {what} in common "
-            f"({len(ids_a)} and {len(ids_b)}); {fix}"
-        )
-    if ids_a != ids_b:
-        first = min(ids_a ^ ids_b)
-        raise UserError(
-            f"{name_a} and {name_b} were scored on different {what}: {len(ids_a - ids_b)} only in "
-            f"the former, {len(ids_b - ids_a)} only in the latter (first: {first}); {fix}"
-        )
-
-
-def _check_figures(name: str, frame: "pd.DataFrame", metric: str) -> None:
-    """Refuse a frame without the metric, or with a figure that is no number."""
-    columns = columns_of(metric)
-    for column in (columns.numerator, columns.denominator):
-        if column not in frame.columns:
-            raise UserError(
-                f"{name}: per-paper results have no column {column}, which {metric} needs; "
-                "evaluate it again, or change comparison.metric"
-            )
-    for used in (metric, *metrics_beside(frame, metric)):
-        _check_finite(name, frame, used)
-    if float(frame[columns.denominator].sum()) <= 0:
-        raise UserError(
-            f"{name}: {columns.denominator} is 0 in all papers, so there is no {metric}; "
-            "use another split or change comparison.metric"
-        )
-
-
-def _check_finite(name: str, frame: "pd.DataFrame", metric: str) -> None:
-    """Refuse a frame in which a figure of a metric is no number."""
-    columns = columns_of(metric)
-    for column in (columns.numerator, columns.denominator):
-        wrong = ~np.isfinite(frame[column].to_numpy(dtype=np.float64))
-        if wrong.any():
-            row = frame.loc[wrong].iloc[0]
-            raise UserError(
-                f"{name}: {column} of paper {row['paper_id']} is {row[column]}, "
-                "expected a finite number; evaluate it again"
-            )
-
-
-def _check_same_text(
-    a: SideInfo, frame_a: "pd.DataFrame", b: SideInfo, frame_b: "pd.DataFrame", metric: str
-) -> None:
-    """Refuse frames whose denominators differ: the sides were not scored on the same text."""
-    columns = columns_of(metric)
-    aligned = _in_order_of(frame_a, frame_b)
-    if _same_denominators(aligned, frame_b, metric):
-        return
-    ours = aligned[columns.denominator].to_numpy()
-    theirs = frame_b[columns.denominator].to_numpy()
-    at = int(np.flatnonzero(ours != theirs)[0])
-    fix = (
-        "their tokenizers or masks differ, so set comparison.metric to pseudo_bits_per_byte"
-        if metric.endswith(("mlm_loss", "mlm_accuracy"))
-        else "evaluate both on one dataset"
-    )
-    raise UserError(
-        f"{a.name} and {b.name} cannot be compared: {columns.denominator} of "
-        f"{frame_b['paper_id'].iloc[at]} is {ours[at]} against {theirs[at]}; {fix}"
-    )
-
-
-def _same_denominators(a: "pd.DataFrame", b: "pd.DataFrame", metric: str) -> bool:
-    """Whether both sides divide by the same, paper by paper."""
-    columns = columns_of(metric)
-    return bool(
-        np.allclose(
-            a[columns.denominator].to_numpy(dtype=np.float64),
-            b[columns.denominator].to_numpy(dtype=np.float64),
-            rtol=1e-9,
-            atol=0,
-        )
-    )
-
-
-def _in_order_of(frame: "pd.DataFrame", other: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows of a frame in the order of another one's papers."""
-    return frame.set_index("paper_id").loc[other["paper_id"]].reset_index()
-
-
 def _metric_gain(
     metric: str, table: RatioTable, boot: BootstrapGain, p_value: float, adjusted: float | None
 ) -> MetricGain:
     champion, challenger = table.ratios
-    low, high = _bounds(boot, CONFIDENCE)
+    low, high = interval_bounds(boot, CONFIDENCE)
     return MetricGain(
         metric, champion, challenger, boot.gain, low, high, p_value, adjusted, table.carrying
     )
-
-
-def _bounds(boot: BootstrapGain, confidence: float) -> tuple[float | None, float | None]:
-    return boot.interval(confidence) or (None, None)
 
 
 def _too_few(primary: RatioTable, rule: "Comparison") -> str:

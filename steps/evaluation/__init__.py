@@ -1,1 +1,1 @@
-"""How good a model is at genomics text: likelihood, cloze tests, generation, metrics."""
+"""What is measured of one model: likelihood, masked scores, cloze tests, generation."""

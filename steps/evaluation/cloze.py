@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from steps.evaluation.byte_spans import tokens_and_bytes
-from steps.evaluation.likelihood import Progress, sequence_nats, start_token
-from steps.evaluation.masked import MaskedRow, restore, with_special_tokens
+from steps.evaluation.likelihood import Progress, sequence_nats
+from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
+from steps.models.tokenizer import start_token, with_special_tokens
 from steps.papers.text import PaperText, Span
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.cloze import SENTENCE_END
-from steps.evaluation.likelihood import start_token
 from steps.evaluation.seeds import generator_for
+from steps.models.tokenizer import start_token
 from steps.papers.deduplication import hash_words, ngram_hashes
 from steps.papers.text import PART_SEPARATOR, PaperText
 

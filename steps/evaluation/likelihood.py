@@ -7,7 +7,7 @@ Every token is scored once, given BOS and what stands before it in the paper. A 
 than `context` is read in windows that advance by `stride`; what a window repeats from the
 one before is context only, and the last window is moved back until it is full, so that with
 `stride` = `context` the figures are those of lm-evaluation-harness' rolling log-likelihood.
-Papers share a row of tokens where the model keeps them apart (see `steps.training.attention`),
+Papers share a row of tokens where the model keeps them apart (see `steps.models.attention`),
 and logits exist for a tile of positions by vocabulary at a time: all of them over a whole row
 would need gigabytes, and writing them to memory takes longer than computing them.
 """
@@ -23,24 +23,20 @@ import numpy.typing as npt
 from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.strata import STRATA, byte_strata, section_bytes, spread_over_bytes
+from steps.models.attention import document_borders, per_document_attention, supports_packing
+from steps.models.sharded import is_partitioned, whole_shape
 from steps.papers.text import PaperText
-from steps.training.attention import (
-    document_borders,
-    per_document_attention,
-    supports_packing,
-)
-from steps.training.sharded import is_partitioned, whole_shape
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+from steps.models.tokenizer import start_token
 
 # Logits that exist at one time: positions by entries of the vocabulary. On a CPU a tile should
 # stay in its caches; a GPU has to be kept busy. 512 by 65,536 in float32 are 134 MB.
 _POSITIONS_AT_A_TIME = 512
 _VOCABULARY_AT_A_TIME = {"cpu": 4_096}
 _VOCABULARY_AT_A_TIME_ELSEWHERE = 65_536
-
 Progress = Callable[[int, int], None]
 
 
@@ -151,21 +147,6 @@ def score_tokens(
         )
         start, shown = end, visible
     return scores
-
-
-def start_token(tokenizer: Any) -> int:
-    """The token after which the first one is scored: BOS, or EOS where there is no BOS.
-
-    Raises:
-        UserError: If the tokenizer has neither.
-    """
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if start is None:
-        raise UserError(
-            f"tokenizer {tokenizer.name_or_path!r} has neither a BOS nor an EOS token: expected "
-            "one to score the first token after; set bos_token in its tokenizer_config.json"
-        )
-    return int(start)
 
 
 def sequence_nats(

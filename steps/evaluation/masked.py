@@ -32,6 +32,7 @@ from steps.papers.text import PaperText
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+from steps.models.tokenizer import special_tokens, with_special_tokens
 
 MASKED_SHARE = 0.15
 
@@ -160,16 +161,6 @@ def restore(
     return answers
 
 
-def with_special_tokens(tokenizer: Any, ids: Sequence[int]) -> tuple[list[int], int]:
-    """Put a row between the tokens that the model saw around text (CLS and SEP).
-
-    Returns:
-        The token ids, and how many stand in front of the text.
-    """
-    before, after = _special_tokens(tokenizer)
-    return [*before, *ids, *after], len(before)
-
-
 @dataclass(frozen=True)
 class _PreparedPaper:
     """A paper as rows: first those of the mask, then those of single tokens."""
@@ -186,7 +177,7 @@ def _prepare(
 ) -> _PreparedPaper:
     ids, lengths = tokens_and_bytes(tokenizer, paper.text)
     mask = tokenizer.mask_token_id
-    before, after = _special_tokens(tokenizer)
+    before, after = special_tokens(tokenizer)
     chunk = context - len(before) - len(after)
 
     def row_of(start: int, masked: Sequence[int]) -> MaskedRow:
@@ -333,11 +324,6 @@ def _logits_at(
         model.train(was_training)
 
 
-def _special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    before, after = tokenizer.cls_token_id, tokenizer.sep_token_id
-    return ([] if before is None else [before]), ([] if after is None else [after])
-
-
 def _check_context(model: Any, tokenizer: Any, context: int) -> None:
     if tokenizer.mask_token_id is None:
         raise UserError(
@@ -345,7 +331,7 @@ def _check_context(model: Any, tokenizer: Any, context: int) -> None:
             "model; set training.model.objective to causal, or name a masked model"
         )
     longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-    shortest = 1 + sum(len(side) for side in _special_tokens(tokenizer))
+    shortest = 1 + sum(len(side) for side in special_tokens(tokenizer))
     if not shortest <= context <= longest:
         raise UserError(
             f"evaluation context of {context} tokens: expected {shortest} to {longest}, what the "

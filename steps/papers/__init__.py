@@ -1,1 +1,1 @@
-"""."""
+"""Text in, dataset out: reading, cleaning, annotating, deduplicating, splitting papers."""

@@ -7,9 +7,10 @@ Each check raises a `RecordProblem` with the reason under which the paper is lis
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from steps.config import Filters
+from steps.config.sections import Filters
 from steps.errors import UserError
-from steps.papers.records import Paper, RecordProblem, canonical_tier
+from steps.papers.paper import Paper, canonical_tier
+from steps.papers.scanner import RecordProblem
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from steps.config import ScientificData
+from steps.config.sections import ScientificData
 from steps.errors import UserError, writing_to
 from steps.papers import leakage
 from steps.papers.dataset import (
@@ -58,7 +58,7 @@ from steps.papers.deduplication import (
 from steps.papers.filters import check_language_name
 from steps.papers.leakage import read_benchmark_texts
 from steps.papers.preparation import CleaningExample, PreparedChunk, prepare_chunk
-from steps.papers.records import RawRecord, read_records
+from steps.papers.scanner import RawRecord, read_records
 from steps.papers.splits import (
     SPLITS,
     assign_splits,
@@ -133,7 +133,7 @@ def prepare_dataset(
     """Turn files of papers into a clean dataset, split by paper.
 
     Args:
-        inputs: Local files, see `steps.papers.records.resolve_inputs`. The rows stand in their
+        inputs: Local files, see `steps.papers.inputs.resolve_inputs`. The rows stand in their
             order, and the digest with them; the splits do not depend on it.
         settings: The section `scientific_data` of the configuration.
         output: Folder to write `dataset/` and `rejected.jsonl` to; made where missing, and

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, get_args
 
-from steps.config import SectionName
+from steps.config.sections import SectionName
 from steps.errors import UserError
 
 SECTION_NAMES: tuple[str, ...] = get_args(SectionName)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from steps.config import Split
+from steps.config.sections import Split
 from steps.errors import UserError
 
 SPLITS = ("train", "validation", "test")

@@ -1,1 +1,1 @@
-"""Deciding which checkpoints may go, and removing them so that a crash does no harm."""
+"""Which checkpoints may go, and removing them so that a crash does no harm."""

@@ -24,23 +24,23 @@ Deletions are written to a journal first, so that a rerun after a crash finishes
 """
 
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 from itertools import groupby
-from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import Literal, Protocol
 
-import msgspec
+from steps.pruning.records import (
+    Action,
+    CheckpointKey,
+    CheckpointRecord,
+    Identity,
+    PendingAction,
+    identity_of,
+)
 
-from steps.errors import UserError
-
-CheckpointKey = tuple[str, int]
 """(run id, step)."""
-
-RunState = Literal["living", "unfinished", "finished"]
 """`unfinished`: failed, killed, or still marked as running without a heartbeat. A run that
 another one has resumed from and outgrown counts as finished."""
 
@@ -86,50 +86,6 @@ class PruningPolicy(Protocol):
 
 
 @dataclass(frozen=True)
-class CheckpointRecord:
-    """What is known of one stored checkpoint.
-
-    Attributes:
-        run_id: The run that wrote it.
-        experiment_id: That run's experiment.
-        step: Optimiser steps done when it was written.
-        bytes: What it takes up.
-        metric: Its value of the policy's metric; None or not finite: it is not ranked.
-        created: When it was written, with its time zone; the same each time it is looked up.
-        location: Where it lies, for whoever deletes it.
-        run_state: Whether its run lives, has finished, or may still be resumed.
-        slimmable_bytes: Bytes of the files that only resuming needs; 0: nothing to slim.
-        resumable: Whether every file that resuming needs is there.
-        pinned: Whether a user has tagged it to stay.
-        being_written: Whether it is not complete yet.
-        leftover: Whether it is not complete and never will be, because its writer is gone.
-        in_store: Whether the artifact store has it; False: it lies on this host's disk alone.
-        folder: Its copy on this host's disk, for whoever deletes it; "": there is none.
-    """
-
-    run_id: str
-    experiment_id: str
-    step: int
-    bytes: int
-    metric: float | None
-    created: datetime
-    location: str
-    run_state: RunState
-    slimmable_bytes: int = 0
-    resumable: bool = True
-    pinned: bool = False
-    being_written: bool = False
-    leftover: bool = False
-    in_store: bool = True
-    folder: str = ""
-
-    @property
-    def key(self) -> CheckpointKey:
-        """(run id, step)."""
-        return self.run_id, self.step
-
-
-@dataclass(frozen=True)
 class Protections:
     """What outside the checkpoints themselves forbids to touch them.
 
@@ -145,41 +101,6 @@ class Protections:
     run_id: str | None = None
     referenced_by: Mapping[CheckpointKey, str] = field(default_factory=dict)
     needed_by: Mapping[CheckpointKey, str] = field(default_factory=dict)
-
-
-class Action(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One intended removal, as the journal holds it.
-
-    `created` tells a checkpoint from a later one that was saved under the same run and step.
-    """
-
-    what: Literal["delete", "slim"]
-    experiment_id: str
-    run_id: str
-    step: int
-    created: datetime
-    location: str
-    bytes: int
-    reason: str
-    folder: str = ""
-
-    @property
-    def key(self) -> CheckpointKey:
-        """(run id, step)."""
-        return self.run_id, self.step
-
-
-@dataclass(frozen=True)
-class PendingAction:
-    """An action that the journal holds as intended and not as done.
-
-    Attributes:
-        action: What was intended.
-        begun: Whether it may have taken some files already.
-    """
-
-    action: Action
-    begun: bool
 
 
 @dataclass(frozen=True)
@@ -220,10 +141,8 @@ class _Rule(IntEnum):
     BEST = 3
 
 
-_Identity = tuple[str, int, datetime]
 """(run id, step, creation time) of a checkpoint."""
-
-_Begun = Mapping[_Identity, Literal["delete", "slim"]]
+_Begun = Mapping[Identity, Literal["delete", "slim"]]
 """What an interrupted pruning had begun to do."""
 
 
@@ -264,7 +183,9 @@ def plan_pruning(
     Returns:
         One verdict a record, sorted by run and step.
     """
-    begun: _Begun = {_identity(entry.action): entry.action.what for entry in pending if entry.begun}
+    begun: _Begun = {
+        identity_of(entry.action): entry.action.what for entry in pending if entry.begun
+    }
     ordered = sorted(records, key=_by_run_and_step)
     would_resume = {
         identity
@@ -320,46 +241,11 @@ def actions_to_take(
     return orphans + planned
 
 
-def carry_out(
-    actions: Sequence[Action],
-    journal: "Journal",
-    still_protected: Callable[[Action], str | None],
-    perform: Callable[[Action], None],
-) -> list[tuple[Action, str]]:
-    """Perform the actions one by one, each noted in the journal before and after.
-
-    Args:
-        actions: What to do (`actions_to_take`).
-        journal: Where it is noted first.
-        still_protected: Asked right before each action, since the registry may have changed
-            after the plan was made: why it may no longer be done, or None.
-        perform: Removes a checkpoint's bytes. It must accept that some or all of them are gone
-            already, because it is called again after a crash. What it raises ends the work.
-
-    Returns:
-        The actions that were not performed, each with the reason.
-    """
-    spared: list[tuple[Action, str]] = []
-    if not actions:
-        return spared
-    journal.intend(actions)
-    for action in actions:
-        reason = still_protected(action)
-        if reason is not None:
-            spared.append((action, reason))
-            continue
-        # A deletion is begun on the disk before its first file goes: see `Journal`.
-        journal.begin(action)
-        perform(action)
-        journal.finish(action)
-    return spared
-
-
 def _by_run_and_step(record: CheckpointRecord) -> tuple[CheckpointKey, datetime]:
     return record.key, record.created
 
 
-def _resumed_from_next(records: list[CheckpointRecord], begun: _Begun) -> set[_Identity]:
+def _resumed_from_next(records: list[CheckpointRecord], begun: _Begun) -> set[Identity]:
     """Name the checkpoints that one run, given by ascending step, would resume from.
 
     That is the newest on this host, and the newest in the store for a launch on another host.
@@ -370,10 +256,10 @@ def _resumed_from_next(records: list[CheckpointRecord], begun: _Begun) -> set[_I
         if record.resumable
         and not record.being_written
         and not record.leftover
-        and _identity(record) not in begun
+        and identity_of(record) not in begun
     ]
     stored = [record for record in resumable if record.in_store]
-    return {_identity(record) for record in resumable[-1:] + stored[-1:]}
+    return {identity_of(record) for record in resumable[-1:] + stored[-1:]}
 
 
 def _plan_group(
@@ -382,10 +268,10 @@ def _plan_group(
     now: datetime,
     protections: Protections,
     begun: _Begun,
-    would_resume: set[_Identity],
+    would_resume: set[Identity],
 ) -> list[Verdict]:
     """Decide over the checkpoints among which the rules count, the oldest first."""
-    interrupted = [begun.get(_identity(record)) for record in records]
+    interrupted = [begun.get(identity_of(record)) for record in records]
     whole = [
         index
         for index, record in enumerate(records)
@@ -395,7 +281,7 @@ def _plan_group(
 
     verdicts = []
     for index, record in enumerate(records):
-        protection = _protection(record, protections, _identity(record) in would_resume)
+        protection = _protection(record, protections, identity_of(record) in would_resume)
         if protection is not None:
             if interrupted[index] is not None:
                 protection += "; an interrupted pruning may have taken some of its files"
@@ -556,111 +442,3 @@ def _action(verdict: Verdict) -> Action:
         reason=verdict.reason,
         folder=record.folder,
     )
-
-
-def _identity(checkpoint: CheckpointRecord | Action) -> _Identity:
-    return checkpoint.run_id, checkpoint.step, checkpoint.created
-
-
-class _Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of the journal."""
-
-    event: Literal["intended", "begun", "done"]
-    at: datetime
-    actions: list[Action]
-
-
-class Journal:
-    """A write-ahead log of removals, as JSON Lines: intended, begun, done.
-
-    It is on the disk before the first byte goes, so that after a crash it tells which
-    checkpoints may be half gone. It only grows, and is the record of what was removed and why.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Take the file's path; it is made when something is first intended."""
-        self.path = path
-
-    def intend(self, actions: Sequence[Action]) -> None:
-        """Note what is to be removed. Earlier intentions that were not begun lapse."""
-        self._append("intended", actions)
-
-    def begin(self, action: Action) -> None:
-        """Note that files go from now on."""
-        self._append("begun", [action])
-
-    def finish(self, action: Action) -> None:
-        """Note that all is gone that was to go."""
-        self._append("done", [action])
-
-    def pending(self) -> list[PendingAction]:
-        """List what was intended and not done, in the order of the intentions.
-
-        Raises:
-            UserError: A line is not one of a journal.
-        """
-        pending: dict[_Identity, PendingAction] = {}
-        for event in self._events():
-            if event.event == "intended":
-                pending = {key: entry for key, entry in pending.items() if entry.begun}
-            for action in event.actions:
-                identity = _identity(action)
-                if event.event == "done":
-                    pending.pop(identity, None)
-                elif event.event == "begun":
-                    pending[identity] = PendingAction(action, begun=True)
-                else:
-                    pending.setdefault(identity, PendingAction(action, begun=False))
-        return list(pending.values())
-
-    def _events(self) -> list[_Event]:
-        if not self.path.exists():
-            return []
-        events = []
-        # What follows the last line end was cut off by a crash before it was on the disk, and so
-        # before anything was done about it.
-        complete = self.path.read_bytes().split(b"\n")[:-1]
-        for number, line in enumerate(complete, start=1):
-            try:
-                events.append(msgspec.json.decode(line, type=_Event))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{self.path}, line {number}: not an entry of a pruning journal ({error}): "
-                    "move the file away, then check the checkpoints that it names"
-                ) from None
-        return events
-
-    def _append(
-        self, event: Literal["intended", "begun", "done"], actions: Sequence[Action]
-    ) -> None:
-        line = msgspec.json.encode(_Event(event, datetime.now(UTC), list(actions))) + b"\n"
-        is_new = not self.path.exists()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+") as file:
-            _cut_torn_line(file)
-            file.write(line)
-            file.flush()
-            # A lost `done` only means that a removal is repeated; the others must not be lost.
-            if event != "done":
-                os.fsync(file.fileno())
-        if is_new:
-            _fsync_folder(self.path.parent)
-
-
-def _cut_torn_line(file: BinaryIO) -> None:
-    """Cut off what a crash left behind the last line end, or the next line would join it."""
-    end = file.seek(0, os.SEEK_END)
-    if end == 0:
-        return
-    file.seek(end - 1)
-    if file.read(1) != b"\n":
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

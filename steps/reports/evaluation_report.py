@@ -21,33 +21,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
     from matplotlib.figure import Figure
+from steps.evaluation.measure import TokenExample
 
 TEMPLATE = Path(__file__).with_name("evaluation.html.j2")
-
 _GENERATIONS_SHOWN = 12
 _PAPERS_SHOWN = 5
 _TOKENS_SHOWN = 400
+
 # Characters in a line of the picture of a text, and inches that one of them takes.
 _LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0763, 0.2
+
 # Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
 _BITS_OF_FULL_COLOUR = 10.0
 _BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"
 _HEADLINES = ("bits_per_byte", "pseudo_bits_per_byte", "mlm_loss")
-
-
-@dataclass(frozen=True)
-class TokenExample:
-    """A text as one model or two read it.
-
-    Attributes:
-        paper_id: The paper that it is from.
-        tokens: From `steps.evaluation.likelihood.score_tokens` with the evaluated model.
-        base_tokens: The same from the base, or None.
-    """
-
-    paper_id: str
-    tokens: Sequence[TokenScore]
-    base_tokens: Sequence[TokenScore] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps import config
+from steps.config.sections import Training
 
 if TYPE_CHECKING:
-    from steps.training.models import Base
+    from steps.models.sources import Base
 
 TEMPLATE = """---
 {{ card_data }}
@@ -95,7 +95,7 @@ class TrainingData:
 
 def write_model_card(
     file: Path,
-    training: config.Training,
+    training: Training,
     base: "Base",
     data: TrainingData,
     figures: Mapping[str, float],
@@ -149,7 +149,7 @@ def write_model_card(
     card.save(file)
 
 
-def _settings(training: config.Training) -> dict[str, Any]:
+def _settings(training: Training) -> dict[str, Any]:
     values, qlora = training.hyperparameters, training.qlora
     settings: dict[str, Any] = {"method": qlora.resolved_method}
     if qlora.adapts:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from steps import config
+from steps.config.sections import Training
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -62,7 +62,7 @@ def _figure(metrics: Mapping[str, float], end: str = "", front: str = "") -> str
 
 def show_summary(
     run: Any,
-    training: config.Training,
+    training: Training,
     trained: "Mapping[str, Run]",
     measured: "Mapping[str, Run]",
     decision: Mapping[str, Any],

@@ -1,1 +1,1 @@
-"""The only place that imports mlflow: runs, artifacts, datasets, registry, reuse."""
+"""Everything that the store knows; the only importer of mlflow."""

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
-from steps.config import PROJECT_ROOT
+from steps.config.paths import PROJECT_ROOT
 
 # What decides about the numbers; all others are in the list of packages.
 TAGGED_LIBRARIES = (

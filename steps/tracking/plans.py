@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.cli import say
-from steps.config import Training
+from steps.config.sections import Training
+from steps.distributed.ranks import Rank
 from steps.errors import UserError
-from steps.training.launch import Rank
+from steps.terminal import say
 
 if TYPE_CHECKING:
     import torch
 
+    from steps.checkpoints.trainer_state import ResumePoint
+    from steps.models.sources import Base
     from steps.papers.text import PaperText
     from steps.tracking.runs import StepRun
-    from steps.training.models import Base
-    from steps.training.resume import ResumePoint
 
 # Papers whose tokens are counted before the training, to know about how long it takes.
 SAMPLED_PAPERS = 50
@@ -61,16 +61,11 @@ def planned(
     Raises:
         UserError: The run does not fit into the memory or the disk that there is.
     """
-    from steps.training.memory import (
-        CannotPlan,
-        available_budget,
-        check_disk,
-        check_fits,
-        plan_run,
-        shape_from_config,
-        with_settled_batch,
-    )
-    from steps.training.resume import micro_batch_of
+    from steps.checkpoints.trainer_state import micro_batch_of
+    from steps.planning.budget import available_budget, check_disk
+    from steps.planning.report import plan_run
+    from steps.planning.shapes import CannotPlan, shape_from_config
+    from steps.planning.suggestions import check_fits, with_settled_batch
 
     content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     budget = available_budget(training, device)

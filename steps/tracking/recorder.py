@@ -17,11 +17,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from steps.tracking.checkpoint_uploads import CheckpointUploads
+from steps.cache_folder import cache_folder
+from steps.tracking.checkpoints.uploads import CheckpointUploads
 from steps.tracking.runs import SECONDS_WHEN_INTERRUPTED, StepRun, store_away
 from steps.tracking.spool import Spool
 from steps.tracking.store import few_retries
-from steps.training.models import cache_folder
 
 
 class MlflowRecorder:

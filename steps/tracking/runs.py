@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps import config
+from steps.config.sections import Training
 from steps.errors import UserError
-from steps.tracking.last_word import leave_behind
+from steps.tracking.keep_killed import leave_behind
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
     StoreUnusable,
@@ -37,34 +37,15 @@ from steps.tracking.store import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.tracking import MlflowClient
+from steps.terminal import logging_to
 
-# Libraries that talk on the terminal about matters of their own. Their words go to the run's
-# log; `--verbose` (or FORGE_VERBOSE) lets them through. Our own words are click's and tqdm's.
-NOISY_LOGGERS = (
-    "mlflow",
-    "alembic",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "DeepSpeed",
-    "deepspeed",
-    "bitsandbytes",
-    "torch",
-    "torchao",
-    "huggingface_hub",
-    "matplotlib",
-    "urllib3",
-    "evaluate",
-    "py.warnings",
-    "git",
-    "traceback",
-)
 MAX_TAG = 4000
 MAX_PARAM = 6000
 CUT_OFF = "… (whole in config.yaml)"
+
 # Marks the spool of a process that joins a run and does not end it.
 PART = "-part"
+
 # A step that was told to end has no minutes to wait for the store.
 SECONDS_WHEN_INTERRUPTED = 5.0
 
@@ -171,7 +152,7 @@ class ReadingRun(StepRun):
 
 @contextmanager
 def reading_run(
-    step: str, training: config.Training, run_id: str, experiment_id: str, *, verbose: bool
+    step: str, training: Training, run_id: str, experiment_id: str, *, verbose: bool
 ) -> Iterator[ReadingRun]:
     """Take part in a run that another process of the same step has opened.
 
@@ -184,7 +165,7 @@ def reading_run(
     """
     with (
         tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch,
-        _logging_to(Path(scratch) / f"{step}.log", verbose),
+        logging_to(Path(scratch) / f"{step}.log", verbose),
     ):
         os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
         # As mlflow does with a run that is joined: no child of ours is to write into it.
@@ -199,7 +180,7 @@ def reading_run(
 @contextmanager
 def step_run(
     step: str,
-    training: config.Training,
+    training: Training,
     *,
     verbose: bool,
     run_name: str | None = None,
@@ -219,7 +200,7 @@ def step_run(
     """
     with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
         log_file = Path(scratch) / f"{log_name or step}.log"
-        with _logging_to(log_file, verbose):
+        with logging_to(log_file, verbose):
             client = connect(training)
             files = Path(scratch) / "files"
             run = _open_run(step, training, client, files, run_name, "" if ends else PART)
@@ -252,7 +233,7 @@ def step_run(
 
 def _open_run(
     step: str,
-    training: config.Training,
+    training: Training,
     client: "MlflowClient",
     scratch: Path,
     name: str | None,
@@ -260,7 +241,7 @@ def _open_run(
 ) -> StepRun:
     import mlflow
 
-    from steps.training.models import cache_folder
+    from steps.cache_folder import cache_folder
 
     nested = mlflow.active_run() is not None
     # start_run() takes MLFLOW_RUN_ID from the environment, joins that run and deletes
@@ -382,65 +363,3 @@ def tag_failure(run_id: str, error: str, exit_code: int) -> None:
     except store_errors():
         # The store itself may be what is wrong; the error is on the terminal either way.
         logging.getLogger("steps").warning("run %s could not be tagged", run_id)
-
-
-@contextmanager
-def _logging_to(log_file: Path, verbose: bool) -> Iterator[None]:
-    """Send every library's messages to a file, and only a verbose step's to the terminal."""
-    root = logging.getLogger()
-    to_file = logging.FileHandler(log_file, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    to_terminal = logging.StreamHandler()
-    to_terminal.addFilter(lambda record: verbose or not _is_noise(record.name))
-    to_terminal.setLevel(logging.WARNING)
-    before = root.level
-    root.setLevel(logging.INFO)
-    root.addHandler(to_file)
-    root.addHandler(to_terminal)
-    logging.captureWarnings(True)
-    quieten_handlers()
-    quieten_progress_bars()
-    # DeepSpeed installs its handler and warns in one go, when it is imported.
-    deepspeed = logging.getLogger("DeepSpeed")
-
-    def divert(record: logging.LogRecord) -> bool:
-        to_file.handle(record)
-        return verbose
-
-    deepspeed.addFilter(divert)
-    try:
-        yield
-    finally:
-        deepspeed.removeFilter(divert)
-        root.setLevel(before)
-        root.removeHandler(to_file)
-        root.removeHandler(to_terminal)
-        to_file.close()
-
-
-def quieten_handlers() -> None:
-    """Take away the handlers that libraries put on their own loggers; the root's remain.
-
-    Called again after a heavy import: a library installs its handler when it is imported.
-    """
-    # Torch gives handlers to loggers below its own too.
-    known = [name for name in logging.root.manager.loggerDict if _is_noise(name)]
-    for name in {*NOISY_LOGGERS, *known}:
-        logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            if isinstance(handler, logging.StreamHandler) and not isinstance(
-                handler, logging.FileHandler
-            ):
-                logger.removeHandler(handler)
-        logger.propagate = True
-
-
-def quieten_progress_bars() -> None:
-    """Switch off the bars of libraries; the steps show their own."""
-    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-
-
-def _is_noise(name: str) -> bool:
-    return any(name == noisy or name.startswith(f"{noisy}.") for noisy in NOISY_LOGGERS)

@@ -2,20 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from steps import config
+from steps.config.sections import Training
 from steps.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+
 DEFAULT_URI = "sqlite:///mlflow.db"
+
 # Longest wait for one answer of a server that should be there.
 REQUEST_SECONDS = 4
 
@@ -24,7 +25,7 @@ class StoreUnusable(UserError):
     """The tracking store is not there, or takes no writes: nothing more can be told to it."""
 
 
-def connect(training: config.Training) -> "MlflowClient":
+def connect(training: Training) -> "MlflowClient":
     """Point mlflow at the store and the experiment, and check that they answer.
 
     What `mlflow run` or the environment set comes first, then the configuration file, then
@@ -186,96 +187,6 @@ def newest_run(client: "MlflowClient", filters: str) -> "Run | None":
         max_results=1,
     )
     return runs[0] if runs else None
-
-
-@dataclass(frozen=True)
-class StoredDataset:
-    """A dataset of the tracking store, brought to this machine.
-
-    Attributes:
-        run_id: The preprocess run that made it.
-        digest: Its digest, as its manifest states it and its run is tagged.
-        folder: Where it is on this machine now.
-        manifest: The content of `manifest.json`.
-    """
-
-    run_id: str
-    digest: str
-    folder: Path
-    manifest: Mapping[str, Any]
-
-
-def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> StoredDataset:
-    """Fetch a dataset by `latest`, a run id, or a `runs:/ID/dataset` URI.
-
-    Raises:
-        UserError: There is none, or its bytes are gone or not those that were logged.
-    """
-    import json
-
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    run_id = _dataset_run(client, reference)
-    try:
-        run = client.get_run(run_id)
-        folder = Path(
-            mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path="dataset", dst_path=str(scratch)
-            )
-        )
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"dataset {reference!r}: run {run_id} has no dataset that can be read "
-            f"({one_line(error)}): give a finished preprocess run, or run preprocess again"
-        ) from None
-    digest = manifest["dataset_digest"]
-    _refuse_changed_rows(reference, run_id, folder, digest)
-    tagged = run.data.tags.get("forge.dataset_digest")
-    if tagged is not None and tagged != digest:
-        raise UserError(
-            f"dataset {reference!r}: its manifest says {digest}, its run {run_id} says {tagged}: "
-            "the artifact was changed after it was logged; run preprocess again"
-        )
-    return StoredDataset(run_id, digest, folder, manifest)
-
-
-def _refuse_changed_rows(reference: str, run_id: str, folder: Path, digest: str) -> None:
-    from pyarrow.lib import ArrowException
-
-    from steps.papers.dataset import digest_of_dataset
-
-    try:
-        found = digest_of_dataset(folder)
-    except (ArrowException, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"dataset {reference!r}: the files of run {run_id} cannot be read "
-            f"({one_line(error)}): they were changed or cut short; run preprocess again"
-        ) from None
-    if found != digest:
-        raise UserError(
-            f"dataset {reference!r}: its manifest says {digest}, the rows of run {run_id} give "
-            f"{found}: the artifact was changed after it was logged; run preprocess again"
-        )
-
-
-def _dataset_run(client: "MlflowClient", reference: str) -> str:
-    if reference == "latest":
-        run = newest_run(client, "tags.`forge.step` = 'preprocess'")
-        if run is None:
-            raise UserError(
-                "dataset 'latest': this experiment has no finished preprocess run; run "
-                "`mlflow run . -e preprocess` first, or name a run id"
-            )
-        return str(run.info.run_id)
-    if reference.startswith("runs:/"):
-        return reference.removeprefix("runs:/").split("/")[0]
-    if "/" in reference or not reference:
-        raise UserError(
-            f"dataset {reference!r} is neither latest, nor a run id, nor a runs:/ID/dataset URI"
-        )
-    return reference
 
 
 def one_line(error: BaseException) -> str:

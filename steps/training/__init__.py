@@ -1,1 +1,1 @@
-"""."""
+"""One training run: rows, losses, the trainer and its callbacks."""

@@ -25,11 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from steps import config
+from steps.config.sections import Masking
 from steps.errors import UserError
-from steps.evaluation.masked import with_special_tokens
-from steps.papers.text import PaperText
-from steps.training.attention import (
+from steps.models.attention import (
     PER_DOCUMENT_SDPA,
     document_borders,
     per_document_attention,
@@ -37,6 +35,8 @@ from steps.training.attention import (
     rounding_tolerance,
     supports_packing,
 )
+from steps.models.tokenizer import with_special_tokens
+from steps.papers.text import PaperText
 from steps.training.losses import IGNORED, answer_with_loss
 from steps.training.packing import pack
 
@@ -175,7 +175,7 @@ def _units(
 
 def hide(
     window: WordWindow,
-    rule: config.Masking,
+    rule: Masking,
     replacements: Replacements,
     generator: np.random.Generator,
 ) -> MaskedWindow:
@@ -224,7 +224,7 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         tokenizer: Any,
         max_length: int,
         overlap: int,
-        rule: config.Masking,
+        rule: Masking,
         seed: int,
         *,
         packed: bool,

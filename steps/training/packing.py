@@ -4,7 +4,7 @@ Each paper is `BOS text EOS`. A paper longer than a window becomes several, each
 begins with some tokens of the one before as context that is not trained on twice. Windows
 are packed into rows of up to `max_length` tokens, best fit first, nothing dropped and
 nothing padded; positions restart at each window, and the attention stays within it (see
-`steps.training.attention`).
+`steps.models.attention`).
 """
 
 from bisect import bisect_left, insort
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steps.models.attention import document_borders
 from steps.papers.text import PaperText
-from steps.training.attention import document_borders
 from steps.training.losses import IGNORED
 
 

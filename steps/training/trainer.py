@@ -18,37 +18,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
-from steps import config
-from steps.errors import UserError
-from steps.evaluation.likelihood import score_papers
-from steps.evaluation.masked import score_papers_masked
-from steps.papers.text import PaperText
-from steps.training.attention import (
-    PER_DOCUMENT_SDPA,
-    register_per_document_attention,
-    supports_packing,
-)
-from steps.training.deepspeed_settings import zero_stage
-from steps.training.launch import Rank, from_first, gathered, summed
-from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
-from steps.training.masking import (
-    MaskedPapers,
-    MaskedWindow,
-    collate_masked,
-    prepare_for_masked_training,
-)
-from steps.training.models import Objective, objective_of
-from steps.training.out_of_memory import stopping_when_out_of_memory
-from steps.training.packing import PackedPapers, Window, collate_packed
-from steps.training.recorder import Recorder, SilentRecorder
-from steps.training.resume import (
+from steps.checkpoints.trainer_state import (
     BEST_WEIGHTS_FILE,
     Progress,
     Report,
@@ -56,28 +33,48 @@ from steps.training.resume import (
     make_deterministic,
     read_progress,
 )
-from steps.training.saving import NothingLeftToTrain, SaveSchedule, finite, save
-from steps.training.sharded import (
-    check_wrapper,
+from steps.checkpoints.writer import save
+from steps.config.sections import Training
+from steps.distributed.collectives import all_gather, all_reduce_sum, broadcast
+from steps.distributed.deepspeed import zero_stage
+from steps.distributed.ranks import Rank
+from steps.distributed.sampler import ShuffledRows, WithBlankRows
+from steps.errors import UserError
+from steps.evaluation.likelihood import score_papers
+from steps.evaluation.masked import score_papers_masked
+from steps.metrics import finite
+from steps.models.attention import (
+    PER_DOCUMENT_SDPA,
+    register_per_document_attention,
+    supports_packing,
+)
+from steps.models.devices import peak_memory_bytes
+from steps.models.loading import objective_of
+from steps.models.sharded import (
     gathered_parameters,
     is_partitioned,
     share_out_head_use,
 )
-from steps.training.shares import ShuffledRows, WithBlankRows
-from steps.training.signals import StopRequested, StopSignals, exit_code, stop_on_signals
+from steps.papers.text import PaperText
+from steps.planning.out_of_memory import stopping_when_out_of_memory
+from steps.recorder import Recorder, SilentRecorder
+from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
+from steps.training.arguments import early_stopping, training_arguments
+from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
+from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
+from steps.training.masking import (
+    MaskedPapers,
+    MaskedWindow,
+    collate_masked,
+    prepare_for_masked_training,
+)
+from steps.training.packing import PackedPapers, Window, collate_packed
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
 WINDOW_OVERLAP = 64
+
 # A validation batch is forward only, so it can be longer than a training row.
 VALIDATION_TOKENS = 2048
-DIVERGED_FACTOR = 3.0
-
-
-class TrainingDiverged(UserError):
-    """The loss became NaN, infinite, or far worse than it was at the start."""
-
-    # It is the mean over all ranks.
-    is_shared = True
 
 
 class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -93,7 +90,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        training: config.Training,
+        training: Training,
         model: Any,
         tokenizer: Any,
         train_papers: Sequence[PaperText],
@@ -124,7 +121,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             facts: What a checkpoint's manifest states besides (dataset digest, …).
             stop: Who handles the signals of this process; None: `train` does, while it lasts.
             rank: The place of this process among those that train together, which have joined
-                already (see `steps.training.launch`); None: it trains alone.
+                already (see `steps.distributed.launcher`); None: it trains alone.
             deepspeed: From `deepspeed_settings`; None: without DeepSpeed.
 
         Raises:
@@ -200,8 +197,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             objective=self.objective,
             deepspeed=deepspeed,
         )
-        self.watch = _StopAndWatch(self)
-        self.early_stopping = _early_stopping(training, self.validation_papers)
+        self.watch = StopAndWatch(self)
+        self.early_stopping = early_stopping(training, self.validation_papers)
         self.schedule = SaveSchedule(self)
         callbacks = [self.watch, self.schedule]
         if self.early_stopping is not None:
@@ -242,14 +239,13 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             Whether rank 0's clock says that a checkpoint is due.
         """
         requested = self.stop.requested
-        interrupted, ended, due, tokens = summed(
+        interrupted, ended, due, tokens = all_reduce_sum(
             [
                 float(requested == signal.SIGINT),
                 float(requested not in (None, signal.SIGINT)),
                 float(self.rank.is_first and self.schedule.is_due()),
                 float(self._new_tokens),
-            ],
-            self.rank.count,
+            ]
         )
         self.tokens_seen += int(tokens)
         self._new_tokens = 0
@@ -284,7 +280,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             score = self._masked_sums if self._is_masked() else self._sums
             sums = score(model, papers) if papers else [0.0, 0.0, 0.0]
             # All ranks have to draw the same conclusions from them.
-            sums = summed(sums, self.rank.count) if shares else from_first(sums, self.rank)
+            sums = all_reduce_sum(sums) if shares else broadcast(sums)
         scores = _masked_scores(sums) if self._is_masked() else _scores(sums)
         model.train(was_training)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
@@ -492,7 +488,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         finally:
             # An error's line would otherwise be followed by a bar that nothing moves.
             for callback in self.callback_handler.callbacks:
-                if isinstance(callback, _StopAndWatch):
+                if isinstance(callback, StopAndWatch):
                     callback.on_train_end(self.args, self.state, self.control)
 
     def _keeps_best(self) -> bool:
@@ -516,7 +512,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """Hand metrics to the recorder, under the project's names."""
         super().log(logs, start_time)
         # The rank that holds most is the one that runs out.
-        self._peak = max(gathered(_peak_memory_bytes(), self.rank))
+        self._peak = max(all_gather(peak_memory_bytes()))
         step, named = self.state.global_step, finite(self.named(logs))
         if named and self.rank.is_first:
             self.reports.append(Report(step, int(time.time() * 1000), named))
@@ -555,75 +551,6 @@ def _masked_scores(sums: Sequence[float]) -> dict[str, float]:
     return {"mlm_loss": nats / targets, "mlm_accuracy": hits / targets}
 
 
-class _StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
-    """The progress bar, and the stop when the loss runs away."""
-
-    def __init__(self, trainer: ModelTrainer) -> None:
-        self.trainer = trainer
-        self.bar: Any = None
-        self.first_loss: float | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        from tqdm import tqdm
-
-        trainer = self.trainer
-        check_wrapper(trainer.model_wrapped, trainer.rank.count, trainer.zero_stage)
-        self.trainer._started = time.monotonic()
-        if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # The state's own epoch: a resumed run goes on with the order and the masks of where it
-        # stopped. Accelerate does not reach the sampler below what it skips rows and shares them
-        # out by.
-        epoch = math.floor(state.epoch or 0)
-        self.trainer.sampler.set_epoch(epoch)
-        if isinstance(self.trainer.train_rows, MaskedPapers):
-            self.trainer.train_rows.begin_epoch(epoch)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.agree():
-            control.should_save = True
-        if control.should_save or control.should_evaluate:
-            # A checkpoint between two reports must not hold what a NaN has left of the weights.
-            (unseen,) = summed([self.trainer._unseen_loss.item()], self.trainer.rank.count)
-            self.trainer._unseen_loss.zero_()
-            if not math.isfinite(unseen):
-                self._stop(unseen, args, state)
-        self.trainer.steps_done += 1
-        if self.bar is not None:
-            rate = self.trainer.tokens_seen / max(self.trainer.seconds, 1e-9)
-            self.bar.update()
-            self.bar.set_postfix(
-                tokens_per_s=f"{rate:.0f}", memory=f"{_peak_memory_bytes() / 2**30:.1f}GB"
-            )
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        if self.bar is not None:
-            self.bar.set_description(f"training, loss {loss:.3f}")
-        if self.first_loss is None:
-            self.first_loss = loss
-        if not math.isfinite(loss) or loss > DIVERGED_FACTOR * self.first_loss + 1.0:
-            self._stop(loss, args, state)
-
-    def _stop(self, loss: float, args: Any, state: Any) -> NoReturn:
-        if self.bar is not None:
-            self.bar.close()
-        began = "" if self.first_loss is None else f" (it began at {self.first_loss:g})"
-        raise TrainingDiverged(
-            f"the training loss is {loss:g} at step {state.global_step}{began}: lower "
-            f"training.hyperparameters.learning_rate (now {args.learning_rate:g}) or max_grad_norm "
-            f"(now {args.max_grad_norm:g}); the last checkpoint before this step is kept"
-        )
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
 def prepare_for_packed_training(model: Any) -> None:
     """Give a causal model per-document attention and the chunked loss.
 
@@ -650,122 +577,6 @@ def prepare_for_packed_training(model: Any) -> None:
     use_chunked_loss(model)
 
 
-def training_arguments(
-    training: config.Training,
-    folder: Path,
-    dtype: torch.dtype,
-    micro_batch: int | None,
-    *,
-    validates: bool,
-    objective: Objective = "causal",
-    deepspeed: Mapping[str, Any] | None = None,
-) -> transformers.TrainingArguments:
-    """Express the configuration as transformers' arguments."""
-    values = training.hyperparameters
-    logging = training.logging
-    device = "cuda" if torch.cuda.is_available() and training.hardware.device != "cpu" else "cpu"
-    rows = micro_batch or values.batch_size
-    if rows == "auto":
-        raise UserError(
-            "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
-            "plan; a script of your own calls steps.training.memory.with_settled_batch first"
-        )
-    warmup = training.warmup_steps
-    checkpointing = training.memory_optimization.gradient_checkpointing
-    # Transformers' own: `save_on_cpu` around each checkpointed layer.
-    how = {"use_reentrant": False, "offload": training.memory_optimization.offload_activations}
-    evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
-    metric = best_metric(logging.metric_for_best_model, objective)
-    arguments = transformers.TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=values.gradient_accumulation_steps,
-        num_train_epochs=values.num_epochs,
-        max_steps=values.max_steps,
-        learning_rate=values.learning_rate,
-        # Below 1 it is a share of all steps.
-        warmup_steps=training.scheduler.warmup_ratio if warmup is None else warmup,
-        lr_scheduler_type=training.scheduler.type,
-        weight_decay=values.weight_decay,
-        max_grad_norm=values.max_grad_norm,
-        # A shared-out state is small; and bitsandbytes' optimisers know no offload.
-        optim=optimizer_name(training.optimizer.type, "cpu" if deepspeed else device),
-        adam_beta1=training.optimizer.beta1,
-        adam_beta2=training.optimizer.beta2,
-        adam_epsilon=training.optimizer.epsilon,
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        use_cpu=device == "cpu",
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs=how if checkpointing else None,
-        logging_steps=logging.log_steps,
-        logging_first_step=True,
-        # A NaN must reach the eye, not be replaced by a mean.
-        logging_nan_inf_filter=False,
-        eval_strategy=evaluates,
-        eval_steps=logging.eval_steps,
-        save_strategy=logging.save_strategy,
-        save_steps=logging.save_steps,
-        metric_for_best_model=metric if validates else None,
-        greater_is_better=logging.greater_is_better,
-        load_best_model_at_end=False,
-        save_total_limit=None,
-        seed=values.seed,
-        data_seed=values.seed,
-        dataloader_num_workers=training.hardware.dataloader_num_workers,
-        dataloader_pin_memory=training.hardware.dataloader_pin_memory and device == "cuda",
-        remove_unused_columns=False,
-        label_names=["labels"],
-        average_tokens_across_devices=True,
-        ddp_find_unused_parameters=False,
-        ddp_timeout=round(60 * training.distributed.timeout_minutes),
-        deepspeed=dict(deepspeed) if deepspeed else None,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    # One process trains on one GPU: with several in sight Trainer would split each batch.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
-
-
-def best_metric(wanted: str, objective: Objective) -> str:
-    """The validation metric that checkpoints are ranked by; `auto` takes the objective's own.
-
-    Raises:
-        UserError: A model of this objective is not validated by that metric.
-    """
-    known = {
-        "causal": ("eval_bits_per_byte", "eval_loss"),
-        "masked": ("eval_mlm_loss", "eval_mlm_accuracy"),
-    }[objective]
-    name = wanted.replace("validation/", "eval_")
-    if name == "auto" or (objective, name) == ("masked", "eval_loss"):
-        return known[0]
-    if not name.startswith("eval_"):
-        name = f"eval_{name}"
-    if name not in known:
-        raise UserError(
-            f"logging.metric_for_best_model is {wanted!r}, which is not measured for a "
-            f"{objective} model: use auto, {' or '.join(known)}"
-        )
-    return name
-
-
-def _early_stopping(
-    training: config.Training, validation_papers: Sequence[PaperText]
-) -> transformers.EarlyStoppingCallback | None:
-    patience = training.logging.early_stopping_patience
-    if not patience:
-        return None
-    if not validation_papers or training.logging.eval_strategy == "no":
-        raise UserError(
-            f"logging.early_stopping_patience is {patience}, but nothing is validated: raise "
-            "scientific_data.split.validation_fraction and set logging.eval_strategy to steps, "
-            "or set the patience to 0"
-        )
-    return transformers.EarlyStoppingCallback(early_stopping_patience=patience)
-
-
 def _targets(inputs: Mapping[str, torch.Tensor]) -> int:
     return int((inputs["labels"] != IGNORED).sum())
 
@@ -774,32 +585,3 @@ def _tokens_read(inputs: Mapping[str, torch.Tensor]) -> int:
     """Tokens of a masked model's batch without the padding."""
     seen = inputs.get("attention_mask")
     return inputs["input_ids"].numel() if seen is None else int(seen.sum())
-
-
-def optimizer_name(wanted: str, device: str) -> str:
-    """Transformers' name of an optimiser; `auto` takes paged 8-bit AdamW on a GPU.
-
-    Raises:
-        UserError: Transformers knows no such optimiser.
-    """
-    from transformers.training_args import OptimizerNames
-
-    older = {"adamw": "adamw_torch", "adam": "adamw_torch", "auto": "auto"}
-    name = older.get(wanted.lower(), wanted.lower())
-    if name == "auto":
-        return "paged_adamw_8bit" if device == "cuda" else "adamw_torch_fused"
-    known = [member.value for member in OptimizerNames]
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-        raise UserError(f"optimizer.type is {wanted!r}; nearest known: {', '.join(near)} (or auto)")
-    return name
-
-
-def _peak_memory_bytes() -> float:
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steps.comparison.decision import SideInfo, check_comparable, decide, rank
-from steps.config import Comparison, Guard
+from steps.comparison.comparable import SideInfo, check_comparable
+from steps.comparison.decision import decide
+from steps.comparison.ranking import rank
+from steps.config.sections import Comparison, Guard
 from steps.errors import UserError
-from tests.comparison.synthetic import make_sides
+from tests.support.synthetic_results import make_sides
 
 RULE = Comparison(
     min_papers=6,

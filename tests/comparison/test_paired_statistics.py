@@ -20,7 +20,7 @@ from steps.comparison.statistics import (
     smallest_attainable_p,
     smallest_detectable_gain,
 )
-from tests.comparison.synthetic import frame_of_papers
+from tests.support.synthetic_results import frame_of_papers
 
 LN2 = math.log(2)
 

@@ -16,7 +16,7 @@ from steps.evaluation.cloze import (
 )
 from steps.evaluation.summary import summarise
 from steps.papers.text import PaperText, Span
-from tests.evaluation.examples import SENTENCES, paper_of
+from tests.support.example_papers import SENTENCES, paper_of
 
 
 def counts_of(**species):
@@ -167,7 +167,7 @@ def test_a_causal_model_that_knows_the_sentence_ranks_its_gene_first(llama, byte
 def test_a_masked_model_ranks_by_the_tokens_of_the_gene_left_to_right(bert, wordpiece_tokenizer):
     import torch
 
-    from steps.evaluation.masked import with_special_tokens
+    from steps.models.tokenizer import with_special_tokens
 
     item = item_of(SENTENCES[0], "TP53", list(HUMAN)[1:10])
     (rank,) = rank_masked(bert, wordpiece_tokenizer, [item], batch_tokens=256)

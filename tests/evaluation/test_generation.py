@@ -10,7 +10,7 @@ from steps.evaluation.generation import (
     generation_scores,
 )
 from steps.evaluation.summary import summarise
-from tests.evaluation.examples import GENES, SENTENCES, paper_of
+from tests.support.example_papers import GENES, SENTENCES, paper_of
 
 
 def symbols_in(text):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from steps.errors import UserError
-from steps.evaluation.likelihood import score_papers, score_tokens, start_token
+from steps.evaluation.likelihood import score_papers, score_tokens
 from steps.evaluation.strata import STRATA
-from tests.evaluation.examples import SENTENCES, paper_of
+from steps.models.tokenizer import start_token
+from tests.support.example_papers import SENTENCES, paper_of
 
 SETTINGS = {"context": 48, "stride": 24, "batch_tokens": 96}
 

@@ -4,15 +4,11 @@ import numpy as np
 import pytest
 
 from steps.errors import UserError
-from steps.evaluation.masked import (
-    MaskedRow,
-    restore,
-    score_papers_masked,
-    with_special_tokens,
-)
+from steps.evaluation.masked import MaskedRow, restore, score_papers_masked
 from steps.evaluation.strata import STRATA
 from steps.evaluation.summary import summarise
-from tests.evaluation.examples import SENTENCES, paper_of
+from steps.models.tokenizer import with_special_tokens
+from tests.support.example_papers import SENTENCES, paper_of
 
 SETTINGS = {"context": 64, "batch_tokens": 256, "pseudo_tokens": 5}
 

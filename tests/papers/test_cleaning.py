@@ -3,8 +3,8 @@
 import pytest
 
 from steps.errors import UserError
-from steps.papers import cleaning
-from steps.papers.cleaning import GROUP_SWITCHES, RECIPE, RULE_NAMES, clean_text
+from steps.papers.cleaning import recipe as cleaning
+from steps.papers.cleaning.recipe import GROUP_SWITCHES, RECIPE, RULE_NAMES, clean_text
 
 LONG = "The locus was mapped in two large families, and carriers were typed for the marker. " * 3
 

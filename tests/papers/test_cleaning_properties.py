@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steps.papers.cleaning import RULE_NAMES, clean_text
+from steps.papers.cleaning.recipe import RULE_NAMES, clean_text
 
 GENES = """
 BRCA1|TP53|KRAS|PU.1|IL-6|IL-1β|TNF-α|TGF-β1|IFN-γ|NF-κB|c-MYC|p27Kip1|HLA-DRB1|HLA-B*57:01

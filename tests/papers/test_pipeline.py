@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 
-from steps.config import Deduplication, Filters, Limits, ScientificData, Split
+from steps.config.sections import Deduplication, Filters, Limits, ScientificData, Split
 from steps.errors import UserError
 from steps.papers import pipeline
 from steps.papers.dataset import digest_of_dataset
@@ -487,7 +487,7 @@ def is_running(pid: int) -> bool:
 KILLED_PROGRAM = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
-from steps.config import ScientificData
+from steps.config.sections import ScientificData
 from steps.papers import pipeline
 
 def killed(stage, done):

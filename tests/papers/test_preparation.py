@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from steps.config import Deduplication, Filters, Preprocessing, ScientificData
+from steps.config.sections import Deduplication, Filters, Preprocessing, ScientificData
 from steps.papers.filters import LANGUAGE_CONFIDENCE, detect_language
+from steps.papers.paper import Paper
 from steps.papers.preparation import (
     clean_sections,
     keywords_line,
     prepare_chunk,
     truncate_sections,
 )
-from steps.papers.records import Paper
 
 SENTENCE = "The expression of the gene was measured in the cells of the patients, and it was high. "
 PAPER: dict[str, Any] = {

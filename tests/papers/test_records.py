@@ -12,17 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.errors import UserError
-from steps.papers import records
-from steps.papers.records import (
-    Identity,
-    RecordProblem,
-    canonical_tier,
-    identifier_in,
-    identify,
-    parse_paper,
-    read_records,
-    resolve_inputs,
-)
+from steps.papers import scanner
+from steps.papers.inputs import resolve_inputs
+from steps.papers.paper import Identity, canonical_tier, identifier_in, identify, parse_paper
+from steps.papers.scanner import RecordProblem, read_records
 
 MEBIBYTE = 1 << 20
 PAPERS: list[dict[str, Any]] = [
@@ -105,7 +98,7 @@ JSON_VALUES = st.recursive(
 def test_records_do_not_depend_on_where_the_window_cuts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
-    monkeypatch.setattr(records, "READ_BYTES", window)
+    monkeypatch.setattr(scanner, "READ_BYTES", window)
     path = tmp_path / "papers.json"
 
     @given(st.lists(JSON_VALUES, max_size=6), st.booleans(), st.sampled_from([None, 1]))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steps.config import Deduplication, Filters, ScientificData
+from steps.config.sections import Deduplication, Filters, ScientificData
 from steps.errors import UserError
 from steps.papers.pipeline import prepare_dataset
 from steps.papers.preparation import prepare_chunk

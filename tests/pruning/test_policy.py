@@ -12,21 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steps.config import Pruning
+from steps.config.sections import Pruning
 from steps.errors import UserError
-from steps.pruning.policy import (
-    Action,
-    CheckpointKey,
-    CheckpointRecord,
-    Journal,
-    PendingAction,
-    Protections,
-    RunState,
-    Verdict,
-    actions_to_take,
-    carry_out,
-    plan_pruning,
-)
+from steps.pruning.journal import Journal, carry_out
+from steps.pruning.policy import Protections, Verdict, actions_to_take, plan_pruning
+from steps.pruning.records import Action, CheckpointKey, CheckpointRecord, PendingAction, RunState
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 HERE = Protections(experiment_id="here")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steps.comparison.decision import Decision, SideInfo, decide
-from steps.config import Comparison, Guard
+from steps.comparison.comparable import SideInfo
+from steps.comparison.decision import Decision, decide
+from steps.config.sections import Comparison, Guard
 from steps.reports.comparison_report import paper_gains, write_comparison_report
-from tests.comparison.synthetic import frame_of_papers
+from tests.support.synthetic_results import frame_of_papers
 
 RULE = Comparison(
     bootstrap_samples=500,

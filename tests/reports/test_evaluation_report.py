@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from steps.evaluation.likelihood import TokenScore
+from steps.evaluation.measure import TokenExample
 from steps.evaluation.summary import summarise
 from steps.reports.evaluation_report import (
-    TokenExample,
     draw_surprise,
     headline,
     metric_rows,

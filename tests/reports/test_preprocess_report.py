@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steps.config import ScientificData
+from steps.config.sections import ScientificData
 from steps.papers.pipeline import Preparation, prepare_dataset
 from steps.reports.page import PageSection, Table, format_cell, render_page
 from steps.reports.preprocess_report import render_report, write_report

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from steps import config
+from steps.config.sections import Mlflow, Training
 from steps.errors import UserError
 from steps.tracking.runs import step_run
 from steps.tracking.store import connect, reason, without_credentials
@@ -49,7 +49,7 @@ def answering() -> Iterator[Callable[[int, bytes], str]]:
 def refusal(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError) as refused:
-        connect(config.Training())
+        connect(Training())
     message = str(refused.value)
     assert "\n" not in message
     assert len(message) < 600
@@ -122,7 +122,7 @@ def test_a_read_only_store_is_refused_before_any_run_is_made(
     mlflow.set_experiment("here")
     read_only = f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", read_only)
-    training = config.Training(mlflow=config.Mlflow(experiment_name="here"))
+    training = Training(mlflow=Mlflow(experiment_name="here"))
     with (
         pytest.raises(UserError, match="it is read-only"),
         step_run("probe", training, verbose=False),
@@ -136,7 +136,7 @@ def test_a_read_only_store_is_refused_before_any_run_is_made(
 def test_an_artifact_folder_that_cannot_be_written_is_named(store: str, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     mlflow.create_experiment("elsewhere", artifact_location=f"file://{tmp_path}/taken")
-    training = config.Training(mlflow=config.Mlflow(experiment_name="elsewhere"))
+    training = Training(mlflow=Mlflow(experiment_name="elsewhere"))
     file = tmp_path / "config.yaml"
     file.write_text("a: 1")
     with (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
-from steps import config
+from steps.config.sections import Qlora, Training
+from steps.models.sources import Base
 from steps.reports.model_card import TrainingData, write_model_card
 from steps.reports.training_figures import write_training_curves
 from steps.tracking.environment import git_state, library_versions, write_environment
-from steps.training.models import Base
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -49,7 +49,7 @@ def test_the_environment_lists_exact_versions_and_no_path(tmp_path: Path) -> Non
 
 def test_the_card_states_base_data_method_figures_and_limits(tmp_path: Path) -> None:
     base = Base("tiny", "folder", None, "ab" * 32, "masked", "a note", tmp_path / "secret")
-    training = config.Training(qlora=config.Qlora(r=7))
+    training = Training(qlora=Qlora(r=7))
     splits = {"train": {"papers": 36, "words": 7904}, "test": {"papers": 13, "words": 2939}}
     data = TrainingData("sha256:abc", "run1", splits, 33527)
     file = tmp_path / "README.md"

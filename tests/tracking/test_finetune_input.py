@@ -8,14 +8,17 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from steps import config, finetune, preprocess
+from steps import finetune, preprocess
+from steps.config.sections import Hardware, Mlflow, Model, Qlora, Training
 from steps.errors import UserError
-from steps.tracking.registry import RegistrationError, register
+from steps.models.adapted import AdaptedModel, describe, save_adapted
+from steps.models.adapters import add_adapter
+from steps.models.loading import load_model
+from steps.models.sources import resolve_base
+from steps.models.tokenizer import load_tokenizer
+from steps.tracking.datasets import StoredDataset
+from steps.tracking.registry.versions import RegistrationError, register
 from steps.tracking.runs import step_run
-from steps.tracking.store import StoredDataset
-from steps.training.adapted import AdaptedModel, describe, save_adapted
-from steps.training.adapters import add_adapter
-from steps.training.models import load_model, load_tokenizer, resolve_base
 
 
 def prepare(tiny_config: Path, overrides: str = "") -> Path:
@@ -91,11 +94,11 @@ def test_a_model_that_fails_its_check_is_not_registered_and_says_so(
     import torch
     from safetensors.torch import load_file, save_file
 
-    training = config.Training(
-        model=config.Model(name=str(tiny_llama_folder), max_length=128),
-        qlora=config.Qlora(method="lora", r=4),
-        hardware=config.Hardware(bf16=False),
-        mlflow=config.Mlflow(experiment_name="check", registered_model_name="check"),
+    training = Training(
+        model=Model(name=str(tiny_llama_folder), max_length=128),
+        qlora=Qlora(method="lora", r=4),
+        hardware=Hardware(bf16=False),
+        mlflow=Mlflow(experiment_name="check", registered_model_name="check"),
     )
     base = resolve_base(training.model)
     model: Any = load_model(base, training.qlora.quantization, 16, torch.float32, "cpu")

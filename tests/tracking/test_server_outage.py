@@ -12,7 +12,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.tracking.server import Server
+from tests.support.server import Server
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STEPS = 300

@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from steps import config
+from steps.config.sections import Mlflow, Training
 from steps.errors import UserError
 from steps.tracking import spool as spool_module
 from steps.tracking.runs import step_run
@@ -164,8 +164,8 @@ def test_an_entry_that_the_store_refuses_is_raised_and_not_tried_for_ever(
     spool.close()
 
 
-def settings() -> config.Training:
-    return config.Training(mlflow=config.Mlflow(experiment_name="spooled", spool_minutes=0.01))
+def settings() -> Training:
+    return Training(mlflow=Mlflow(experiment_name="spooled", spool_minutes=0.01))
 
 
 def test_a_step_whose_store_goes_away_ends_with_one_line_and_its_end_is_sent_later(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from steps import config
+from steps.config.sections import Qlora
+from steps.models.adapters import add_adapter
 from steps.training import losses
-from steps.training.adapters import add_adapter
 from steps.training.losses import (
     IGNORED,
     has_plain_head,
@@ -110,7 +110,7 @@ def test_a_model_with_the_chunked_loss_gives_its_own_loss_and_gradients() -> Non
 def test_a_head_trained_whole_beside_adapters_gets_the_gradients_of_the_plain_loss(
     tied: bool,
 ) -> None:
-    qlora = config.Qlora(method="lora", r=4, lora_dropout=0.0, modules_to_save=("lm_head",))
+    qlora = Qlora(method="lora", r=4, lora_dropout=0.0, modules_to_save=("lm_head",))
     plain = add_adapter(tiny_llama(tie_word_embeddings=tied), qlora, "causal")
     torch.manual_seed(1)
     with torch.no_grad():
@@ -129,5 +129,5 @@ def test_a_head_trained_whole_beside_adapters_gets_the_gradients_of_the_plain_lo
 
 
 def test_a_head_with_an_adapter_is_not_plain() -> None:
-    qlora = config.Qlora(method="lora", r=4, target_modules=("q_proj", "lm_head"))
+    qlora = Qlora(method="lora", r=4, target_modules=("q_proj", "lm_head"))
     assert not has_plain_head(add_adapter(tiny_llama(), qlora, "causal").get_base_model())

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from steps import config
+from steps.config.sections import (
+    Hardware,
+    Hyperparameters,
+    Logging,
+    Masking,
+    MemoryOptimization,
+    Model,
+    Qlora,
+    Training,
+)
 from steps.errors import UserError
+from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
+from steps.training.arguments import best_metric
 from steps.training.losses import IGNORED
 from steps.training.masking import (
     MaskedPapers,
@@ -20,12 +31,11 @@ from steps.training.masking import (
     prepare_for_masked_training,
     word_windows,
 )
-from steps.training.models import load_tokenizer
-from steps.training.trainer import ModelTrainer, best_metric
+from steps.training.trainer import ModelTrainer
 from tests.conftest import demo_texts
-from tests.evaluation.examples import paper_of
+from tests.support.example_papers import paper_of
+from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer
 from tests.training import test_resume
-from tests.training.tiny_runs import assert_accumulation_changes_nothing, build_trainer
 
 TEXT = (
     "Loss of TP53 drives growth in many tumours. The variant p.Val600Glu of BRAF raises it. "
@@ -51,7 +61,7 @@ def papers(count: int) -> list[PaperText]:
 
 
 def rows(tokenizer: Any, **changes: Any) -> MaskedPapers:
-    rule = config.Masking(**changes)
+    rule = Masking(**changes)
     return MaskedPapers(papers(6), tokenizer, 64, 16, rule, 7, packed=True)
 
 
@@ -179,7 +189,7 @@ def test_masks_follow_from_seed_epoch_and_row_alone(tokenizer: Any) -> None:
 
 def test_a_window_of_a_single_word_still_asks_something(tokenizer: Any) -> None:
     paper = PaperText("short", "repair", (Span(0, 6, "title"),))
-    one = MaskedPapers([paper], tokenizer, 32, 8, config.Masking(), 0, packed=True)
+    one = MaskedPapers([paper], tokenizer, 32, 8, Masking(), 0, packed=True)
     assert any(label != IGNORED for label in one[0][0].labels)
 
 
@@ -215,7 +225,7 @@ def test_the_loss_of_a_batch_is_that_of_single_windows(family: str, tokenizer: A
     expected_first = {"roberta": 2, "deberta-v2": None, "mpnet": None}.get(family, 0)
     assert first == expected_first
     packed = first is not None
-    one = MaskedPapers(papers(4), tokenizer, 64, 16, config.Masking(), 0, packed=packed)
+    one = MaskedPapers(papers(4), tokenizer, 64, 16, Masking(), 0, packed=packed)
     batch = [one[i] for i in range(3)]
     # A padding id of the model's own: RoBERTa counts its positions by it.
     pad = model.config.pad_token_id or 0
@@ -249,19 +259,19 @@ def test_a_model_whose_windows_would_see_each_other_is_not_packed(tokenizer: Any
     assert packed_positions(model_of("deberta-v2", len(tokenizer))) is None
 
 
-def settings(folder: Path, **hyperparameters: Any) -> config.Training:
+def settings(folder: Path, **hyperparameters: Any) -> Training:
     values = {"batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 4, **hyperparameters}
-    return config.Training(
-        model=config.Model(name=str(folder), max_length=64),
-        qlora=config.Qlora(method="lora", r=4, lora_dropout=0.0),
-        hyperparameters=config.Hyperparameters(**{"learning_rate": 1e-2, **values}),
-        logging=config.Logging(log_steps=1, eval_steps=2, save_steps=2),
-        memory_optimization=config.MemoryOptimization(gradient_checkpointing=False),
-        hardware=config.Hardware(bf16=False),
+    return Training(
+        model=Model(name=str(folder), max_length=64),
+        qlora=Qlora(method="lora", r=4, lora_dropout=0.0),
+        hyperparameters=Hyperparameters(**{"learning_rate": 1e-2, **values}),
+        logging=Logging(log_steps=1, eval_steps=2, save_steps=2),
+        memory_optimization=MemoryOptimization(gradient_checkpointing=False),
+        hardware=Hardware(bf16=False),
     )
 
 
-def trainer(training: config.Training, folder: Path, count: int = 12) -> ModelTrainer:
+def trainer(training: Training, folder: Path, count: int = 12) -> ModelTrainer:
     return build_trainer(training, folder, papers(count), papers(3))
 
 

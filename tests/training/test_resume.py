@@ -12,14 +12,24 @@ import torch
 import transformers
 from transformers.trainer_pt_utils import safe_globals
 
-from steps import config
+from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
+from steps.checkpoints.trainer_state import BEST_WEIGHTS_FILE, ResumePoint, best_step
+from steps.config.sections import (
+    Hardware,
+    Hyperparameters,
+    Logging,
+    MemoryOptimization,
+    Model,
+    Output,
+    Qlora,
+    Quantization,
+    Training,
+)
 from steps.errors import UserError
-from steps.training.checkpoints import CheckpointInfo, validate_checkpoint
-from steps.training.resume import BEST_WEIGHTS_FILE, ResumePoint, best_step
-from steps.training.signals import StoppedAtOnce
+from steps.signals import StoppedAtOnce
 from steps.training.trainer import ModelTrainer
+from tests.support.tiny_runs import build_trainer
 from tests.training.test_trainer import papers
-from tests.training.tiny_runs import build_trainer
 
 
 class Notes:
@@ -64,29 +74,27 @@ class At(transformers.TrainerCallback):
             self.what()
 
 
-def settings(folder: Path, **sections: dict[str, Any]) -> config.Training:
+def settings(folder: Path, **sections: dict[str, Any]) -> Training:
     """A tiny run of 14 steps over several epochs, with dropout and accumulation."""
     logging = {"log_steps": 3, "eval_steps": 4, "save_steps": 5, **sections.get("logging", {})}
-    return config.Training(
-        model=config.Model(name=str(folder), max_length=128),
-        qlora=config.Qlora(
-            **{"method": "lora", "r": 4, "lora_dropout": 0.2, **sections.get("qlora", {})}
-        ),
-        hyperparameters=config.Hyperparameters(
+    return Training(
+        model=Model(name=str(folder), max_length=128),
+        qlora=Qlora(**{"method": "lora", "r": 4, "lora_dropout": 0.2, **sections.get("qlora", {})}),
+        hyperparameters=Hyperparameters(
             batch_size=2,
             gradient_accumulation_steps=2,
             max_steps=14,
             learning_rate=3e-2,
             warmup_steps=2,
         ),
-        logging=config.Logging(**logging),
-        output=config.Output(**sections.get("output", {})),
-        memory_optimization=config.MemoryOptimization(gradient_checkpointing=False),
-        hardware=config.Hardware(bf16=False, **sections.get("hardware", {})),
+        logging=Logging(**logging),
+        output=Output(**sections.get("output", {})),
+        memory_optimization=MemoryOptimization(gradient_checkpointing=False),
+        hardware=Hardware(bf16=False, **sections.get("hardware", {})),
     )
 
 
-def build(training: config.Training, folder: Path, recorder: Notes) -> ModelTrainer:
+def build(training: Training, folder: Path, recorder: Notes) -> ModelTrainer:
     return build_trainer(training, folder, papers(8), papers(3), recorder=recorder)
 
 
@@ -98,14 +106,14 @@ def weights_digest(trainer: ModelTrainer) -> str:
     return digest.hexdigest()
 
 
-def untouched(training: config.Training, folder: Path) -> tuple[str, Notes]:
+def untouched(training: Training, folder: Path) -> tuple[str, Notes]:
     notes = Notes()
     trainer = build(training, folder, notes)
     trainer.train()
     return weights_digest(trainer), notes
 
 
-def interrupted(training: config.Training, folder: Path, step: int, number: int) -> Notes:
+def interrupted(training: Training, folder: Path, step: int, number: int) -> Notes:
     """Train until a signal comes at the end of a step."""
     notes = Notes()
     trainer = build(training, folder, notes)
@@ -125,7 +133,7 @@ def point(folder: Path, step: int, *others: Path) -> ResumePoint:
     return ResumePoint(checkpoint, step, next((p for p in places if p.is_dir()), None))
 
 
-def resumed(training: config.Training, folder: Path, at: ResumePoint) -> tuple[str, Notes]:
+def resumed(training: Training, folder: Path, at: ResumePoint) -> tuple[str, Notes]:
     """Resume to the end; the notes hold what was reported before as well."""
     notes = Notes()
     trainer = build(training, folder, notes)
@@ -151,7 +159,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (signal.SIGINT, {"method": "qlora"}),
         (
             signal.SIGUSR1,
-            {"method": "full", "quantization": config.Quantization(load_in_4bit=False)},
+            {"method": "full", "quantization": Quantization(load_in_4bit=False)},
         ),
     ],
     ids=["SIGTERM-lora", "SIGINT-qlora", "SIGUSR1-full"],
@@ -182,7 +190,7 @@ def test_stopped_by_a_signal_and_resumed_a_run_ends_bit_for_bit_as_untouched(
 def test_whatever_is_trained_is_restored(
     tiny_llama_folder: Path, tmp_path: Path, qlora: dict[str, Any]
 ) -> None:
-    qlora["quantization"] = config.Quantization(load_in_4bit=False)
+    qlora["quantization"] = Quantization(load_in_4bit=False)
     training = settings(tiny_llama_folder, qlora=qlora)
     expected, curve = untouched(training, tmp_path / "untouched")
     interrupted(training, tmp_path / "first", 7, signal.SIGTERM)

@@ -5,16 +5,25 @@ from typing import Any
 
 import pytest
 
-from steps import config
+from steps.config.sections import (
+    Hardware,
+    Hyperparameters,
+    Logging,
+    MemoryOptimization,
+    Model,
+    Qlora,
+    Training,
+)
 from steps.errors import UserError
+from steps.models.adapters import trainable_parameters
 from steps.papers.text import PaperText, Span
-from steps.training.adapters import trainable_parameters
-from steps.training.trainer import ModelTrainer, optimizer_name
+from steps.training.arguments import optimizer_name
+from steps.training.trainer import ModelTrainer
 from tests.conftest import demo_texts
-from tests.training.tiny_runs import assert_accumulation_changes_nothing, build_trainer
+from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer
 
 
-def settings(folder: Path, **hyperparameters: Any) -> config.Training:
+def settings(folder: Path, **hyperparameters: Any) -> Training:
     values = {
         "batch_size": 2,
         "gradient_accumulation_steps": 1,
@@ -22,13 +31,13 @@ def settings(folder: Path, **hyperparameters: Any) -> config.Training:
         "learning_rate": 1e-2,
         **hyperparameters,
     }
-    return config.Training(
-        model=config.Model(name=str(folder), max_length=128),
-        qlora=config.Qlora(method="lora", r=4, lora_dropout=0.0),
-        hyperparameters=config.Hyperparameters(**values),
-        logging=config.Logging(log_steps=1, eval_steps=2, save_steps=2),
-        memory_optimization=config.MemoryOptimization(gradient_checkpointing=False),
-        hardware=config.Hardware(bf16=False),
+    return Training(
+        model=Model(name=str(folder), max_length=128),
+        qlora=Qlora(method="lora", r=4, lora_dropout=0.0),
+        hyperparameters=Hyperparameters(**values),
+        logging=Logging(log_steps=1, eval_steps=2, save_steps=2),
+        memory_optimization=MemoryOptimization(gradient_checkpointing=False),
+        hardware=Hardware(bf16=False),
     )
 
 
@@ -39,7 +48,7 @@ def papers(count: int) -> list[PaperText]:
     return [PaperText(f"p{i}", t, (Span(0, len(t), "abstract"),)) for i, t in enumerate(cut)]
 
 
-def trainer(training: config.Training, folder: Path, **keywords: Any) -> ModelTrainer:
+def trainer(training: Training, folder: Path, **keywords: Any) -> ModelTrainer:
     validation = keywords.pop("validation", papers(2))
     return build_trainer(training, folder, papers(12), validation, **keywords)
 

@@ -1,0 +1,209 @@
+"""Whether two evaluations can be compared at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steps.comparison.statistics import (
+    LIKELIHOODS,
+    BootstrapGain,
+    columns_of,
+    has_metric,
+    likelihood_of,
+    metrics_beside,
+)
+from steps.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+# In front of a metric's name: it is read from the frame of general texts.
+GENERAL = "general_"
+
+
+@dataclass(frozen=True, eq=False)
+class SideInfo:
+    """One side of a comparison: what was measured, and on what.
+
+    Attributes:
+        name: What the user calls it, such as `models:/genomics/3`.
+        version: What it resolved to; the same version cannot stand on both sides.
+        dataset_digest: Digest of the dataset that was scored.
+        split: Split that was scored.
+        metric_version: Version of the evaluation code's definitions.
+        objective: `causal` or `masked`.
+        per_paper: One row a paper: paper_id, nats, bytes, ... as the evaluation wrote it.
+        general: The same of texts outside the domain, or None where none were scored.
+        metrics: Figures that are no ratio over papers, such as `memorised_share`.
+    """
+
+    name: str
+    version: str
+    dataset_digest: str
+    split: str
+    metric_version: str
+    objective: str
+    per_paper: "pd.DataFrame"
+    general: "pd.DataFrame | None" = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def check_comparable(a: SideInfo, b: SideInfo, metric: str = "bits_per_byte") -> None:
+    """Refuse two sides whose figures do not mean the same.
+
+    Args:
+        a: One side.
+        b: The other side.
+        metric: The metric that they are to be compared by.
+
+    Raises:
+        UserError: Naming the first difference found.
+    """
+    sides = f"{a.name} and {b.name} cannot be compared"
+    if a.version == b.version:
+        raise UserError(
+            f"{sides}: both are version {a.version}; expected two versions, so name another one"
+        )
+    for what, ours, theirs, fix in (
+        ("dataset digest", a.dataset_digest, b.dataset_digest, "evaluate both on one dataset"),
+        ("split", a.split, b.split, "evaluate both on one split"),
+        ("metric version", a.metric_version, b.metric_version, "evaluate the older one again"),
+        ("objective", a.objective, b.objective, "compare causal with causal, masked with masked"),
+    ):
+        if ours != theirs:
+            raise UserError(f"{sides}: {what} {ours} against {theirs}; {fix}")
+
+    kind = likelihood_of(metric)
+    if kind is None:
+        raise UserError(
+            f"comparison.metric is {metric!r}: expected one of {', '.join(LIKELIHOODS)}, "
+            "or one of a stratum such as gene_bits_per_byte; change comparison.metric"
+        )
+    if (kind == "bits_per_byte") != (a.objective == "causal"):
+        fitting = "bits_per_byte" if a.objective == "causal" else "pseudo_bits_per_byte or mlm_loss"
+        raise UserError(
+            f"{sides} by {metric}: they are {a.objective} models, which have none; "
+            f"set comparison.metric to {fitting}"
+        )
+
+    _check_same_papers(a.name, a.per_paper, b.name, b.per_paper, "papers")
+    if len(a.per_paper) == 1:
+        raise UserError(
+            f"{sides}: split {a.split} holds a single paper ({a.per_paper['paper_id'].iloc[0]}); "
+            "expected several, as papers are what is resampled; use a larger split"
+        )
+    _check_figures(a.name, a.per_paper, metric)
+    _check_figures(b.name, b.per_paper, metric)
+    _check_same_text(a, a.per_paper, b, b.per_paper, metric)
+    if a.general is not None and b.general is not None:
+        _check_same_papers(a.name, a.general, b.name, b.general, "general texts")
+        if has_metric(a.general, kind) and has_metric(b.general, kind):
+            _check_figures(a.name, a.general, kind)
+            _check_figures(b.name, b.general, kind)
+            _check_same_text(a, a.general, b, b.general, kind)
+
+
+def _check_same_papers(
+    name_a: str, a: "pd.DataFrame", name_b: str, b: "pd.DataFrame", what: str
+) -> None:
+    """Refuse frames that do not hold the same papers, each once."""
+    for name, frame in ((name_a, a), (name_b, b)):
+        if not len(frame):
+            raise UserError(f"{name}: there are no {what}; expected at least 2, evaluate it again")
+        if frame["paper_id"].duplicated().any():
+            twice = frame.loc[frame["paper_id"].duplicated(), "paper_id"].iloc[0]
+            raise UserError(
+                f"{name}: {what} hold {twice} twice, expected one row each; evaluate it again"
+            )
+    ids_a, ids_b = set(a["paper_id"]), set(b["paper_id"])
+    fix = "evaluate both on one dataset and split"
+    if not ids_a & ids_b:
+        raise UserError(
+            f"{name_a} and {name_b} have none of their {what} in common "
+            f"({len(ids_a)} and {len(ids_b)}); {fix}"
+        )
+    if ids_a != ids_b:
+        first = min(ids_a ^ ids_b)
+        raise UserError(
+            f"{name_a} and {name_b} were scored on different {what}: {len(ids_a - ids_b)} only in "
+            f"the former, {len(ids_b - ids_a)} only in the latter (first: {first}); {fix}"
+        )
+
+
+def _check_figures(name: str, frame: "pd.DataFrame", metric: str) -> None:
+    """Refuse a frame without the metric, or with a figure that is no number."""
+    columns = columns_of(metric)
+    for column in (columns.numerator, columns.denominator):
+        if column not in frame.columns:
+            raise UserError(
+                f"{name}: per-paper results have no column {column}, which {metric} needs; "
+                "evaluate it again, or change comparison.metric"
+            )
+    for used in (metric, *metrics_beside(frame, metric)):
+        check_finite(name, frame, used)
+    if float(frame[columns.denominator].sum()) <= 0:
+        raise UserError(
+            f"{name}: {columns.denominator} is 0 in all papers, so there is no {metric}; "
+            "use another split or change comparison.metric"
+        )
+
+
+def check_finite(name: str, frame: "pd.DataFrame", metric: str) -> None:
+    """Refuse a frame in which a figure of a metric is no number."""
+    columns = columns_of(metric)
+    for column in (columns.numerator, columns.denominator):
+        wrong = ~np.isfinite(frame[column].to_numpy(dtype=np.float64))
+        if wrong.any():
+            row = frame.loc[wrong].iloc[0]
+            raise UserError(
+                f"{name}: {column} of paper {row['paper_id']} is {row[column]}, "
+                "expected a finite number; evaluate it again"
+            )
+
+
+def _check_same_text(
+    a: SideInfo, frame_a: "pd.DataFrame", b: SideInfo, frame_b: "pd.DataFrame", metric: str
+) -> None:
+    """Refuse frames whose denominators differ: the sides were not scored on the same text."""
+    columns = columns_of(metric)
+    aligned = in_order_of(frame_a, frame_b)
+    if same_denominators(aligned, frame_b, metric):
+        return
+    ours = aligned[columns.denominator].to_numpy()
+    theirs = frame_b[columns.denominator].to_numpy()
+    at = int(np.flatnonzero(ours != theirs)[0])
+    fix = (
+        "their tokenizers or masks differ, so set comparison.metric to pseudo_bits_per_byte"
+        if metric.endswith(("mlm_loss", "mlm_accuracy"))
+        else "evaluate both on one dataset"
+    )
+    raise UserError(
+        f"{a.name} and {b.name} cannot be compared: {columns.denominator} of "
+        f"{frame_b['paper_id'].iloc[at]} is {ours[at]} against {theirs[at]}; {fix}"
+    )
+
+
+def same_denominators(a: "pd.DataFrame", b: "pd.DataFrame", metric: str) -> bool:
+    """Whether both sides divide by the same, paper by paper."""
+    columns = columns_of(metric)
+    return bool(
+        np.allclose(
+            a[columns.denominator].to_numpy(dtype=np.float64),
+            b[columns.denominator].to_numpy(dtype=np.float64),
+            rtol=1e-9,
+            atol=0,
+        )
+    )
+
+
+def in_order_of(frame: "pd.DataFrame", other: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of a frame in the order of another one's papers."""
+    return frame.set_index("paper_id").loc[other["paper_id"]].reset_index()
+
+
+def interval_bounds(boot: BootstrapGain, confidence: float) -> tuple[float | None, float | None]:
+    """The bounds of a gain's interval, or two Nones where too few papers carry it."""
+    return boot.interval(confidence) or (None, None)

@@ -1,0 +1,137 @@
+"""The ranking of more than two models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steps.comparison.statistics import (
+    RatioTable,
+    bootstrap_gains,
+    holm,
+    ratio_table,
+    sign_flip_tests,
+)
+from steps.errors import UserError
+
+if TYPE_CHECKING:
+    from steps.config.sections import Comparison
+from steps.comparison.comparable import SideInfo, check_comparable, in_order_of, interval_bounds
+from steps.comparison.decision import CONFIDENCE, fitted
+
+
+@dataclass(frozen=True)
+class RankedSide:
+    """A model in a ranking.
+
+    Attributes:
+        rank: 1 is the best.
+        name: Name of the side.
+        value: The metric.
+        low: Lower bound of its 95 % interval over papers; None where papers are too few.
+        high: Upper bound.
+    """
+
+    rank: int
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class RankedPair:
+    """Two models of a ranking, the better one first.
+
+    Attributes:
+        better: Name of the one with the better value.
+        worse: Name of the other.
+        gain: Difference, in units of the metric, at least 0.
+        low: Lower bound of its 95 % interval over papers; None where papers are too few.
+        high: Upper bound.
+        p_value: Two-sided, by sign flips.
+        adjusted_p_value: After Holm's correction over all pairs.
+    """
+
+    better: str
+    worse: str
+    gain: float
+    low: float | None
+    high: float | None
+    p_value: float
+    adjusted_p_value: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Several models, the best first, and all pairs of them."""
+
+    metric: str
+    papers: int
+    sides: tuple[RankedSide, ...]
+    pairs: tuple[RankedPair, ...]
+
+
+def rank(sides: Sequence[SideInfo], rule: "Comparison") -> Ranking:
+    """Order several models by the primary metric, and test all pairs.
+
+    Args:
+        sides: Two or more evaluated models.
+        rule: Section `comparison` of the configuration; its guards play no part here.
+
+    Returns:
+        The ranking; two neighbours whose adjusted p-value exceeds alpha are not shown to
+        differ.
+
+    Raises:
+        UserError: If there are fewer than two sides, or two of them cannot be compared.
+    """
+    if len(sides) < 2:
+        raise UserError(f"a ranking needs at least 2 models, not {len(sides)}; name another one")
+    rule = fitted(rule, sides[0].objective)
+    for a, b in combinations(sides, 2):
+        check_comparable(a, b, rule.metric)
+    first = sides[0].per_paper
+    frames = [in_order_of(side.per_paper, first) for side in sides]
+
+    # A side held against nothing has its own value as the difference.
+    own = [ratio_table(frame, frame, rule.metric) for frame in frames]
+    alone = [RatioTable(table.values * [1.0, 1.0, 0.0, 1.0], abs(table.scale)) for table in own]
+    best_first = sorted(
+        range(len(sides)),
+        key=lambda i: -alone[i].gain if own[i].higher_is_better else alone[i].gain,
+    )
+    pairs = list(combinations(best_first, 2))
+    tables = [ratio_table(frames[worse], frames[better], rule.metric) for better, worse in pairs]
+    boots = bootstrap_gains(
+        [*(alone[i] for i in best_first), *tables], samples=rule.bootstrap_samples, seed=rule.seed
+    )
+    tests = sign_flip_tests(
+        np.column_stack([table.differences() for table in tables]),
+        flips=rule.permutations,
+        seed=rule.seed,
+    )
+    adjusted = holm([test.two_sided for test in tests])
+    return Ranking(
+        metric=rule.metric,
+        papers=len(first),
+        sides=tuple(
+            RankedSide(place, sides[i].name, boot.gain, *interval_bounds(boot, CONFIDENCE))
+            for place, (i, boot) in enumerate(zip(best_first, boots, strict=False), start=1)
+        ),
+        pairs=tuple(
+            RankedPair(
+                sides[better].name,
+                sides[worse].name,
+                boot.gain,
+                *interval_bounds(boot, CONFIDENCE),
+                test.two_sided,
+                p,
+            )
+            for (better, worse), boot, test, p in zip(
+                pairs, boots[len(sides) :], tests, adjusted, strict=True
+            )
+        ),
+    )

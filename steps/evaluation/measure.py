@@ -1,0 +1,250 @@
+"""Everything that is measured of one model on one split; knows no store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from steps.config.sections import Training
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from steps.models.adapted import AdaptedModel
+    from steps.papers.text import PaperText
+
+from steps.evaluation.likelihood import TokenScore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+GENERATION_COLUMNS = ["paper_id", "prompt", "generation", "reference"]
+
+# Texts that the report shows token by token.
+EXAMPLES = 2
+EXAMPLE_CHARACTERS = 700
+
+
+@dataclass
+class Results:
+    """What was measured.
+
+    Attributes:
+        per_paper: One row a paper of the split.
+        general: The same of the general texts, or None.
+        generations: One row a prompt.
+        metrics: By name, without the split in front.
+    """
+
+    per_paper: "pd.DataFrame"
+    general: "pd.DataFrame | None"
+    generations: "pd.DataFrame"
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def measure(
+    training: Training,
+    adapted: "AdaptedModel",
+    papers: "list[PaperText]",
+    train_papers: "list[PaperText]",
+    *,
+    general_texts: "list[PaperText]",
+    learned: "Sequence[PaperText]" = (),
+) -> Results:
+    """Score, ask and summarise; knows no tracking store.
+
+    Args:
+        training: The configuration; read are `evaluation` and `model.max_length`.
+        adapted: The model.
+        papers: The held-out papers.
+        train_papers: The training split beside them: how frequent genes are, and what may be
+            copied.
+        general_texts: Texts outside the domain; may be empty.
+        learned: What else the model was trained on, and may copy.
+    """
+    import pandas as pd
+
+    from steps.evaluation.summary import join_per_paper, summarise, with_score_bands
+
+    settings = training.evaluation
+    per_paper = _score(training, adapted, papers, "papers")
+    per_paper = with_score_bands(per_paper, settings.score_bands)
+    generations = pd.DataFrame(columns=GENERATION_COLUMNS)
+    with adapted.computing():
+        per_paper = join_per_paper(per_paper, *_cloze(training, adapted, papers, train_papers))
+        if adapted.objective == "causal" and settings.generation.prompts:
+            known = [*train_papers, *learned]
+            generations, scores = _generate(training, adapted, papers, known)
+            per_paper = join_per_paper(per_paper, scores)
+    metrics = summarise(per_paper, seed=settings.seed, resamples=settings.bootstrap_samples)
+    general = None
+    if general_texts:
+        general = _score(training, adapted, general_texts, "general texts")
+        summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
+        for name, value in summary.items():
+            if name.startswith(("bits_per_byte", "mlm_loss")):
+                metrics[f"general_{name}"] = value
+    return Results(per_paper, general, generations, metrics)
+
+
+def _score(
+    training: Training, adapted: "AdaptedModel", papers: "list[PaperText]", what: str
+) -> "pd.DataFrame":
+    from tqdm import tqdm
+
+    from steps.evaluation.likelihood import score_papers
+    from steps.evaluation.masked import score_papers_masked
+
+    settings = training.evaluation
+    context = settings.context or training.model.max_length
+    with tqdm(desc=f"scoring {what}", unit=" tokens", unit_scale=True) as bar, adapted.computing():
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        if adapted.objective == "masked":
+            return score_papers_masked(
+                adapted.model,
+                adapted.tokenizer,
+                papers,
+                context=context,
+                batch_tokens=settings.batch_tokens,
+                pseudo_tokens=settings.pseudo_likelihood_tokens,
+                seed=settings.seed,
+                progress=show,
+            )
+        return score_papers(
+            adapted.model,
+            adapted.tokenizer,
+            papers,
+            context=context,
+            stride=settings.stride or max(1, context // 2),
+            batch_tokens=settings.batch_tokens,
+            progress=show,
+        )
+
+
+def _cloze(
+    training: Training,
+    adapted: "AdaptedModel",
+    papers: "list[PaperText]",
+    train_papers: "list[PaperText]",
+) -> "list[pd.DataFrame]":
+    """Gene and variant cloze, one frame a task that has items."""
+    from steps.evaluation.cloze import (
+        cloze_frame,
+        count_genes,
+        gene_cloze_items,
+        rank_causal,
+        rank_masked,
+        variant_cloze_items,
+    )
+
+    settings = training.evaluation
+    if not settings.cloze_items:
+        return []
+    rank = rank_masked if adapted.objective == "masked" else rank_causal
+    most = {"max_items": settings.cloze_items, "seed": settings.seed}
+    tasks = {
+        "gene_cloze": gene_cloze_items(papers, count_genes([*train_papers, *papers]), **most),
+        "variant_cloze": variant_cloze_items(papers, **most),
+    }
+    return [
+        cloze_frame(
+            items,
+            rank(adapted.model, adapted.tokenizer, items, batch_tokens=settings.batch_tokens),
+            task,
+        )
+        for task, items in tasks.items()
+        if items
+    ]
+
+
+def _generate(
+    training: Training,
+    adapted: "AdaptedModel",
+    papers: "list[PaperText]",
+    train_papers: "list[PaperText]",
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """Let the model write on from titles, and count genes and copies in what it writes."""
+    import pandas as pd
+
+    from steps.evaluation.generation import (
+        COPY_TOKENS,
+        generate,
+        generation_prompts,
+        generation_scores,
+    )
+    from steps.papers.genes import GeneLexicon, find_genes
+
+    settings = training.evaluation
+    prompts = generation_prompts(papers, count=settings.generation.prompts, seed=settings.seed)
+    if not prompts:
+        return pd.DataFrame(columns=GENERATION_COLUMNS), pd.DataFrame({"paper_id": []})
+    lexicon = GeneLexicon.load()
+    generations = generate(
+        adapted.model,
+        adapted.tokenizer,
+        prompts,
+        max_new_tokens=settings.generation.max_new_tokens,
+    )
+    scores = generation_scores(
+        generations,
+        papers,
+        [paper.text for paper in train_papers],
+        adapted.tokenizer,
+        lambda text: (gene.symbol for gene in find_genes(text, lexicon)),
+        lexicon.spellings,
+    )
+    if settings.generation.max_new_tokens < COPY_TOKENS:
+        # Too short to hold a copy: a share of 0 would look like a finding.
+        scores = scores.drop(columns="memorised_tokens")
+    return generations, scores
+
+
+def token_examples(
+    training: Training, adapted: "AdaptedModel", papers: "list[PaperText]"
+) -> "list[TokenExample]":
+    """The beginnings of a few gene-rich papers, token by token, with and without the adapter."""
+    from steps.evaluation.likelihood import score_tokens
+
+    if adapted.objective == "masked":
+        return []
+    window = {"context": training.model.max_length, "stride": training.model.max_length // 2}
+    richest = sorted(papers, key=lambda paper: (-len(paper.genes), paper.paper_id))
+    examples = []
+    for paper in richest[:EXAMPLES]:
+        beginning = _beginning(paper)
+        with adapted.computing():
+            tokens = score_tokens(adapted.model, adapted.tokenizer, beginning, **window)
+            before = None
+            if hasattr(adapted.model, "disable_adapter"):
+                with adapted.model.disable_adapter():
+                    before = score_tokens(adapted.model, adapted.tokenizer, beginning, **window)
+        examples.append(TokenExample(paper.paper_id, tokens, before))
+    return examples
+
+
+def _beginning(paper: "PaperText") -> "PaperText":
+    from dataclasses import replace
+
+    end = min(len(paper.text), EXAMPLE_CHARACTERS)
+    genes = tuple(gene for gene in paper.genes if gene.end <= end)
+    sections = tuple(replace(s, end=min(s.end, end)) for s in paper.sections if s.start < end)
+    return replace(paper, text=paper.text[:end], sections=sections, genes=genes, variants=())
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """A text as one model or two read it.
+
+    Attributes:
+        paper_id: The paper that it is from.
+        tokens: From `steps.evaluation.likelihood.score_tokens` with the evaluated model.
+        base_tokens: The same from the base, or None.
+    """
+
+    paper_id: str
+    tokens: Sequence[TokenScore]
+    base_tokens: Sequence[TokenScore] | None = None

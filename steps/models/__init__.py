@@ -1,0 +1,1 @@
+"""A base and its adapter in memory: sources, checks, loading, attention."""

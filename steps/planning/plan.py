@@ -1,0 +1,410 @@
+"""What a training run takes: memory by part, time, and disk.
+
+    shape = shape_of_model(training.model)
+    plan = plan_memory(shape, training, micro_batch=4, length=1024)
+    check_fits(shape, training, micro_batch=4, length=1024, budget=16 * GIB)
+
+Nothing here is fitted to measurements. One training step is replayed on tensors that have
+a size and no content: the operations of the layers as transformers, peft, bitsandbytes
+and `steps.training.losses` perform them, what autograd saves for each, what autocast
+copies, what the backward pass allocates and when each tensor dies. The largest sum of
+living tensors is the plan. A replay needs neither torch nor a GPU and takes milliseconds;
+`tests/planning/test_memory_measured.py` holds it against measured tensors.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from steps.config.sections import Hardware, Training
+from steps.errors import UserError
+from steps.planning.shapes import Shape
+from steps.planning.step import Job, replay
+from steps.planning.tape import PARTS, Device
+
+GIB = 2**30
+NumberFormat = Literal["bfloat16", "float16", "float32"]
+
+# What a process on the GPU holds beside tensors: the CUDA context with its kernels, cuBLAS's
+# workspace (32 MiB from Hopper on), and what the caching allocator loses to rounding.
+CUDA_CONTEXT_BYTES = 600 * 2**20
+ALLOCATOR_SLACK = 0.04
+
+# Weights that ZeRO-3 has whole at a time: `stage3_max_live_parameters` of the files in
+# configs/deepspeed, of two bytes each.
+LIVE_BYTES = 2 * 200_000_000
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """The memory of one training step at its peak.
+
+    Attributes:
+        shape: The model.
+        method: "lora", "qlora", "lora_8bit", "dora", "rslora" or "full".
+        device: "cpu" or "cuda".
+        micro_batch: Rows of one forward pass.
+        length: Tokens of a row.
+        parts: Bytes of each of `PARTS` at the moment of the peak.
+        moment: When the peak is: "forward", "loss", "backward" or "optimizer step".
+        trained_parameters: Number of weights that are trained.
+        host_bytes: Pinned host memory that offloaded activations take beside the total.
+        notes: What the reader has to know.
+    """
+
+    shape: Shape
+    method: str
+    device: Device
+    micro_batch: int
+    length: int
+    parts: dict[str, int]
+    moment: str
+    trained_parameters: int
+    host_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Peak in bytes, the reserve included."""
+        return sum(self.parts.values())
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Peak in bytes of tensors alone."""
+        return self.total - self.parts["reserve"]
+
+
+@dataclass(frozen=True)
+class DiskPlan:
+    """What a training run writes, in bytes.
+
+    Attributes:
+        base_model: The pre-trained weights in the cache, once a machine.
+        checkpoint: One checkpoint: trained weights and the state of the optimiser.
+        local: What stands on the running step's disk at most.
+        tracked: What the run leaves in the tracking store before `prune_checkpoints`; None if
+            the number of optimiser steps is not known.
+    """
+
+    base_model: int
+    checkpoint: int
+    local: int
+    tracked: int | None
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """How long the training takes.
+
+    Attributes:
+        tokens: Tokens trained on, all epochs together.
+        tokens_per_second: Measured or stated.
+        hours: The quotient.
+    """
+
+    tokens: int
+    tokens_per_second: float
+    hours: float
+
+
+def plan_memory(
+    shape: Shape,
+    training: Training,
+    *,
+    micro_batch: int,
+    length: int,
+    device: Device = "cuda",
+    world_size: int = 1,
+    zero_stage: int = 0,
+    number_format: NumberFormat | None = None,
+) -> MemoryPlan:
+    """Replay one training step and report its peak by part.
+
+    The step is the second one: the optimiser has its moments, and with accumulation the
+    gradients of earlier micro-batches stand. Each row holds one document of full length,
+    the most expensive case; of a masked model, `masking.probability` of its tokens are to be
+    restored (of text full of mentions, more: up to `masking.entity_probability`).
+
+    Args:
+        shape: The model.
+        training: The configuration.
+        micro_batch: Rows of one forward pass.
+        length: Tokens of a row.
+        device: Autocast, dropout and attention keep different tensors on each.
+        world_size: Processes, with `zero_stage` for what they share.
+        zero_stage: 0 (DDP) to 3, DeepSpeed's partitioning.
+        number_format: What is computed in; None takes what `hardware` asks for, and for
+            `auto` bfloat16 on a GPU and float32 on a CPU.
+
+    Returns:
+        The plan; `parts["reserve"]` is 0 on a CPU.
+    """
+    computes_in = number_format or number_format_of(training.hardware, device)
+    job = Job(
+        method=training.qlora.resolved_method,
+        bits=training.qlora.bits,
+        nested=training.qlora.quantization.bnb_4bit_use_double_quant,
+        rank=training.qlora.r,
+        dropout=training.qlora.lora_dropout,
+        targets=training.qlora.target_modules,
+        saved_modules=training.qlora.modules_to_save,
+        bias=training.qlora.bias,
+        # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
+        optimizer=optimizer_of(training.optimizer.type, "cpu" if zero_stage else device),
+        checkpointing=training.memory_optimization.gradient_checkpointing,
+        offloads=training.memory_optimization.offload_activations,
+        accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
+        half=None if computes_in == "float32" else 2,
+        device=device,
+        rows=micro_batch,
+        length=length,
+        masked_share=training.masking.probability,
+    )
+    moments, trained = replay(shape, job)
+    scaled = {
+        moment: _shared_between_processes(
+            parts, world_size, zero_stage, trained if job.half else 0, whole=job.method == "full"
+        )
+        for moment, parts in moments.items()
+    }
+    moment, parts = max(scaled.items(), key=lambda item: sum(item[1].values()))
+    reserve = 0
+    if device == "cuda":
+        reserve = CUDA_CONTEXT_BYTES + int(ALLOCATOR_SLACK * sum(parts.values()))
+    whole = {part: parts.get(part, 0) for part in PARTS} | {"reserve": reserve}
+    return MemoryPlan(
+        shape=shape,
+        method=job.method,
+        device=device,
+        micro_batch=micro_batch,
+        length=length,
+        parts=whole,
+        moment=moment.partition(":")[0],
+        trained_parameters=trained,
+        host_bytes=job.offloaded_bytes(shape),
+        notes=_notes(shape, job, world_size, zero_stage),
+    )
+
+
+def largest_micro_batch(
+    shape: Shape,
+    training: Training,
+    budget: int,
+    *,
+    length: int,
+    limit: int = 1024,
+    **where: Any,
+) -> int:
+    """Most rows of `length` tokens whose plan stays within `budget` bytes.
+
+    Args:
+        shape: The model.
+        training: The configuration.
+        budget: Bytes.
+        length: Tokens of a row.
+        limit: Never more than this.
+        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
+
+    Returns:
+        0 if not even one row fits.
+    """
+
+    def bytes_for(rows: int) -> int:
+        return plan_memory(shape, training, micro_batch=rows, length=length, **where).total
+
+    return _largest(bytes_for, budget, limit)
+
+
+def longest_context(
+    shape: Shape,
+    training: Training,
+    budget: int,
+    *,
+    micro_batch: int = 1,
+    limit: int = 2**20,
+    **where: Any,
+) -> int:
+    """Most tokens a row may have for its plan to stay within `budget` bytes.
+
+    Learned positions (BERT) end where they end; rotary ones can be trained further, so only
+    memory limits them here.
+
+    Args:
+        shape: The model.
+        training: The configuration.
+        budget: Bytes.
+        micro_batch: Rows of one forward pass.
+        limit: Never more than this.
+        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
+
+    Returns:
+        0 if not even one token fits.
+    """
+    if shape.family == "bert":
+        limit = min(limit, shape.max_positions)
+
+    def bytes_for(length: int) -> int:
+        return plan_memory(shape, training, micro_batch=micro_batch, length=length, **where).total
+
+    return _largest(bytes_for, budget, limit)
+
+
+def disk_plan(shape: Shape, training: Training, *, optimizer_steps: int | None = None) -> DiskPlan:
+    """Bytes that a run writes.
+
+    Args:
+        shape: The model.
+        training: The configuration.
+        optimizer_steps: Steps of the whole run, to count its checkpoints.
+    """
+    plan = plan_memory(shape, training, micro_batch=1, length=8)
+    stored = 2 if training.qlora.adapts else 4
+    checkpoint = 4 * plan.trained_parameters + plan.parts["optimizer"]
+    kept = training.output.save_total_limit
+    saves = None
+    if optimizer_steps is not None and training.logging.save_strategy == "steps":
+        saves = math.ceil(optimizer_steps / training.logging.save_steps)
+    elif training.logging.save_strategy == "epoch":
+        saves = math.ceil(training.hyperparameters.num_epochs)
+    elif training.logging.save_strategy == "no":
+        saves = 0
+    # One more than kept: the new checkpoint is whole before the old one goes.
+    standing = (saves or 1) if kept is None else kept + 1
+    local = (standing if saves is None else min(standing, saves)) * checkpoint
+    tracked = None if saves is None else saves * checkpoint + 4 * plan.trained_parameters
+    return DiskPlan(shape.parameters * stored, checkpoint, local, tracked)
+
+
+def time_plan(tokens: int, tokens_per_second: float) -> TimePlan:
+    """Hours for `tokens` (all epochs together) at a measured or stated rate.
+
+    Raises:
+        UserError: The rate is not positive.
+    """
+    if not tokens_per_second > 0:
+        raise UserError(f"a rate of {tokens_per_second} tokens per second: it must be positive")
+    return TimePlan(tokens, tokens_per_second, tokens / tokens_per_second / 3600)
+
+
+def format_table(plan: MemoryPlan, budget: int | None = None) -> str:
+    """The plan as plain text, one part a line."""
+    lines = [
+        f"{plan.shape.name}: {plan.method}, {plan.micro_batch} x {plan.length} tokens, "
+        f"{plan.device}, peak in the {plan.moment}"
+    ]
+    lines += [f"  {part:<12} {plan.parts[part] / GIB:9.3f} GiB" for part in PARTS]
+    room = "" if budget is None else f"  of {budget / GIB:.1f}"
+    lines.append(f"  {'total':<12} {plan.total / GIB:9.3f} GiB{room}")
+    return "\n".join([*lines, *(f"  note: {note}" for note in plan.notes)])
+
+
+def _largest(bytes_for: Callable[[int], int], budget: int, limit: int) -> int:
+    """Largest n in 1..limit with `bytes_for(n) <= budget`, for a nearly linear function."""
+    low, low_bytes = 1, bytes_for(1)
+    if low_bytes > budget:
+        return 0
+    high = limit + 1
+    slope = bytes_for(2) - low_bytes
+    while high - low > 1:
+        # Along the line from the largest known n that fits; always inside the open interval.
+        guess = low + (budget - low_bytes) // max(slope, 1)
+        guess = min(max(guess, low + 1), high - 1)
+        guess_bytes = bytes_for(guess)
+        slope = math.ceil((guess_bytes - low_bytes) / (guess - low))
+        if guess_bytes <= budget:
+            low, low_bytes = guess, guess_bytes
+        else:
+            high = guess
+    return low
+
+
+def number_format_of(hardware: Hardware, device: Device) -> NumberFormat:
+    """What is computed in, as far as the configuration alone can say."""
+    if hardware.fp16:
+        return "float16"
+    if hardware.bf16 == "auto":
+        return "bfloat16" if device == "cuda" else "float32"
+    return "bfloat16" if hardware.bf16 else "float32"
+
+
+def optimizer_of(wanted: str, device: Device) -> str:
+    """The rule of `steps.training.arguments.optimizer_name`, whose module imports torch."""
+    name = {"adamw": "adamw_torch", "adam": "adamw_torch"}.get(wanted.lower(), wanted.lower())
+    if name == "auto":
+        return "paged_adamw_8bit" if device == "cuda" else "adamw_torch_fused"
+    return name
+
+
+def _shared_between_processes(
+    parts: dict[str, int], world_size: int, zero_stage: int, trained_in_half: int, *, whole: bool
+) -> dict[str, int]:
+    """What one of several processes holds.
+
+    DDP adds its communication buckets. DeepSpeed keeps trained weights and their gradients in
+    half precision where it computes in it, and in the optimiser a float32 copy and two moments:
+    2 + 2 + 12 bytes a weight, of which each stage shares out one term more (Rajbhandari et al.
+    2020, arXiv:1910.02054). Under stage 3 some weights are whole at any time.
+
+    Args:
+        parts: What a single process holds at one moment.
+        world_size: Processes.
+        zero_stage: 0 (DDP) to 3.
+        trained_in_half: Trained weights, where the computation is in half precision; else 0.
+        whole: Every weight is trained.
+    """
+    shared = dict(parts)
+    if zero_stage == 0:
+        if world_size > 1:
+            shared["gradients"] = 2 * shared.get("gradients", 0)
+        return shared
+    if trained_in_half:
+        shared["weights" if whole else "adapter"] = 2 * trained_in_half
+        if shared.get("gradients"):
+            shared["gradients"] = 2 * trained_in_half
+        shared["optimizer"] = 12 * trained_in_half
+        if whole:
+            # Weights that are in half precision already leave autocast nothing to cast.
+            cast = 2 * trained_in_half
+            shared["activations"] = max(0, shared.get("activations", 0) - cast)
+    at_once = min(shared.get("weights", 0), LIVE_BYTES) if zero_stage == 3 else 0
+    stages = {"optimizer": 1, "gradients": 2, "weights": 3, "adapter": 3}
+    for part, stage in stages.items():
+        if zero_stage >= stage:
+            shared[part] = math.ceil(shared.get(part, 0) / world_size)
+    if world_size > 1:
+        shared["weights"] = shared.get("weights", 0) + at_once
+    return shared
+
+
+def _notes(shape: Shape, job: Job, world_size: int, zero_stage: int) -> tuple[str, ...]:
+    notes = list(shape.notes)
+    if shape.family == "bert" and job.length > shape.max_positions:
+        notes.append(f"{job.length} tokens are more than the {shape.max_positions} positions")
+    elif job.length > shape.max_positions:
+        notes.append(f"the model was trained on contexts of up to {shape.max_positions} tokens")
+    if shape.family == "bert":
+        notes.append(
+            f"logits of {job.masked_share:.0%} of the tokens (masking.probability); text full of "
+            "gene and variant mentions has more"
+        )
+    if job.optimizer.startswith("paged"):
+        notes.append("the optimiser's paged state may move to the host's memory under pressure")
+    if job.offloads and job.device == "cpu":
+        notes.append("offload_activations gains nothing on a CPU: host memory is all there is")
+    elif job.offloads:
+        offloaded = job.offloaded_bytes(shape) / GIB
+        notes.append(f"{offloaded:.2f} GiB of activations wait in pinned host memory")
+    if job.method == "dora":
+        notes.append("DoRA rebuilds its weights in each pass: sizes are approximate")
+    if world_size > 1:
+        kind = f"ZeRO-{zero_stage}" if zero_stage else "DDP"
+        notes.append(
+            f"one of {world_size} processes, {kind}; ZeRO's communication buffers are not counted"
+        )
+    if zero_stage == 3:
+        notes.append(
+            "ZeRO-3 shares the weights out once each process has loaded them whole: the GPU has to "
+            "hold them for that moment"
+        )
+    return tuple(notes)

@@ -1,0 +1,156 @@
+"""Cache keys: when a step's result can be used again, and why not.
+
+A key covers what the step reads: its sections of the configuration, the digests of its
+inputs, the source of the folders that it uses, and the locked versions of the libraries.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.config.dotted import flatten
+from steps.config.paths import PROJECT_ROOT
+from steps.config.sections import Model, Training
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+
+LOCK_FILE = "requirements.lock"
+
+# What each step reads: sections of the configuration, and folders (or files) of source.
+SECTIONS = {
+    "preprocess": ("scientific_data",),
+    "finetune": (
+        "model",
+        "qlora",
+        "masking",
+        "hyperparameters",
+        "optimizer",
+        "scheduler",
+        "logging",
+        "memory_optimization",
+        "hardware",
+        "distributed",
+    ),
+    "evaluate": ("evaluation",),
+    "ab_compare": ("comparison",),
+    "prune_checkpoints": ("pruning",),
+}
+SOURCES = {
+    "preprocess": ("papers", "preprocess.py"),
+    "finetune": (
+        "training",
+        "models",
+        "distributed",
+        "checkpoints",
+        "planning",
+        "papers/text.py",
+        "finetune.py",
+    ),
+    "evaluate": ("evaluation", "papers", "models", "metrics.py", "evaluate.py"),
+    "ab_compare": ("comparison", "metrics.py", "ab_compare.py"),
+    "prune_checkpoints": ("pruning", "prune_checkpoints.py"),
+}
+
+# Changes where or how loudly a step works, not what it makes.
+WITHOUT_EFFECT = {"scientific_data.num_workers", "scientific_data.data_file"}
+
+
+def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[str, str]:
+    """The parts of a step's cache key, by name, so that a difference can be named."""
+    parts: dict[str, str] = {}
+    for section in SECTIONS[step]:
+        content = getattr(training, section).model_dump(mode="json")
+        for key, value in flatten(section, content):
+            if key not in WITHOUT_EFFECT:
+                parts[key] = json.dumps(value, sort_keys=True)
+    if step == "finetune":
+        parts["sections"] = json.dumps(training.scientific_data.sections)
+    parts.update({f"input {name}": digest for name, digest in inputs.items()})
+    parts["source"] = _source_digest(SOURCES[step])
+    parts["lock file"] = _file_digest(PROJECT_ROOT / LOCK_FILE)
+    return parts
+
+
+def cache_key(parts: Mapping[str, str]) -> str:
+    """The tag value that a finished run is found by."""
+    encoded = json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def find_reusable(
+    client: "MlflowClient", experiment_id: str, step: str, parts: Mapping[str, str]
+) -> "tuple[Run | None, str]":
+    """Look for a finished run with this key.
+
+    Returns:
+        The newest such run and "", or None and the reason why nothing can be used again.
+    """
+    runs = client.search_runs(
+        [experiment_id],
+        f"attributes.status = 'FINISHED' and tags.`forge.step` = '{step}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=200,
+    )
+    key = cache_key(parts)
+    for run in runs:
+        if run.data.tags.get("forge.cache_key") == key:
+            return run, ""
+    if not runs:
+        return None, "no finished run yet"
+    before = json.loads(runs[0].data.tags.get("forge.cache_parts", "{}"))
+    changed = [name for name, digest in _short(parts).items() if before.get(name) != digest]
+    shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return None, f"changed: {shown}" if changed else "earlier results differ"
+
+
+def cache_tags(parts: Mapping[str, str]) -> dict[str, str]:
+    """The `forge.*` tags that make a run findable, and a later miss explainable."""
+    return {
+        "cache_key": cache_key(parts),
+        "cache_parts": json.dumps(_short(parts), sort_keys=True, separators=(",", ":")),
+    }
+
+
+def _short(parts: Mapping[str, str]) -> dict[str, str]:
+    return {name: hashlib.sha256(value.encode()).hexdigest()[:8] for name, value in parts.items()}
+
+
+@lru_cache
+def _source_digest(names: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        path = PROJECT_ROOT / "steps" / name
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        for file in files:
+            digest.update(file.relative_to(PROJECT_ROOT).as_posix().encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+
+
+def digest_of_files(files: list[Path]) -> str:
+    """Digest over the content of files, whatever their names and order."""
+    digests = []
+    for file in files:
+        with file.open("rb") as stream:
+            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+
+
+def base_identity(model: Model) -> dict[str, Any]:
+    """What of the model section says which weights are meant."""
+    return {
+        "name": model.name,
+        "source": model.source,
+        "revision": model.revision,
+        "sha256": model.sha256,
+    }

@@ -1,0 +1,1 @@
+"""Checkpoints in the store: layout, inventory, removal, and what is resumed from."""

@@ -1,0 +1,154 @@
+"""The checkpoint that several ranks go on from."""
+
+import shutil
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from steps.cache_folder import cache_folder
+from steps.checkpoints.format import MANIFEST, CheckpointInfo, validate_checkpoint
+from steps.checkpoints.trainer_state import ResumePoint
+from steps.config.sections import Training
+from steps.distributed.collectives import all_gather, broadcast
+from steps.distributed.ranks import Rank
+from steps.errors import UserError
+from steps.tracking.checkpoints.resume import (
+    FOLDER,
+    KEY_TAG,
+    Found,
+    checkpoint_at_hand,
+    find_resume_point,
+)
+from steps.tracking.runs import (
+    StepRun,
+)
+
+
+def agree_on_point(
+    run: StepRun,
+    rank: Rank,
+    reference: str,
+    expected: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Found | None:
+    """Find the newest checkpoint that every rank has at hand; all ranks call it.
+
+    Args:
+        run: The run of this step.
+        rank: The place of this process.
+        reference: As in `find_resume_point`.
+        expected: As in `find_resume_point`.
+        say: As in `find_resume_point`.
+
+    Raises:
+        UserError: As in `find_resume_point`, on every rank.
+    """
+    if rank.is_first:
+        try:
+            found = find_resume_point(
+                run, reference, expected, say, accept=lambda found: _offer(found, rank)
+            )
+        except UserError as error:
+            broadcast(("error", str(error)))
+            raise
+        broadcast(("done", None))
+        return found
+    current: Found | None = None
+    while True:
+        kind, content = broadcast(None)
+        if kind == "error":
+            raise UserError(content)
+        if kind == "done":
+            return current
+        current = _taken(run, content)
+        if not all(all_gather(current is not None)):
+            current = None
+
+
+def _offer(found: Found, rank: Rank) -> bool:
+    if rank.count == 1:
+        return True
+    folders = [found.point.folder, found.point.best_folder]
+    described = [
+        (str(folder), checkpoint.step, checkpoint.digest)
+        for folder in folders
+        if folder is not None
+        and isinstance(checkpoint := validate_checkpoint(folder, hashes=False), CheckpointInfo)
+    ]
+    broadcast(("offer", (found.run_id, found.where, described)))
+    return all(all_gather(True))
+
+
+def _taken(run: StepRun, offer: Any) -> Found | None:
+    """The offered checkpoint as this machine sees it, if it does."""
+    run_id, where, described = offer
+    folders = [
+        checkpoint_at_hand(run, run_id, step, Path(folder), digest)
+        for folder, step, digest in described
+    ]
+    if not folders or any(folder is None for folder in folders):
+        return None
+    first, *best = folders
+    assert first is not None
+    point = ResumePoint(first, described[0][1], best[0] if best else None)
+    return Found(run_id, point, where)
+
+
+def is_restarted(run: StepRun) -> bool:
+    """Whether an earlier attempt has got as far as training in this run."""
+    return KEY_TAG in run.client.get_run(run.id).data.tags
+
+
+def lacks(run: StepRun, found: Found) -> bool:
+    """Whether the store has not got the checkpoint of this very run that it goes on from."""
+    name = f"{FOLDER}/checkpoint-{found.point.step}"
+    stored = {file.path for file in run.client.list_artifacts(run.id, name)}
+    ours = found.run_id == run.id and found.where == "local disk"
+    return ours and f"{name}/{MANIFEST}" not in stored
+
+
+def last_steps(run: StepRun) -> dict[str, int]:
+    """The last step of each metric that the run has, so that none is reported twice.
+
+    What the killed attempt had not sent is sent first.
+    """
+    run.spool.flush(run.patience)
+    names = run.client.get_run(run.id).data.metrics
+    return {
+        name: max(point.step for point in run.client.get_metric_history(run.id, name))
+        for name in names
+    }
+
+
+def machine_name(rank: Rank) -> str:
+    """The name of this machine among those that take part, "" where it is the only one."""
+    names = all_gather((rank.machine, socket.gethostname()))
+    if rank.machines == 1:
+        return ""
+    own = socket.gethostname()
+    namesakes = {machine for machine, name in names if name == own}
+    return own if len(namesakes) == 1 else f"{own}-{rank.machine}"
+
+
+def checkpoint_folder(training: Training, rank: Rank, run: StepRun) -> Path:
+    """Where a run writes its checkpoints: a folder that all attempts and ranks agree on."""
+    output = training.output.output_dir
+    if output:
+        return Path(output).expanduser() / run.id
+    if rank.count == 1 and not rank.is_launched:
+        return run.scratch / "training" / run.id
+    return shared_checkpoints(run.id)
+
+
+def shared_checkpoints(run_id: str) -> Path:
+    """The folder of a run of several ranks that names none."""
+    return cache_folder() / "checkpoints" / run_id
+
+
+def remove_shared_checkpoints(run_id: str) -> None:
+    """Remove that folder, once the training is done and the store has its content.
+
+    After a kill it stays: its newest checkpoint may not have been uploaded.
+    """
+    shutil.rmtree(shared_checkpoints(run_id), ignore_errors=True)

@@ -1,0 +1,600 @@
+"""Checkpoints as the artifact store and this host's disk hold them: listed, and removed.
+
+    runs = finetune_runs(client, experiment_id, "all")
+    inventory = take_inventory(client, experiment_id, runs, metric, output_folder, pending)
+    remove(client, inventory, action)
+
+A checkpoint is one record, wherever it lies: in its run's artifacts, in the run's folder on
+this host, or both. A living run's folder on the disk is its own (it uploads from there and
+rotates it), so only its artifacts are looked at.
+
+Which checkpoints there are is always asked of the store. What each takes up stands in the tags of
+its LoggedModel as well: a plan reads it there, which saves a request for each checkpoint; whoever
+deletes has every folder listed (`list_all`).
+"""
+
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from fnmatch import fnmatch
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from steps.checkpoints.format import (
+    MANIFEST,
+    RESUME_ONLY,
+    WEIGHTS,
+    CheckpointInfo,
+    _Manifest,
+    _read_manifest,
+    validate_checkpoint,
+)
+from steps.errors import UserError
+from steps.pruning.records import CheckpointKey, CheckpointRecord, PendingAction, RunState
+from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
+from steps.tracking.heartbeat import STALE_SECONDS, last_sign
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.tracking import MlflowClient
+from steps.tracking.checkpoints.layout import (
+    CHECKPOINT_NAME,
+    FOLDER,
+    LEFTOVER_NAME,
+    LOCAL_TAG,
+    RESUMED_TAG,
+    SLIMMED_TAG,
+    checkpoint_of_model,
+    is_pinned,
+    model_is_pinned,
+    resumed_from,
+    run_state,
+)
+
+"""`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
+"""On a run: all its checkpoints stay. On a checkpoint's LoggedModel: that one stays.
+`forge.pin.checkpoint-N` on a run: checkpoint N stays. The value `false` takes a pin back."""
+
+# The server answers small requests slower than it could: several are under way at a time.
+_THREADS = 8
+_PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that is known of an experiment's checkpoints.
+
+    Attributes:
+        runs: The finetune runs that were looked at, by id.
+        records: Their checkpoints.
+        models: The LoggedModel of each checkpoint that has one.
+        resumed: Runs of any experiment that say they resumed from a checkpoint.
+        best_needed: The best checkpoint of each run that may be resumed, which holds the best
+            weights so far: it is needed beside the one to resume from.
+        can_resume: Ids of the runs, those that took over from one of these included, that have
+            a checkpoint of their own to resume from.
+        found: The records as they were found, before any run counted as outgrown by one that
+            took over from it, and those of such runs that are none of these.
+        heirs: Those runs.
+        registered: LoggedModels of registered versions that have been looked up already.
+    """
+
+    runs: "Mapping[str, Run]"
+    heirs: "Mapping[str, Run]"
+    found: list[CheckpointRecord]
+    records: list[CheckpointRecord]
+    models: "Mapping[CheckpointKey, LoggedModel]"
+    resumed: "list[Run]"
+    best_needed: Mapping[CheckpointKey, str]
+    can_resume: frozenset[str]
+    registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the store holds of one checkpoint.
+
+    Attributes:
+        bytes: What all files take up.
+        resume_only: What those take up that only resuming needs.
+        is_whole: Whether the manifest is there, which comes last and goes first.
+        may_be_resumable: Whether the files that resuming needs seem to be there.
+    """
+
+    bytes: int = 0
+    resume_only: int = 0
+    is_whole: bool = False
+    may_be_resumable: bool = False
+
+
+class _TrainerState(msgspec.Struct):
+    """What of a checkpoint's `trainer_state.json` is looked at."""
+
+    best_global_step: int | None = None
+
+
+def finetune_runs(client: "MlflowClient", experiment_id: str, which: str) -> "list[Run]":
+    """The finetune runs to look at: one, or `all` of the experiment.
+
+    Raises:
+        UserError: There is no such run, it is another experiment's, deleted, or no finetune run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if which == "all":
+        return _search_runs(client, [experiment_id], "tags.`forge.step` = 'finetune'")
+    try:
+        found = client.get_run(which)
+    except MlflowException as error:
+        if not is_missing(error) and error.error_code != "INVALID_PARAMETER_VALUE":
+            raise
+        raise UserError(
+            f"run {which!r} is not in this tracking store: give the id of a finetune run, or all"
+        ) from None
+    if found.info.experiment_id != experiment_id:
+        raise UserError(
+            f"run {which!r} belongs to experiment {found.info.experiment_id}, not to "
+            f"{experiment_id}: prune it from there"
+        )
+    if found.info.lifecycle_stage == "deleted":
+        raise UserError(
+            f"run {which!r} is deleted: restore it first (mlflow runs restore --run-id {which}), "
+            "or let mlflow gc collect it"
+        )
+    step = found.data.tags.get("forge.step")
+    if step != "finetune":
+        raise UserError(
+            f"run {which!r} is a run of {step or 'something else'}, which keeps no checkpoints: "
+            "give the id of a finetune run, or all"
+        )
+    return [found]
+
+
+def take_inventory(
+    client: "MlflowClient",
+    experiment_id: str,
+    runs: "Sequence[Run]",
+    metric: str,
+    output_folder: Path | None,
+    pending: Sequence[PendingAction] = (),
+    *,
+    list_all: bool,
+) -> Inventory:
+    """Describe every checkpoint of these runs, in the store and on this host.
+
+    Args:
+        client: Client of the store.
+        experiment_id: The experiment of these runs.
+        runs: From `finetune_runs`.
+        metric: What checkpoints are ranked by; its value is the one of the checkpoint's step.
+        output_folder: `output.output_dir`, which holds a folder a run; None: none is kept.
+        pending: What an interrupted pruning left: a checkpoint whose manifest it has already
+            removed keeps the creation time that is noted there.
+        list_all: Ask the store for the files of every checkpoint, whatever tags say of them.
+    """
+    models = _checkpoint_models(client, experiment_id)
+    resumed = _resumed_runs(client)
+    begun = {entry.action.key: entry.action.created for entry in pending if entry.begun}
+    described = _describe(client, runs, models, metric, output_folder, begun, list_all)
+    known = {run.info.run_id for run in runs}
+    # A run that took over from one of these may be none of these.
+    heirs = [
+        run
+        for run in resumed
+        if run.info.run_id not in known and (key := resumed_from(run)) and key[0] in known
+    ]
+    others = _describe(client, heirs, models, metric, None, begun, list_all)
+    inventory = Inventory(
+        runs={run.info.run_id: run for run in runs},
+        heirs={run.info.run_id: run for run in heirs},
+        found=described + others,
+        records=described,
+        models=models,
+        resumed=resumed,
+        best_needed={},
+        can_resume=frozenset(),
+    )
+    return related(inventory)
+
+
+def related(inventory: Inventory) -> Inventory:
+    """Work out which runs still need what, from the records as they were found."""
+    found = inventory.found
+    can_resume = frozenset(record.run_id for record in found if record.resumable)
+    outgrown = {
+        key[0]
+        for run in inventory.resumed
+        if (key := resumed_from(run))
+        and (run.info.status == "FINISHED" or run.info.run_id in can_resume)
+    }
+    records = [
+        replace(record, run_state="finished")
+        if record.run_id in outgrown and record.run_state == "unfinished"
+        else record
+        for record in found
+        if record.run_id in inventory.runs
+    ]
+    others = [record for record in found if record.run_id in inventory.heirs]
+    runs = [*inventory.runs.values(), *inventory.heirs.values()]
+    best = _best_needed(runs, inventory.resumed, records + others)
+    return replace(inventory, records=records, can_resume=can_resume, best_needed=best)
+
+
+def _describe(
+    client: "MlflowClient",
+    runs: "Sequence[Run]",
+    models: "Mapping[CheckpointKey, LoggedModel]",
+    metric: str,
+    output_folder: Path | None,
+    begun: Mapping[CheckpointKey, datetime],
+    list_all: bool,
+) -> list[CheckpointRecord]:
+    """Look at the artifacts and folders of these runs, with several requests under way."""
+    described: list[CheckpointRecord] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        repositories = {run.info.run_id: artifact_repository(run) for run in runs}
+        listed = pool.map(lambda run: _steps(repositories[run.info.run_id]), runs)
+        stored = [(run, step) for run, steps in zip(runs, listed, strict=True) for step in steps]
+
+        def content_of(entry: "tuple[Run, int]") -> _Stored:
+            run_id, step = entry[0].info.run_id, entry[1]
+            model = models.get((run_id, step))
+            stated = None if list_all or model is None else _stated(model)
+            return stated or _listed(
+                stored_files(repositories[run_id], f"{FOLDER}/checkpoint-{step}")
+            )
+
+        files = pool.map(content_of, stored)
+        with_some = list({run.info.run_id for run, _ in stored})
+        histories = pool.map(lambda run_id: _history(client, run_id, metric), with_some)
+        contents: dict[str, dict[int, _Stored]] = {}
+        for (run, step), content in zip(stored, files, strict=True):
+            contents.setdefault(run.info.run_id, {})[step] = content
+        values = dict(zip(with_some, histories, strict=True))
+
+        def describe(run: "Run") -> list[CheckpointRecord]:
+            run_id = run.info.run_id
+            folder = _local_folder(run, output_folder)
+            return _records(
+                run,
+                repositories[run_id],
+                contents.get(run_id, {}),
+                folder,
+                values.get(run_id) or {},
+                models,
+                begun,
+            )
+
+        for records in pool.map(describe, runs):
+            described.extend(records)
+    return described
+
+
+def _records(
+    run: "Run",
+    repository: "ArtifactRepository",
+    stored: Mapping[int, _Stored],
+    folder: Path | None,
+    values: Mapping[int, float],
+    models: "Mapping[CheckpointKey, LoggedModel]",
+    begun: Mapping[CheckpointKey, datetime],
+) -> list[CheckpointRecord]:
+    """Describe one run's checkpoints.
+
+    Args:
+        run: The run.
+        repository: Its artifacts.
+        stored: What they hold of each checkpoint, by step.
+        folder: The run's folder on this host, whether or not it is there.
+        values: The metric by step.
+        models: The LoggedModels of checkpoints.
+        begun: Checkpoints that an interrupted pruning has begun to remove.
+    """
+    now = time()
+    state = run_state(run)
+    local = _local_folders(folder) if folder is not None and state != "living" else {}
+    newest_whole = max((step for step in stored if stored[step].is_whole), default=-1)
+    records: list[CheckpointRecord] = []
+    found_newest = False
+    for step in sorted(stored.keys() | local.keys(), reverse=True):
+        key = (run.info.run_id, step)
+        path = f"{FOLDER}/checkpoint-{step}"
+        files, copy = stored.get(step, _Stored()), local.get(step)
+        info = validate_checkpoint(copy, hashes=False) if copy is not None else None
+        in_store = files.may_be_resumable
+        # Names alone do not tell whether an upload got through: of the ones that an unfinished
+        # run may need, down to the newest that is whole, the sizes are compared as well.
+        if in_store and state != "finished" and not found_newest:
+            in_store = found_newest = _agrees_with_manifest(repository, path)
+        resumable_here = isinstance(info, CheckpointInfo) and info.resumable
+        is_whole = files.is_whole or (copy is not None and (copy / MANIFEST).is_file())
+        # A deletion that was begun goes on while its run lives, unless a writer may be back at it.
+        may_be_written = not is_whole and (
+            (state == "living" and not (key in begun and step < newest_whole))
+            or (key not in begun and now - last_sign(run) < STALE_SECONDS)
+        )
+        model = models.get(key)
+        records.append(
+            CheckpointRecord(
+                run_id=run.info.run_id,
+                experiment_id=run.info.experiment_id,
+                step=step,
+                bytes=files.bytes + (_bytes(copy) if copy is not None else 0),
+                metric=values.get(step),
+                created=_created(run, repository, step, files, info, model, begun.get(key)),
+                location=f"{run.info.artifact_uri}/{path}" if step in stored else str(copy),
+                run_state=state,
+                slimmable_bytes=files.resume_only
+                + (_slimmable_bytes(info) if isinstance(info, CheckpointInfo) else 0),
+                resumable=in_store or resumable_here,
+                pinned=is_pinned(run.data.tags, step)
+                or (model is not None and model_is_pinned(model)),
+                being_written=may_be_written,
+                leftover=not is_whole and not may_be_written,
+                in_store=in_store,
+                folder=str(copy) if copy is not None else "",
+            )
+        )
+    records.extend(_leftovers(run, folder, state, now) if folder is not None else [])
+    return records
+
+
+def _leftovers(run: "Run", folder: Path, state: RunState, now: float) -> Iterator[CheckpointRecord]:
+    """Describe the hidden folders in which crashed saves and removals ended."""
+    if state == "living" or not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        name = LEFTOVER_NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        newest = max(entry.stat().st_mtime for entry in [path, *path.rglob("*")])
+        # Nobody writes into trash; a staging folder may be that of a run without a heartbeat.
+        is_fresh = name[2] == "partial" and now - newest < STALE_SECONDS
+        yield CheckpointRecord(
+            run_id=run.info.run_id,
+            experiment_id=run.info.experiment_id,
+            step=int(name[1]),
+            bytes=_bytes(path),
+            metric=None,
+            created=datetime.fromtimestamp(newest, UTC),
+            location=str(path),
+            run_state=state,
+            resumable=False,
+            being_written=is_fresh,
+            leftover=not is_fresh,
+            in_store=False,
+            folder=str(path),
+        )
+
+
+def _created(
+    run: "Run",
+    repository: "ArtifactRepository",
+    step: int,
+    files: _Stored,
+    info: CheckpointInfo | str | None,
+    model: "LoggedModel | None",
+    noted: datetime | None,
+) -> datetime:
+    """When a checkpoint was written, from whatever still tells."""
+    if model is not None:
+        return datetime.fromtimestamp(model.creation_timestamp / 1000, UTC)
+    if isinstance(info, CheckpointInfo):
+        return info.created
+    if files.is_whole:
+        manifest = stored_manifest(repository, f"{FOLDER}/checkpoint-{step}")
+        if manifest is not None:
+            return manifest.created
+    return noted or datetime.fromtimestamp(run.info.start_time / 1000, UTC)
+
+
+def _checkpoint_models(
+    client: "MlflowClient", experiment_id: str
+) -> "dict[CheckpointKey, LoggedModel]":
+    """Find the LoggedModels of checkpoints: a `forge.*` tag of theirs is a checkpoint's URI."""
+    found: dict[CheckpointKey, LoggedModel] = {}
+    token = None
+    while True:
+        page = client.search_logged_models([experiment_id], max_results=_PAGE, page_token=token)
+        for model in page:
+            key = checkpoint_of_model(model)
+            if key is not None:
+                found[key] = model
+        token = page.token
+        if not token:
+            return found
+
+
+def _resumed_runs(client: "MlflowClient") -> "list[Run]":
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return _search_runs(client, experiments, f"tags.`{RESUMED_TAG}` LIKE '%'")
+
+
+def _search_runs(client: "MlflowClient", experiments: list[str], filters: str) -> "list[Run]":
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(experiments, filters, max_results=_PAGE, page_token=token)
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def _history(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
+    return {entry.step: entry.value for entry in client.get_metric_history(run_id, metric)}
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the store says that what was asked for does not exist."""
+    return bool(getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST")
+
+
+def artifact_repository(run: "Run") -> "ArtifactRepository":
+    """Where the artifacts of a run lie."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(run.info.artifact_uri)
+
+
+def _steps(repository: "ArtifactRepository") -> list[int]:
+    names = [
+        CHECKPOINT_NAME.fullmatch(entry.path.rpartition("/")[2])
+        for entry in repository.list_artifacts(FOLDER)
+        if entry.is_dir
+    ]
+    return [int(name[1]) for name in names if name]
+
+
+def stored_files(repository: "ArtifactRepository", path: str) -> dict[str, int]:
+    """List a folder of artifacts: path inside it to bytes."""
+    files: dict[str, int] = {}
+    pending = [path]
+    while pending:
+        for entry in repository.list_artifacts(pending.pop()):
+            if entry.is_dir:
+                pending.append(entry.path)
+            else:
+                files[entry.path.removeprefix(f"{path}/")] = int(entry.file_size or 0)
+    return files
+
+
+def _stated(model: "LoggedModel") -> _Stored | None:
+    """What the tags of a checkpoint's LoggedModel say; None: nothing that counts.
+
+    The LoggedModel is made after the upload, and the tag is spoilt before the first file goes.
+    """
+    tags = model.tags or {}
+    total, resume_only = tags.get(BYTES_TAG, ""), tags.get(RESUME_ONLY_TAG, "")
+    if not (total.isdigit() and resume_only.isdigit()):
+        return None
+    is_slimmed = SLIMMED_TAG in tags
+    return _Stored(int(total), int(resume_only), is_whole=True, may_be_resumable=not is_slimmed)
+
+
+def _listed(names: Mapping[str, int]) -> _Stored:
+    """What the files' names and sizes say; they let guess whether it can be resumed from."""
+    resume_only = _resume_only(names)
+    has_weights = any(_matches(name, WEIGHTS) for name in names)
+    return _Stored(
+        bytes=sum(names.values()),
+        resume_only=sum(names[name] for name in resume_only),
+        is_whole=MANIFEST in names,
+        may_be_resumable=MANIFEST in names and (bool(resume_only) or not has_weights),
+    )
+
+
+def _resume_only(names: Mapping[str, int]) -> list[str]:
+    """The files that slimming takes, by the rule that the writer marks them by."""
+    resume_only = [name for name in names if _matches(name, RESUME_ONLY)]
+    has_weights = any(_matches(name, WEIGHTS) for name in names if name not in resume_only)
+    return resume_only if has_weights else []
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def _agrees_with_manifest(repository: "ArtifactRepository", path: str) -> bool:
+    names = stored_files(repository, path)
+    manifest = stored_manifest(repository, path) if MANIFEST in names else None
+    return manifest is not None and all(
+        names.get(name) == entry.bytes for name, entry in manifest.files.items()
+    )
+
+
+def stored_manifest(repository: "ArtifactRepository", path: str) -> _Manifest | None:
+    """Read a manifest from the store; None where it is broken."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(repository.download_artifacts(f"{path}/{MANIFEST}", scratch))
+        manifest = _read_manifest(file.parent)
+    return None if isinstance(manifest, str) else manifest
+
+
+def _local_folders(root: Path) -> dict[int, Path]:
+    return {
+        int(name[1]): path
+        for path in (root.iterdir() if root.is_dir() else [])
+        if path.is_dir() and (name := CHECKPOINT_NAME.fullmatch(path.name))
+    }
+
+
+def _slimmable_bytes(info: CheckpointInfo) -> int:
+    return sum(
+        entry.bytes
+        for name, entry in info.files.items()
+        if entry.resume_only and (info.folder / name).exists()
+    )
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def _local_folder(run: "Run", output_folder: Path | None) -> Path | None:
+    """Where a run's checkpoints are on this host, by its tag, else by the configuration."""
+    run_id = run.info.run_id
+    host, _, path = run.data.tags.get(LOCAL_TAG, "").partition(":")
+    # What a tag names is deleted from only if it is plainly a folder of this very run.
+    if host == socket.gethostname() and Path(path).name == run_id:
+        return Path(path)
+    return output_folder / run_id if output_folder is not None else None
+
+
+def _best_needed(
+    runs: "Sequence[Run]", resumed: "Sequence[Run]", records: Sequence[CheckpointRecord]
+) -> dict[CheckpointKey, str]:
+    """Find the checkpoints that hold the best weights of runs that may be resumed.
+
+    The best step may lie before a run's own start: then it is one of its origin's.
+    """
+    origins = {run.info.run_id: key[0] for run in resumed if (key := resumed_from(run))}
+    asked: list[tuple[Run, CheckpointRecord]] = []
+    for run in runs:
+        mine = [record for record in records if record.run_id == run.info.run_id]
+        able = [r for r in mine if r.resumable and r.run_state != "finished"]
+        able.sort(key=lambda record: record.step)
+        stored = [record for record in able if record.in_store]
+        points = {record.step: record for record in able[-1:] + stored[-1:]}
+        asked.extend((run, record) for record in points.values())
+    needed: dict[CheckpointKey, str] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        bests = pool.map(lambda entry: _best_step(*entry), asked)
+        for (run, record), best in zip(asked, bests, strict=True):
+            owner: str | None = run.info.run_id
+            passed: set[str] = set()
+            while best not in (None, record.step) and owner is not None and owner not in passed:
+                passed.add(owner)
+                needed[owner, best or 0] = run.info.run_id
+                owner = origins.get(owner)
+    return needed
+
+
+def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
+    """The best validated step up to a checkpoint, from its trainer state; None: there is none."""
+    path = f"{FOLDER}/checkpoint-{record.step}/trainer_state.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(record.folder) / "trainer_state.json" if record.folder else None
+        if record.in_store:
+            repository = artifact_repository(run)
+            if not any(
+                entry.path == path for entry in repository.list_artifacts(str(Path(path).parent))
+            ):
+                return None
+            file = Path(repository.download_artifacts(path, scratch))
+        if file is None or not file.is_file():
+            return None
+        content = file.read_bytes()
+    try:
+        best = msgspec.json.decode(content, type=_TrainerState).best_global_step
+    except msgspec.MsgspecError:
+        # Nobody can resume from a checkpoint with a broken state.
+        return None
+    return best or None

@@ -1,0 +1,73 @@
+"""The papers and further files that preprocess reads, and their digests."""
+
+import glob
+import os
+from pathlib import Path
+
+from steps.config.paths import PROJECT_ROOT
+from steps.config.sections import ScientificData
+from steps.errors import UserError
+
+
+def find_papers(location: str, scratch: Path, what: str = "papers") -> list[Path]:
+    """Find local paper files, or download those of an artifact URI.
+
+    Args:
+        location: A path, folder or glob (from the working folder, then the project), or a
+            URI that MLflow can read (`runs:/ID/path`, `mlflow-artifacts:/…`, `s3://…`).
+        scratch: Where a download goes.
+        what: What an error calls them.
+
+    Raises:
+        UserError: Nothing is there, or it may not be read.
+    """
+    from steps.papers.inputs import resolve_inputs
+
+    if "://" in location or location.startswith(("runs:/", "mlflow-artifacts:/", "models:/")):
+        from steps.tracking.datasets import download
+
+        return resolve_inputs(str(download(location, scratch, what)), what)
+    in_project = str(PROJECT_ROOT / location)
+    if not _is_something(location) and _is_something(in_project):
+        return resolve_inputs(in_project, what)
+    return resolve_inputs(location, what)
+
+
+def _is_something(location: str) -> bool:
+    path = os.path.expanduser(location)
+    return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
+
+
+# Files besides the papers, all of the section `split`.
+FURTHER_FILES = ("previous_manifest", "decontaminate_against")
+
+
+def with_local_files(settings: ScientificData, scratch: Path) -> ScientificData:
+    """The settings with local paths for their further files, found as the papers are.
+
+    Raises:
+        UserError: One is not there, may not be read, or is more than one file.
+    """
+    found = {}
+    for key in FURTHER_FILES:
+        location = getattr(settings.split, key)
+        what = f"scientific_data.split.{key}"
+        if location is None:
+            continue
+        if os.path.isdir(location):
+            raise UserError(f"{what} {location!r} is a folder: name a file")
+        files = find_papers(location, scratch / key, what)
+        if len(files) > 1:
+            raise UserError(f"{what} {location!r} is {len(files)} files: name one")
+        found[key] = str(files[0])
+    return settings.model_copy(update={"split": settings.split.model_copy(update=found)})
+
+
+def input_digests(papers: list[Path], local: ScientificData) -> dict[str, str]:
+    """Digests of all files that the dataset is made from, by name."""
+    from steps.tracking.cache import digest_of_files
+
+    further = {key: getattr(local.split, key) for key in FURTHER_FILES}
+    return {"papers": digest_of_files(papers)} | {
+        key: digest_of_files([Path(file)]) for key, file in further.items() if file is not None
+    }

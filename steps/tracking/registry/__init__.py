@@ -1,0 +1,1 @@
+"""Registered versions: references, registration, promotion, lineage."""

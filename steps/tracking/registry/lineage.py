@@ -1,0 +1,73 @@
+"""Which datasets a model was trained on, as the tracking store shows it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.errors import UserError
+from steps.tracking.datasets import StoredDataset, fetch_dataset
+from steps.tracking.registry.model_reference import Side
+from steps.tracking.store import one_line
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What a model has been trained on.
+
+    Attributes:
+        datasets: The datasets of its training run and of the runs that this one went on from.
+        gap: What of it the store cannot show, in words, or "".
+    """
+
+    datasets: tuple[StoredDataset, ...]
+    gap: str
+
+    def trained_papers(self) -> set[str]:
+        """Identifiers of the papers in the training splits."""
+        return {
+            paper
+            for dataset in self.datasets
+            for paper in dataset.manifest["splits"]["train"]["paper_ids"]
+        }
+
+
+def training_lineage(
+    client: "MlflowClient", side: Side, stored: StoredDataset, scratch: Path
+) -> Lineage:
+    """Follow a model's training run, and those that it was resumed from, to their datasets.
+
+    Args:
+        client: Client of the store.
+        side: The model; a base model has no lineage here.
+        stored: A dataset that is on this machine already.
+        scratch: Where to put the others.
+    """
+    from mlflow.exceptions import MlflowException
+
+    datasets: dict[str, StoredDataset] = {}
+    gaps: list[str] = []
+    seen: set[str] = set()
+    run_id = side.run_id
+    while run_id and run_id not in seen:
+        seen.add(run_id)
+        try:
+            tags = client.get_run(run_id).data.tags
+        except MlflowException as error:
+            gaps.append(f"training run {run_id} is gone ({one_line(error)})")
+            break
+        dataset_run = tags.get("forge.dataset_run")
+        if dataset_run is None:
+            gaps.append(f"training run {run_id} does not say which dataset it used")
+        elif dataset_run == stored.run_id:
+            datasets[dataset_run] = stored
+        elif dataset_run not in datasets:
+            try:
+                datasets[dataset_run] = fetch_dataset(client, dataset_run, scratch / dataset_run)
+            except UserError as error:
+                gaps.append(str(error))
+        # The run, and the step of the checkpoint that was gone on from.
+        run_id = tags.get("forge.resumed_from", "").partition(":")[0] or None
+    return Lineage(tuple(datasets.values()), "; ".join(gaps))

@@ -1,0 +1,150 @@
+"""A model as the user names it: an alias, a version, a run, or `base`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steps.config.sections import Training
+from steps.errors import UserError
+from steps.tracking.store import one_line
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+    from steps.models.sources import Base
+
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+PREVIOUS = "previous_champion"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model that can be evaluated and compared.
+
+    Attributes:
+        uri: `models:/NAME/VERSION`, `runs:/ID/adapter`, or `base`.
+        version: The registry version, or None.
+        run_id: The run that trained it, or None for the base.
+    """
+
+    uri: str
+    version: "ModelVersion | None"
+    run_id: str | None
+
+    @property
+    def name(self) -> str:
+        """What people see: the URI without its scheme."""
+        return self.uri.removeprefix("models:/")
+
+
+def resolve_side(client: "MlflowClient", reference: str, training: Training) -> Side:
+    """Find a model by alias, version, run or as `base`.
+
+    Raises:
+        UserError: There is no such model.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if reference == "base":
+        return Side("base", None, None)
+    name = training.mlflow.registered_model_name
+    if not reference:
+        reference = f"models:/{name}@{CHALLENGER}"
+    try:
+        if reference.startswith("models:/"):
+            rest = reference.removeprefix("models:/")
+            if "@" in rest:
+                model, alias = rest.rsplit("@", 1)
+                version = client.get_model_version_by_alias(model, alias)
+            else:
+                model, _, number = rest.rpartition("/")
+                version = client.get_model_version(model, number)
+            return Side(f"models:/{version.name}/{version.version}", version, version.run_id)
+        run_id = reference.removeprefix("runs:/").split("/")[0]
+        client.get_run(run_id)
+        if not any(f.path == "adapter" for f in client.list_artifacts(run_id)):
+            raise UserError(
+                f"model {reference!r}: run {run_id} has no adapter; name a finished finetune run"
+            )
+    except MlflowException as error:
+        raise UserError(
+            f"model {reference!r} is not in the registry or the store ({one_line(error)}): give "
+            "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base"
+        ) from None
+    return Side(f"runs:/{run_id}/adapter", None, run_id)
+
+
+def trained_on_base(client: "MlflowClient", side: Side, base: "Base") -> bool:
+    """Whether the run that trained a model says that it began with these weights."""
+    from mlflow.exceptions import MlflowException
+
+    if side.run_id is None:
+        return False
+    try:
+        tags = client.get_run(side.run_id).data.tags
+    except MlflowException:
+        return False
+    return (tags.get("forge.base_model"), tags.get("forge.base_sha256")) == (
+        base.name,
+        base.sha256,
+    ) and tags.get("forge.base_revision") == base.revision
+
+
+def logged_model_id(side: Side) -> str | None:
+    """Id of the LoggedModel behind a version, for its metrics; None where there is none.
+
+    The registry does not hand out the id that a version was made with, but its source names it.
+    """
+    if side.version is None:
+        return None
+    source = str(side.version.source or "")
+    return source.removeprefix("models:/") if source.startswith("models:/m-") else None
+
+
+def find_alias(client: "MlflowClient", name: str, alias: str) -> Side | None:
+    """The version behind an alias, or None where there is none."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        absent = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+        if error.error_code == absent or "not found" in str(error):
+            return None
+        raise
+    return Side(f"models:/{version.name}/{version.version}", version, version.run_id)
+
+
+def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
+    """Bring the adapter folder of a side to this machine.
+
+    Raises:
+        UserError: Its bytes are gone.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = side.uri if side.version is None else f"{side.uri}/artifacts/adapter"
+    try:
+        if side.version is None:
+            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch)))
+        folder = Path(mlflow.artifacts.download_artifacts(side.uri, dst_path=str(scratch)))
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"model {side.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
+            "was the artifact deleted? Register it again with finetune"
+        ) from None
+    adapter = folder / "artifacts" / "adapter"
+    if not adapter.is_dir():
+        found = [path.parent for path in folder.rglob("base.json")]
+        if not found:
+            raise UserError(
+                f"model {side.uri} holds no adapter: its weights were deleted, or finetune did not "
+                "make it; name another version, or register it again with finetune"
+            )
+        adapter = found[0]
+    return adapter

@@ -1,0 +1,242 @@
+"""Moving aliases: the champion's place changes hands here and nowhere else."""
+
+import json
+from typing import TYPE_CHECKING
+
+from steps.config.sections import Training
+from steps.errors import UserError
+
+if TYPE_CHECKING:
+    from steps.comparison.decision import Decision
+    from steps.tracking.registry.model_reference import Side
+    from steps.tracking.runs import StepRun
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from steps.tracking.registry.model_reference import (
+    CHALLENGER,
+    CHAMPION,
+    PREVIOUS,
+    Side,
+    find_alias,
+)
+from steps.tracking.runs import StepRun
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+    from steps.comparison.decision import Decision
+
+
+def comparison_inputs(
+    sides: "list[Side]", dataset_digest: str, may_promote: bool
+) -> dict[str, str]:
+    """What a decision depends on, besides its section of the configuration.
+
+    Who was champion is not among it: whether a decision still stands is told by the tag
+    `forge.champion_after`.
+    """
+    versions = sorted(side.uri for side in sides if side.uri != "base")
+    return {
+        "versions": json.dumps(versions),
+        "dataset": dataset_digest,
+        "promote": str(may_promote),
+    }
+
+
+LOCK_SECONDS = 600
+JOURNAL = "forge.alias_move"
+
+
+@contextmanager
+def promotion_lock(training: Training) -> Iterator[None]:
+    """One decision at a time on this host for one registered model.
+
+    Raises:
+        UserError: Another one holds the lock for too long.
+    """
+    from filelock import FileLock, Timeout
+
+    from steps.cache_folder import cache_folder
+
+    folder = cache_folder() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"promotion-{training.mlflow.registered_model_name}.lock")
+    try:
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise UserError(
+            f"another ab_compare has held {lock.lock_file} for {LOCK_SECONDS} s: wait for it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def alias_state(client: "MlflowClient", name: str) -> dict[str, str]:
+    """Alias to version URI, for the three aliases that a decision reads or moves."""
+    state = {}
+    for alias in (CHAMPION, CHALLENGER, PREVIOUS):
+        side = find_alias(client, name, alias)
+        if side is not None:
+            state[alias] = side.uri
+    return state
+
+
+def promote_version(
+    run: StepRun, name: str, winner: Side, decision: "Decision", before: Mapping[str, str]
+) -> str:
+    """Make the winner champion, keep the old one as previous_champion, drop challenger.
+
+    Args:
+        run: The run that decided; the versions' tags name it.
+        name: The registered model.
+        winner: The version that is promoted.
+        decision: Goes into the tags and descriptions of both versions.
+        before: The aliases that the decision was based on.
+
+    Returns:
+        One line that says what moved.
+
+    Raises:
+        UserError: An alias moved meanwhile.
+    """
+    now = alias_state(run.client, name)
+    if now != dict(before):
+        raise UserError(
+            f"the aliases of {name} were moved meanwhile (from {dict(before)} to {now}): "
+            "nothing was changed here; run ab_compare again"
+        )
+    old = now.get(CHAMPION)
+    after = {CHAMPION: winner.uri}
+    if old is not None and old != winner.uri:
+        after[PREVIOUS] = old
+    elif PREVIOUS in now:
+        after[PREVIOUS] = now[PREVIOUS]
+    notes = {winner.uri: f"promoted to @{CHAMPION} (before: {old or 'nothing'})"}
+    if old is not None and old != winner.uri:
+        notes[old] = f"replaced as @{CHAMPION} by {winner.uri}"
+    move = AliasMove(run.id, _timestamp(), now, after, notes, decision.outcome, decision.reason)
+    _carry_out(run.client, name, move)
+    return f"promoted: @{CHAMPION} is now {winner.uri} (before: {old or 'nothing'})"
+
+
+def roll_back(run: StepRun, name: str) -> str:
+    """Bring the previous champion back.
+
+    Returns:
+        One line that says what moved.
+
+    Raises:
+        UserError: There is none.
+    """
+    now = alias_state(run.client, name)
+    if PREVIOUS not in now:
+        raise UserError(
+            f"{name} has no version with the alias @{PREVIOUS}: nothing to roll back to"
+        )
+    back, old = now[PREVIOUS], now.get(CHAMPION)
+    after = {key: uri for key, uri in now.items() if key != PREVIOUS} | {CHAMPION: back}
+    notes = {back: f"brought back to @{CHAMPION} (before: {old or 'nothing'})"}
+    if old is not None and old != back:
+        notes[old] = f"rolled back, @{CHAMPION} is {back} again"
+    reason = "Rolled back by hand."
+    _carry_out(
+        run.client, name, AliasMove(run.id, _timestamp(), now, after, notes, "rollback", reason)
+    )
+    run.tag(decision="rollback", champion_after=back)
+    return f"rolled back: @{CHAMPION} is now {back} (before: {old or 'nothing'})"
+
+
+# --- a move is written down before it is made ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class AliasMove:
+    """One promotion or rollback, as the registered model's journal tag holds it.
+
+    Attributes:
+        run: The run that decided.
+        time: When, in UTC.
+        before: Aliases before.
+        after: Aliases afterwards.
+        notes: What the audit tag of each version says.
+        outcome: Of the decision.
+        reason: Of the decision.
+    """
+
+    run: str
+    time: str
+    before: dict[str, str]
+    after: dict[str, str]
+    notes: dict[str, str]
+    outcome: str
+    reason: str
+
+
+def finish_interrupted_move(client: "MlflowClient", name: str) -> str | None:
+    """Finish a move whose process died in the middle of it.
+
+    Returns:
+        One line that says what was done; None where there was nothing to finish.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        journal = client.get_registered_model(name).tags.get(JOURNAL)
+    except MlflowException:
+        return None  # nothing is registered under this name yet
+    if not journal:
+        return None
+    move = AliasMove(**json.loads(journal))
+    now = alias_state(client, name)
+    aliases = (CHAMPION, CHALLENGER, PREVIOUS)
+    if any(now.get(key) not in (move.before.get(key), move.after.get(key)) for key in aliases):
+        client.delete_registered_model_tag(name, JOURNAL)
+        return (
+            f"a move of the aliases of {name} by run {move.run} had been interrupted, and they "
+            f"were moved elsewhere since (now {now}): they are left as they are"
+        )
+    _carry_out(client, name, move)
+    return f"finished a move of the aliases that run {move.run} had begun: now {move.after}"
+
+
+def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
+    """Move the aliases; done again after a crash, it finishes what is left.
+
+    Raises:
+        UserError: Somebody else moved an alias at the same time.
+    """
+    client.set_registered_model_tag(name, JOURNAL, json.dumps(asdict(move)))
+    # The old champion is noted before it loses its place.
+    for alias in (PREVIOUS, CHAMPION, CHALLENGER):
+        if alias in move.after:
+            client.set_registered_model_alias(name, alias, _number(move.after[alias]))
+        elif alias in move.before:
+            client.delete_registered_model_alias(name, alias)
+    for uri, note in move.notes.items():
+        number = _number(uri)
+        # One tag a move: none of them overwrites another.
+        client.set_model_version_tag(name, number, f"forge.audit.{move.time}", note)
+        client.set_model_version_tag(name, number, "forge.decision", move.outcome)
+        client.set_model_version_tag(name, number, "forge.decision_run", move.run)
+        client.update_model_version(name, number, description=f"{note}. {move.reason}")
+    client.delete_registered_model_tag(name, JOURNAL)
+    now = alias_state(client, name)
+    if now != move.after:
+        raise UserError(
+            f"the aliases of {name} were moved by somebody else at the same time (wanted "
+            f"{move.after}, found {now}): decide who is right, then run ab_compare again"
+        )
+
+
+def _number(uri: str) -> str:
+    return uri.rpartition("/")[2]
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

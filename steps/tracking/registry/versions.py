@@ -1,0 +1,192 @@
+"""Registered versions: made, checked, found, and moved by alias.
+
+A version is a models-from-code pyfunc around an adapter folder. It gets its alias only
+after a fresh process has loaded it and found the logits that the trainer had.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.config.paths import PROJECT_ROOT
+from steps.config.sections import Training
+from steps.distributed.ranks import RANK_VARIABLES
+from steps.errors import UserError
+from steps.tracking.runs import StepRun
+from steps.tracking.store import reason, store_errors
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+SERVING_PACKAGES = (
+    "mlflow",
+    "torch",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "click",
+    "pydantic",
+    "omegaconf",
+    "filelock",
+    "nvidia-ml-py",
+    "tqdm",
+    "gguf",
+)
+
+
+class RegistrationError(UserError):
+    """The stored model did not give the logits that the trainer had."""
+
+
+def register(
+    run: StepRun,
+    adapter: Path,
+    training: Training,
+    alias: str,
+    figures: Mapping[str, float],
+) -> str:
+    """Log an adapter folder as a model, check it in a fresh process, register it.
+
+    Args:
+        run: The run that trained it.
+        adapter: The folder, with its card as `README.md`.
+        training: The configuration; names the registered model.
+        alias: Set last, so that whoever finds a version by it finds a checked one.
+        figures: Main figures, for the description that the registry's page shows.
+
+    Returns:
+        `models:/NAME/VERSION`.
+
+    Raises:
+        RegistrationError: The check failed; nothing was registered.
+        UserError: The store went away for longer than MLflow's own retries, about four minutes.
+    """
+    from steps.terminal import quieten_handlers
+
+    quieten_handlers()
+    try:
+        model_uri, model_id = _log_model(adapter)
+        check_in_fresh_process(model_uri)
+        return _create_version(run, adapter, training, alias, model_uri, model_id, figures)
+    except RegistrationError:
+        # The bytes stay for whoever looks for the cause; their state says what they are.
+        run.client.finalize_logged_model(model_id, "FAILED")
+        raise
+    except store_errors() as error:
+        raise UserError(
+            f"the model was not registered, because the tracking store failed ({reason(error)}); "
+            f"training is done and the adapter is safe in runs:/{run.id}/adapter"
+        ) from None
+
+
+def _log_model(adapter: Path) -> tuple[str, str]:
+    import mlflow
+
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(PROJECT_ROOT / "steps" / "tracking" / "registry" / "served_model.py"),
+        artifacts={"adapter": str(adapter)},
+        code_paths=[str(PROJECT_ROOT / "steps")],
+        signature=_signature(),
+        pip_requirements=_pinned(SERVING_PACKAGES),
+    )
+    return info.model_uri, info.model_id
+
+
+def _create_version(
+    run: StepRun,
+    adapter: Path,
+    training: Training,
+    alias: str,
+    model_uri: str,
+    model_id: str,
+    figures: Mapping[str, float],
+) -> str:
+    from steps.models.adapted import read_description
+
+    name = training.mlflow.registered_model_name
+    client = run.client
+    _ensure_registered_model(client, name)
+    base = read_description(adapter)["base"]["name"]
+    shown = "; ".join(f"{key} {value:,.6g}" for key, value in figures.items())
+    version = client.create_model_version(
+        name,
+        source=model_uri,
+        run_id=run.id,
+        model_id=model_id,
+        description=f"{training.qlora.resolved_method} of {base}. {shown}. "
+        "Card: artifacts/adapter/README.md of this model.",
+    )
+    client.set_registered_model_alias(name, alias, version.version)
+    return f"models:/{name}/{version.version}"
+
+
+def check_in_fresh_process(model_uri: str) -> None:
+    """Load a stored model as a stranger would, and compare its probe logits.
+
+    Raises:
+        RegistrationError: They differ, or the model cannot be loaded.
+    """
+    import mlflow
+
+    from steps.config.paths import PROJECT_ROOT
+
+    command = [sys.executable, "-m", "steps.tracking.registry.check_model", model_uri]
+    command += ["--tracking-uri", mlflow.get_tracking_uri()]
+    # In this working folder, which the store's URI may be relative to.
+    path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
+    # Nor as one of several ranks: it would wait for the others.
+    alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    finished = subprocess.run(
+        command,
+        env={**alone, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if finished.returncode != 0:
+        lines = (finished.stderr.strip() or finished.stdout.strip() or "no output").splitlines()
+        raise RegistrationError(
+            f"the stored model does not give the logits that the trainer had: {lines[-1]}; "
+            "nothing was registered"
+        )
+
+
+def _signature() -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    # Params that are not in the signature are dropped without a word, and a request would then
+    # write on without end.
+    return ModelSignature(
+        # One column without a name is what a plain list of texts fits.
+        inputs=Schema([ColSpec(DataType.string)]),
+        outputs=Schema([ColSpec(DataType.string)]),
+        params=ParamSchema(
+            [ParamSpec("max_new_tokens", "long", 64), ParamSpec("temperature", "double", 0.0)]
+        ),
+    )
+
+
+def _pinned(packages: tuple[str, ...]) -> list[str]:
+    from importlib.metadata import version
+
+    # A local build tag (+cpu) names no release of the index.
+    return [f"{package}=={version(package).partition('+')[0]}" for package in packages]
+
+
+def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(
+            name, description="Language models adapted to genomics papers by ScientificLLM-Forge."
+        )

@@ -1,0 +1,155 @@
+"""The configuration, as transformers' `TrainingArguments`."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from steps.config.sections import Training
+from steps.errors import UserError
+from steps.models.sources import Objective
+from steps.papers.text import PaperText
+
+
+def training_arguments(
+    training: Training,
+    folder: Path,
+    dtype: torch.dtype,
+    micro_batch: int | None,
+    *,
+    validates: bool,
+    objective: Objective = "causal",
+    deepspeed: Mapping[str, Any] | None = None,
+) -> transformers.TrainingArguments:
+    """Express the configuration as transformers' arguments."""
+    values = training.hyperparameters
+    logging = training.logging
+    device = "cuda" if torch.cuda.is_available() and training.hardware.device != "cpu" else "cpu"
+    rows = micro_batch or values.batch_size
+    if rows == "auto":
+        raise UserError(
+            "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
+            "plan; a script of your own calls steps.planning.suggestions.with_settled_batch first"
+        )
+    warmup = training.warmup_steps
+    checkpointing = training.memory_optimization.gradient_checkpointing
+    # Transformers' own: `save_on_cpu` around each checkpointed layer.
+    how = {"use_reentrant": False, "offload": training.memory_optimization.offload_activations}
+    evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
+    metric = best_metric(logging.metric_for_best_model, objective)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=values.gradient_accumulation_steps,
+        num_train_epochs=values.num_epochs,
+        max_steps=values.max_steps,
+        learning_rate=values.learning_rate,
+        # Below 1 it is a share of all steps.
+        warmup_steps=training.scheduler.warmup_ratio if warmup is None else warmup,
+        lr_scheduler_type=training.scheduler.type,
+        weight_decay=values.weight_decay,
+        max_grad_norm=values.max_grad_norm,
+        # A shared-out state is small; and bitsandbytes' optimisers know no offload.
+        optim=optimizer_name(training.optimizer.type, "cpu" if deepspeed else device),
+        adam_beta1=training.optimizer.beta1,
+        adam_beta2=training.optimizer.beta2,
+        adam_epsilon=training.optimizer.epsilon,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=device == "cpu",
+        gradient_checkpointing=checkpointing,
+        gradient_checkpointing_kwargs=how if checkpointing else None,
+        logging_steps=logging.log_steps,
+        logging_first_step=True,
+        # A NaN must reach the eye, not be replaced by a mean.
+        logging_nan_inf_filter=False,
+        eval_strategy=evaluates,
+        eval_steps=logging.eval_steps,
+        save_strategy=logging.save_strategy,
+        save_steps=logging.save_steps,
+        metric_for_best_model=metric if validates else None,
+        greater_is_better=logging.greater_is_better,
+        load_best_model_at_end=False,
+        save_total_limit=None,
+        seed=values.seed,
+        data_seed=values.seed,
+        dataloader_num_workers=training.hardware.dataloader_num_workers,
+        dataloader_pin_memory=training.hardware.dataloader_pin_memory and device == "cuda",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        ddp_timeout=round(60 * training.distributed.timeout_minutes),
+        deepspeed=dict(deepspeed) if deepspeed else None,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # One process trains on one GPU: with several in sight Trainer would split each batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def best_metric(wanted: str, objective: Objective) -> str:
+    """The validation metric that checkpoints are ranked by; `auto` takes the objective's own.
+
+    Raises:
+        UserError: A model of this objective is not validated by that metric.
+    """
+    known = {
+        "causal": ("eval_bits_per_byte", "eval_loss"),
+        "masked": ("eval_mlm_loss", "eval_mlm_accuracy"),
+    }[objective]
+    name = wanted.replace("validation/", "eval_")
+    if name == "auto" or (objective, name) == ("masked", "eval_loss"):
+        return known[0]
+    if not name.startswith("eval_"):
+        name = f"eval_{name}"
+    if name not in known:
+        raise UserError(
+            f"logging.metric_for_best_model is {wanted!r}, which is not measured for a "
+            f"{objective} model: use auto, {' or '.join(known)}"
+        )
+    return name
+
+
+def early_stopping(
+    training: Training, validation_papers: Sequence[PaperText]
+) -> transformers.EarlyStoppingCallback | None:
+    """The callback that stops after `logging.early_stopping_patience` validations without gain.
+
+    Raises:
+        UserError: It is set, and nothing is validated.
+    """
+    patience = training.logging.early_stopping_patience
+    if not patience:
+        return None
+    if not validation_papers or training.logging.eval_strategy == "no":
+        raise UserError(
+            f"logging.early_stopping_patience is {patience}, but nothing is validated: raise "
+            "scientific_data.split.validation_fraction and set logging.eval_strategy to steps, "
+            "or set the patience to 0"
+        )
+    return transformers.EarlyStoppingCallback(early_stopping_patience=patience)
+
+
+def optimizer_name(wanted: str, device: str) -> str:
+    """Transformers' name of an optimiser; `auto` takes paged 8-bit AdamW on a GPU.
+
+    Raises:
+        UserError: Transformers knows no such optimiser.
+    """
+    from transformers.training_args import OptimizerNames
+
+    older = {"adamw": "adamw_torch", "adam": "adamw_torch", "auto": "auto"}
+    name = older.get(wanted.lower(), wanted.lower())
+    if name == "auto":
+        return "paged_adamw_8bit" if device == "cuda" else "adamw_torch_fused"
+    known = [member.value for member in OptimizerNames]
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+        raise UserError(f"optimizer.type is {wanted!r}; nearest known: {', '.join(near)} (or auto)")
+    return name

@@ -1,0 +1,372 @@
+"""The memory plan by itself: sizes follow from definitions, and searches keep their promises."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steps.config.file import load_config
+from steps.config.sections import MemoryOptimization, Model, Training
+from steps.errors import UserError
+from steps.plan import main, run_plan
+from steps.planning import step
+from steps.planning.plan import (
+    GIB,
+    disk_plan,
+    format_table,
+    largest_micro_batch,
+    longest_context,
+    optimizer_of,
+    plan_memory,
+    time_plan,
+)
+from steps.planning.shapes import Shape, shape_from_config, shape_of_model
+from steps.planning.suggestions import check_fits, remedies, with_overrides, with_settled_batch
+from steps.planning.tape import PARTS
+
+LLAMA_7B = shape_of_model(Model(name="meta-llama/Llama-2-7b-hf"))
+TINY = Shape("tiny", "llama", 500, 64, 3, 4, 2, 16, 160, False, 512)
+
+
+def training(overrides: str = "") -> Training:
+    return with_overrides(Training(), overrides)
+
+
+FULL = (
+    "training.qlora.enabled=false training.qlora.method=full "
+    "training.qlora.quantization.load_in_4bit=false"
+)
+
+
+def test_llama_2_is_known_by_heart_and_has_its_published_number_of_weights() -> None:
+    assert LLAMA_7B.parameters == 6_738_415_616
+    assert shape_of_model(Model(name="NousResearch/Llama-2-13b-hf")).parameters == (13_015_864_320)
+
+
+def test_nf4_with_double_quantisation_takes_the_bytes_of_its_block_sizes() -> None:
+    weights = 4096 * 4096
+    blocks = weights // 64
+    expected = weights // 2 + blocks + 4 * (blocks // 256) + 4 + 4 * 16 + 4 * 256
+    assert step.nf4_bytes(weights, nested=True) == expected
+    assert step.nf4_bytes(weights, nested=False) == weights // 2 + 4 * blocks + 4 * 16
+
+
+def test_frozen_weights_take_the_bytes_of_their_number_format() -> None:
+    def weights(method: str) -> int:
+        settings = training(f"training.qlora.method={method}")
+        return plan_memory(LLAMA_7B, settings, micro_batch=1, length=64).parts["weights"]
+
+    assert weights("lora") == 2 * LLAMA_7B.parameters
+    kept = 2 * (2 * 32000 * 4096 + 65 * 4096)  # embedding, head and norms are not quantised
+    linear = [4096 * 4096] * 4 + [4096 * 11008] * 3
+    assert weights("qlora") == kept + 32 * sum(step.nf4_bytes(n, True) for n in linear)
+    assert (
+        plan_memory(LLAMA_7B, training(FULL), micro_batch=1, length=64).parts["weights"]
+        == 4 * LLAMA_7B.parameters
+    )
+
+
+def test_moments_take_eight_bytes_a_weight_or_two_and_their_scales() -> None:
+    def optimizer(kind: str) -> tuple[int, int]:
+        settings = training(f"training.optimizer.type={kind} training.qlora.r=8")
+        plan = plan_memory(LLAMA_7B, settings, micro_batch=1, length=64)
+        return plan.parts["optimizer"], plan.trained_parameters
+
+    size, trained = optimizer("adamw_torch_fused")
+    assert trained == 32 * 8 * (4 * (4096 + 4096) + 3 * (4096 + 11008))
+    assert size == 8 * trained
+    assert optimizer("paged_adamw_8bit")[0] == 2 * trained + 8 * trained // 256
+
+
+def test_parts_add_up_and_are_all_there() -> None:
+    plan = plan_memory(LLAMA_7B, training(), micro_batch=2, length=512)
+    assert tuple(plan.parts) == PARTS
+    assert plan.total == sum(plan.parts.values()) == plan.tensor_bytes + plan.parts["reserve"]
+    assert all(size >= 0 for size in plan.parts.values())
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_a_deep_model_extrapolated_from_two_depths_equals_its_whole_replay(
+    family: str, checkpointing: str, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = replace(TINY, layers=9)
+    if family == "bert":
+        shape = replace(
+            shape, family="bert", kv_heads=4, tied=True, token_types=2, hidden_dropout=0.1
+        )
+    overrides = FULL if method == "full" else "training.qlora.method=qlora"
+    settings = training(
+        f"{overrides} training.memory_optimization.gradient_checkpointing={checkpointing}"
+    )
+    extrapolated = plan_memory(shape, settings, micro_batch=2, length=48)
+    monkeypatch.setattr(step, "REPLAYED_LAYERS", 100)
+    step.replay.cache_clear()
+    assert plan_memory(shape, settings, micro_batch=2, length=48) == extrapolated
+    step.replay.cache_clear()
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.integers(1, 6),
+    length=st.integers(2, 900),
+    checkpointing=st.booleans(),
+    method=st.sampled_from(["lora", "qlora", "lora_8bit", "dora"]),
+)
+def test_more_tokens_never_take_less(
+    rows: int, length: int, checkpointing: bool, method: str
+) -> None:
+    chosen = training(
+        f"training.qlora.method={method} training.qlora.quantization.load_in_4bit=false "
+        f"training.memory_optimization.gradient_checkpointing={str(checkpointing).lower()}"
+    )
+
+    def total(rows: int, length: int) -> int:
+        return plan_memory(TINY, chosen, micro_batch=rows, length=length).total
+
+    assert total(rows, length) <= total(rows + 1, length)
+    assert total(rows, length) <= total(rows, length + 1)
+
+
+@settings(max_examples=8, deadline=None)
+@given(gib=st.integers(5, 60), length=st.integers(100, 3000), checkpointing=st.booleans())
+def test_the_largest_that_fits_fits_and_one_more_does_not(
+    gib: int, length: int, checkpointing: bool
+) -> None:
+    chosen = training(
+        f"training.memory_optimization.gradient_checkpointing={str(checkpointing).lower()}"
+    )
+    budget = gib * GIB
+
+    def total(rows: int, length: int) -> int:
+        return plan_memory(LLAMA_7B, chosen, micro_batch=rows, length=length).total
+
+    rows = largest_micro_batch(LLAMA_7B, chosen, budget, length=length)
+    assert rows == 0 or total(rows, length) <= budget
+    assert total(rows + 1, length) > budget
+    context = longest_context(LLAMA_7B, chosen, budget)
+    assert context == 0 or total(1, context) <= budget
+    assert total(1, context + 1) > budget
+
+
+def test_a_bert_context_ends_with_its_positions() -> None:
+    bert = shape_of_model(Model(name="all-MiniLM-L6-v2"))
+    assert longest_context(bert, training(), 80 * GIB) == 512
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rows", "length"),
+    [
+        ("training.qlora.method=lora", 8, 1024),
+        ("training.memory_optimization.gradient_checkpointing=false", 8, 2048),
+        (FULL, 2, 1024),
+        ("training.optimizer.type=adamw training.qlora.r=64", 16, 4096),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_changes_that_do_make_it_fit(
+    overrides: str, rows: int, length: int
+) -> None:
+    chosen = training(overrides)
+    budget = 16 * GIB
+    with pytest.raises(UserError, match=r"needs \d+\.\d GiB, and there are 16\.0 GiB") as refusal:
+        check_fits(LLAMA_7B, chosen, budget, micro_batch=rows, length=length)
+    found = remedies(LLAMA_7B, chosen, budget, micro_batch=rows, length=length)
+    assert 2 <= len(found) <= 3
+    start = with_overrides(
+        chosen, f"training.hyperparameters.batch_size={rows} training.model.max_length={length}"
+    )
+    before = rows * chosen.hyperparameters.gradient_accumulation_steps
+    for remedy in found:
+        assert remedy.overrides in str(refusal.value)
+        mended = with_overrides(start, remedy.overrides)
+        mended_rows = mended.hyperparameters.batch_size
+        assert isinstance(mended_rows, int)
+        plan = plan_memory(
+            LLAMA_7B, mended, micro_batch=mended_rows, length=mended.model.max_length
+        )
+        assert plan.total == remedy.total <= mended.memory_optimization.gpu_memory_gb * GIB
+        # Fewer rows at a time are made up for: the optimiser sees at least as many.
+        assert mended_rows * mended.hyperparameters.gradient_accumulation_steps >= before
+
+
+def test_what_nothing_mends_is_refused_in_one_line_without_advice() -> None:
+    chosen = training()
+    with pytest.raises(UserError, match="No setting makes it fit") as refusal:
+        check_fits(LLAMA_7B, chosen, GIB, micro_batch=1, length=64, device="cpu")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("gib", [7, 9, 12, 80])
+def test_auto_takes_the_largest_micro_batch_that_fits_and_keeps_the_rows_of_a_step(
+    gib: int,
+) -> None:
+    chosen = training(
+        "training.hyperparameters.batch_size=auto "
+        "training.hyperparameters.gradient_accumulation_steps=24"
+    )
+    settled = with_settled_batch(LLAMA_7B, chosen, gib * GIB, length=1024).hyperparameters
+    rows = settled.batch_size
+    assert isinstance(rows, int)
+    assert rows * settled.gradient_accumulation_steps == 24
+    fitting = largest_micro_batch(LLAMA_7B, chosen, gib * GIB, length=1024)
+    assert rows == max(n for n in range(1, min(fitting, 16) + 1) if 24 % n == 0)
+
+
+def test_a_stated_micro_batch_is_kept_and_auto_is_one_row_where_nothing_fits() -> None:
+    assert with_settled_batch(LLAMA_7B, training(), GIB, length=64) == training()
+    chosen = training("training.hyperparameters.batch_size=auto")
+    assert with_settled_batch(LLAMA_7B, chosen, GIB, length=64).hyperparameters.batch_size == 1
+
+
+def test_offloaded_checkpoints_leave_the_gpu_for_the_host() -> None:
+    plain, offloading = (
+        plan_memory(
+            LLAMA_7B,
+            training(f"training.memory_optimization.offload_activations={offloads}"),
+            micro_batch=1,
+            length=8192,
+        )
+        for offloads in ("false", "true")
+    )
+    assert offloading.host_bytes == 32 * 8192 * 4096 * 2
+    assert plain.host_bytes == 0
+    # All but the one that is being recomputed from, and its copy on the way.
+    assert plain.total - offloading.total == pytest.approx(offloading.host_bytes, rel=0.1)
+
+
+def test_offloading_without_checkpointing_is_refused() -> None:
+    with pytest.raises(ValueError, match="offload_activations is true, but what it moves"):
+        MemoryOptimization(gradient_checkpointing=False, offload_activations=True)
+
+
+def test_zero_shares_what_its_stage_partitions() -> None:
+    def parts(stage: int) -> dict[str, int]:
+        return plan_memory(
+            TINY, training(FULL), micro_batch=1, length=64, world_size=4, zero_stage=stage
+        ).parts
+
+    trained = plan_memory(TINY, training(FULL), micro_batch=1, length=64).trained_parameters
+    # In half precision, with a float32 copy and two moments in the optimiser.
+    assert parts(1)["optimizer"] == 12 * trained // 4
+    assert parts(1)["gradients"] == 2 * trained
+    assert parts(2)["gradients"] == 2 * trained // 4
+    assert parts(2)["weights"] == 2 * trained
+    # What is whole at a time is here the whole of this small model.
+    assert parts(3)["weights"] == 2 * trained // 4 + 2 * trained
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "overrides", "lowest_gb", "highest_gb"),
+    [
+        # LLaMA-Factory's wiki, LLaMA-2 7B in 4 bits, r 8: Unsloth with FA2, and plain FA2.
+        (1, 1024, "training.hyperparameters.gradient_accumulation_steps=4", 5, 6),
+        (1, 4096, "training.hyperparameters.gradient_accumulation_steps=4", 7, 9),
+        (1, 16384, "training.hyperparameters.gradient_accumulation_steps=4", 10, 19),
+        (1, 32768, "training.hyperparameters.gradient_accumulation_steps=4", 16, 32),
+        (4, 1024, "training.hyperparameters.gradient_accumulation_steps=2", 7, 9),
+    ],
+)
+def test_llama_2_7b_lies_between_the_published_figures_of_a_lean_and_a_plain_trainer(
+    rows: int, length: int, overrides: str, lowest_gb: int, highest_gb: int
+) -> None:
+    chosen = training(f"{overrides} training.qlora.r=8 training.qlora.lora_dropout=0.0")
+    plan = plan_memory(LLAMA_7B, chosen, micro_batch=rows, length=length)
+    # Published in whole gigabytes.
+    assert lowest_gb - 0.5 <= plan.total / 1e9 <= highest_gb + 0.5
+
+
+def test_constants_copied_from_modules_that_import_torch_are_theirs() -> None:
+    from steps.training.arguments import optimizer_name
+    from steps.training.losses import CHUNK
+
+    assert step.LOSS_CHUNK == CHUNK
+    for wanted in ("auto", "AdamW", "adam", "sgd", "paged_adamw_8bit"):
+        for device in ("cpu", "cuda"):
+            assert optimizer_of(wanted, device) == optimizer_name(wanted, device)
+
+
+def test_a_shape_that_cannot_be_planned_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="model_type 'mamba' is neither LLaMA-like nor BERT-like"):
+        shape_from_config(
+            {"model_type": "mamba", "hidden_size": 8, "num_attention_heads": 2}, "some/mamba"
+        )
+    with pytest.raises(UserError, match=r"x: .* has no num_hidden_layers"):
+        shape_from_config(
+            {
+                "model_type": "llama",
+                "hidden_size": 8,
+                "num_attention_heads": 2,
+                "intermediate_size": 8,
+                "vocab_size": 9,
+            },
+            "x",
+        )
+
+
+def test_adapters_on_layers_that_are_not_there_are_refused_by_the_names_that_are() -> None:
+    chosen = training('training.qlora.target_modules=["nonsense"]')
+    with pytest.raises(UserError, match=r"target_modules is \('nonsense',\).*down_proj") as refusal:
+        plan_memory(TINY, chosen, micro_batch=1, length=8)
+    assert "\n" not in str(refusal.value)
+
+
+def test_time_and_disk_follow_from_tokens_rate_and_trained_weights() -> None:
+    assert time_plan(7_200_000, 1000).hours == 2.0
+    with pytest.raises(UserError, match="must be positive"):
+        time_plan(1, 0)
+    chosen = training("training.logging.save_steps=50 training.output.save_total_limit=2")
+    plan = plan_memory(LLAMA_7B, chosen, micro_batch=1, length=8)
+    disk = disk_plan(LLAMA_7B, chosen, optimizer_steps=120)
+    assert disk.base_model == 2 * LLAMA_7B.parameters
+    assert disk.checkpoint == 4 * plan.trained_parameters + plan.parts["optimizer"]
+    assert disk.local == 3 * disk.checkpoint
+    assert disk.tracked == 3 * disk.checkpoint + 4 * plan.trained_parameters
+
+
+def test_the_table_names_every_part_and_the_budget() -> None:
+    table = format_table(plan_memory(TINY, training(), micro_batch=1, length=8), 16 * GIB)
+    assert all(part in table for part in (*PARTS, "total", "of 16.0"))
+
+
+def test_the_plan_program_leaves_its_plan_in_its_run_and_says_whether_it_fits(store: str) -> None:
+    import mlflow
+
+    arguments = ["--tokens", "20000000", "--tokens-per-second", "2000"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "it fits" in result.output
+    run = mlflow.search_runs(search_all_experiments=True, output_format="list")[0]
+    assert run.info.status == "FINISHED"
+    written = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/plan.json")
+    expected = run_plan(
+        load_config("configs/training.yaml").training,
+        tokens=20_000_000,
+        tokens_per_second=2000.0,
+    )
+    assert written == expected
+    assert written["memory"]["total"] == sum(written["memory"]["parts"].values())
+
+    result = CliRunner().invoke(main, ["--overrides", FULL])
+    assert result.exit_code == 0, result.output
+    assert "it does not fit" in result.output
+    assert "training.qlora.method=qlora" in result.output
+
+
+def test_planning_imports_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from steps.config.sections import Training\n"
+        "from steps.plan import run_plan\n"
+        "run_plan(Training())\n"
+        "heavy = {'torch', 'transformers', 'mlflow'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr

@@ -1,0 +1,67 @@
+"""Training runs of tiny models, and what must hold for any of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps.config.sections import Training
+from steps.models.adapters import add_adapter
+from steps.models.loading import load_model
+from steps.models.sources import resolve_base
+from steps.models.tokenizer import load_tokenizer
+from steps.papers.text import PaperText
+from steps.training.trainer import ModelTrainer
+
+
+def build_trainer(
+    training: Training,
+    folder: Path,
+    train_papers: Sequence[PaperText],
+    validation_papers: Sequence[PaperText],
+    **keywords: Any,
+) -> ModelTrainer:
+    """A trainer in float32 on the CPU, drawn from the configuration's seed."""
+    base = resolve_base(training.model)
+    torch.manual_seed(training.hyperparameters.seed)
+    # DeepSpeed shares out and casts whatever holds the packed 4-bit weights.
+    storage = torch.float32 if keywords.get("deepspeed") else None
+    model = load_model(
+        base,
+        training.qlora.quantization,
+        training.qlora.bits,
+        torch.float32,
+        "cpu",
+        storage=storage,
+    )
+    model = add_adapter(model, training.qlora, base.objective)
+    tokenizer = load_tokenizer(base.folder)
+    return ModelTrainer(
+        training,
+        model,
+        tokenizer,
+        train_papers,
+        validation_papers,
+        folder,
+        dtype=torch.float32,
+        **keywords,
+    )
+
+
+def assert_accumulation_changes_nothing(build: Callable[[int, int], ModelTrainer]) -> None:
+    """8 x 1, 4 x 2 and 1 x 8 rows a step give the same losses and adapters, to 1e-5.
+
+    Args:
+        build: A trainer for a batch size and accumulation steps.
+    """
+    results = []
+    for batch_size, accumulation in ((8, 1), (4, 2), (1, 8)):
+        one = build(batch_size, accumulation)
+        one.train()
+        losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
+        weights = torch.cat([p.flatten() for p in one.model.parameters() if p.requires_grad])
+        results.append((torch.tensor(losses), weights.detach()))
+    for losses, weights in results[1:]:
+        torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
