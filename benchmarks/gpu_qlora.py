@@ -299,7 +299,9 @@ def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
 def train_ours(length: int, rows: int, tiny: bool, device: str, folder: Path) -> list[float]:
     """Train with this project's ModelTrainer; seconds of each step."""
     from steps.models.adapters import add_adapter
+    from steps.models.devices import Placement
     from steps.papers.text import PaperText, Span
+    from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
 
     training = our_configuration(length, rows, device)
@@ -316,7 +318,7 @@ def train_ours(length: int, rows: int, tiny: bool, device: str, folder: Path) ->
         papers,
         [],
         folder,
-        dtype=dtype,
+        context=TrainingContext(placement=Placement(device, dtype)),
     )
     return timed(trainer, device)
 

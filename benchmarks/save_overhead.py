@@ -28,15 +28,15 @@ def main(config_path: str) -> None:
     import torch
     import transformers
 
-    from steps.checkpoints.writer import save
     from steps.config.file import load_config
     from steps.config.paths import PROJECT_ROOT
     from steps.models.adapters import add_adapter
-    from steps.models.devices import pick_device, pick_dtype
+    from steps.models.devices import Placement, pick_device, pick_dtype
     from steps.models.loading import load_model
     from steps.models.sources import resolve_base
     from steps.models.tokenizer import load_tokenizer
     from steps.papers.text import PaperText
+    from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
 
     overrides = (
@@ -70,7 +70,7 @@ def main(config_path: str) -> None:
             [PaperText(str(i), text, ()) for i, text in enumerate(texts)],
             [],
             Path(folder),
-            dtype=dtype,
+            context=TrainingContext(placement=Placement(device, dtype)),
         )
         trainer.add_callback(StepClock())
         trainer.train()
@@ -78,7 +78,7 @@ def main(config_path: str) -> None:
         for _ in range(SAVES):
             trainer.state.global_step += 1
             started = time.perf_counter()
-            save(trainer)
+            trainer._save_checkpoint(trainer.model, None)
             seconds.append(time.perf_counter() - started)
         written = Path(folder) / f"checkpoint-{trainer.state.global_step}"
         size = sum(file.stat().st_size for file in written.rglob("*"))

@@ -134,13 +134,15 @@ def run_rank(said: dict[str, Any]) -> None:
         Training,
     )
     from steps.distributed.collectives import process_group
-    from steps.distributed.deepspeed import deepspeed_settings
+    from steps.distributed.deepspeed import deepspeed_settings, zero_stage
     from steps.distributed.ranks import Rank, rank_from_environment
     from steps.models.adapters import add_adapter, trainable_parameters
+    from steps.models.devices import Placement
     from steps.models.loading import load_model
     from steps.models.sources import resolve_base
     from steps.models.tokenizer import load_tokenizer
     from steps.papers.text import PaperText, Span
+    from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
 
     rank = rank_from_environment() or Rank()
@@ -194,9 +196,11 @@ def run_rank(said: dict[str, Any]) -> None:
                 rows,
                 [],
                 Path(scratch),
-                dtype=torch.float32,
-                rank=rank,
-                deepspeed=settings,
+                context=TrainingContext(
+                    placement=Placement("cpu", torch.float32, rank.count, zero_stage(settings)),
+                    rank=rank,
+                    deepspeed=settings,
+                ),
             )
             trainer.add_callback(Marks())
             trainer.train()

@@ -209,7 +209,7 @@ def finetune(
     from steps.models.adapted import AdaptedModel, describe, save_adapted
     from steps.models.adapters import add_adapter, trainable_parameters
     from steps.models.checks import check_base
-    from steps.models.devices import pick_device, pick_dtype
+    from steps.models.devices import Placement, pick_device, pick_dtype
     from steps.models.loading import load_model, new_modules
     from steps.models.sharded import gathered_parameters, wrapper_name
     from steps.models.sources import resolve_base
@@ -230,6 +230,7 @@ def finetune(
     from steps.tracking.environment import git_state, library_versions, write_environment
     from steps.tracking.plans import planned
     from steps.tracking.registry.versions import register
+    from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
 
     quieten_handlers()
@@ -268,7 +269,7 @@ def finetune(
                 checkpoint_root,
                 point,
                 rank,
-                zero_stage=(zero_stage(file_content) if file_content else None) or 0,
+                zero_stage=zero_stage(file_content),
                 again=restarted,
             )
             batch_size = settled.hyperparameters.batch_size
@@ -276,6 +277,7 @@ def finetune(
     shared = broadcast(batch_size)
     values = training.hyperparameters.model_copy(update={"batch_size": shared})
     training = training.model_copy(update={"hyperparameters": values})
+    placement = Placement(device, dtype, rank.count, zero_stage(file_content))
     with raise_on_all_ranks():
         deepspeed = _deepspeed(loaded, training, dtype, rank)
         model = load_model(
@@ -327,17 +329,19 @@ def finetune(
             train_papers,
             validation_papers,
             checkpoint_root,
-            recorder=recorder,
-            dtype=dtype,
-            facts=facts(run.id, stored.digest, expected),
-            stop=stop,
-            rank=rank,
-            deepspeed=deepspeed,
+            context=TrainingContext(
+                placement=placement,
+                recorder=recorder,
+                metadata=facts(run.id, stored.digest, expected),
+                stop=stop,
+                rank=rank,
+                deepspeed=deepspeed,
+            ),
         )
         trainable = trainable_parameters(model)
         rows = trainer.train_rows
         how = "" if rank.count == 1 else f", {rank.count} processes"
-        how += f", DeepSpeed ZeRO-{trainer.zero_stage}" if deepspeed else ""
+        how += f", DeepSpeed ZeRO-{placement.zero_stage}" if deepspeed else ""
         number_format = description["dtype"]
         say(f"base {base.name} ({base.note or base.source}), {device}, {number_format}{how}")
         say(f"method {training.qlora.resolved_method}: {trainable:,} trainable parameters")
@@ -363,7 +367,7 @@ def finetune(
         recorder.metrics(
             {
                 "train/seconds": seconds,
-                "train/mean_tokens_per_second": trainer.tokens_seen / seconds,
+                "train/mean_tokens_per_second": trainer.progress.tokens_seen / seconds,
                 "train/steps": done,
             },
             done,
@@ -448,7 +452,7 @@ def _figures(trainer: Any) -> dict[str, float]:
     history = trainer.state.log_history
     figures = {
         "train/steps": float(trainer.state.global_step),
-        "train/tokens_seen": float(trainer.tokens_seen),
+        "train/tokens_seen": float(trainer.progress.tokens_seen),
     }
     losses = [entry["loss"] for entry in history if "loss" in entry]
     if losses:

@@ -88,6 +88,13 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_first_rank() -> bool:
+    """Whether this is rank 0, or trains alone."""
+    from torch import distributed as dist
+
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
 def rank_name() -> str:
     """This rank as messages name it: `rank 1 on gpu07`."""
     from torch import distributed as dist

@@ -48,10 +48,10 @@ def read_deepspeed_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def zero_stage(content: Mapping[str, Any]) -> int | None:
-    """The ZeRO stage that a file asks for."""
-    zero = content.get("zero_optimization")
-    return zero.get("stage") if isinstance(zero, dict) else None
+def zero_stage(content: Mapping[str, Any] | None) -> int:
+    """The ZeRO stage that a file asks for; 0 where it asks for none, or there is no file."""
+    zero = (content or {}).get("zero_optimization")
+    return (zero.get("stage") or 0) if isinstance(zero, dict) else 0
 
 
 def deepspeed_settings(

@@ -1,10 +1,32 @@
 """The device and number format that a model is computed in."""
 
 import os
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from steps.config.sections import Hardware
 from steps.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which number format a model is computed.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        dtype: Number format of the computation; adapters stay float32.
+        processes: How many train together, over all machines.
+        zero_stage: DeepSpeed's ZeRO stage, by which the processes share out optimiser states (1),
+            gradients (2) and weights (3); 0 where each process holds all.
+    """
+
+    device: str
+    dtype: "torch.dtype"
+    processes: int = 1
+    zero_stage: int = 0
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:

@@ -9,6 +9,7 @@ import transformers
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.models.devices import Placement
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
 
@@ -16,8 +17,7 @@ from steps.papers.text import PaperText
 def training_arguments(
     training: Training,
     folder: Path,
-    dtype: torch.dtype,
-    micro_batch: int | None,
+    placement: Placement,
     *,
     validates: bool,
     objective: Objective = "causal",
@@ -26,17 +26,14 @@ def training_arguments(
     """Express the configuration as transformers' arguments."""
     values = training.hyperparameters
     logging = training.logging
-    device = "cuda" if torch.cuda.is_available() and training.hardware.device != "cpu" else "cpu"
-    rows = micro_batch or values.batch_size
+    device, dtype = placement.device, placement.dtype
+    rows = values.batch_size
     if rows == "auto":
         raise UserError(
             "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
             "plan; a script of your own calls steps.planning.suggestions.with_settled_batch first"
         )
     warmup = training.warmup_steps
-    checkpointing = training.memory_optimization.gradient_checkpointing
-    # Transformers' own: `save_on_cpu` around each checkpointed layer.
-    how = {"use_reentrant": False, "offload": training.memory_optimization.offload_activations}
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
     arguments = transformers.TrainingArguments(
@@ -59,8 +56,7 @@ def training_arguments(
         bf16=dtype == torch.bfloat16,
         fp16=dtype == torch.float16,
         use_cpu=device == "cpu",
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs=how if checkpointing else None,
+        **activation_checkpointing(training),
         logging_steps=logging.log_steps,
         logging_first_step=True,
         # A NaN must reach the eye, not be replaced by a mean.
@@ -89,6 +85,21 @@ def training_arguments(
     # One process trains on one GPU: with several in sight Trainer would split each batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def activation_checkpointing(training: Training) -> dict[str, Any]:
+    """The arguments by which transformers computes activations again in the backward pass."""
+    memory = training.memory_optimization
+    if not memory.gradient_checkpointing:
+        return {}
+    known = transformers.TrainingArguments.__dataclass_fields__
+    # The name in transformers 5.23; 5.17 knows the older one alone.
+    name = "activation_checkpointing"
+    if name not in known:
+        name = "gradient_checkpointing"
+    # `offload` is transformers' own: `save_on_cpu` around each checkpointed layer.
+    how = {"use_reentrant": False, "offload": memory.offload_activations}
+    return {name: True, f"{name}_kwargs": how}
 
 
 def best_metric(wanted: str, objective: Objective) -> str:

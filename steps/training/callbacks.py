@@ -2,32 +2,67 @@
 
 import math
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import transformers
 
-from steps.distributed.collectives import all_reduce_sum
+from steps.checkpoints.trainer_state import Progress
 from steps.errors import UserError
 from steps.models.devices import peak_memory_bytes
-from steps.models.sharded import check_wrapper
 from steps.signals import exit_code
-from steps.training.masking import (
-    MaskedPapers,
-)
 
-if TYPE_CHECKING:
-    from steps.training.trainer import ModelTrainer
+DIVERGED_FACTOR = 3.0
+
+
+class TrainingDiverged(UserError):
+    """The loss became NaN, infinite, or far worse than it was at the start."""
+
+    # It is the mean over all ranks.
+    is_shared = True
 
 
 class NothingLeftToTrain(Exception):
     """The validation that a resumed run begins with was the last one that it was to wait for."""
 
 
+class TrainingLoop(Protocol):
+    """What the callbacks ask of the trainer that they are called by."""
+
+    progress: Progress
+    steps_done: int
+    evaluation_expected: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before a resume included."""
+
+    @property
+    def stop_requested(self) -> int | None:
+        """The signal by which this run was told to end, once all ranks know of it."""
+
+    def begin(self) -> None:
+        """Check what holds the model, and start the clock."""
+
+    def restore_progress(self) -> None:
+        """Take up what the checkpoint says, once Trainer has reset its counters."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Take the order and the masks of this epoch, counted from 0."""
+
+    def sync_ranks(self) -> bool:
+        """Tell the other ranks what this one knows; whether a checkpoint is due by the clock."""
+
+    def take_unseen_loss(self) -> float:
+        """Sum of the losses since the last call, over all ranks."""
+
+
 class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
     """Adds to Trainer's own intervals: minutes, and the signals that end a run."""
 
-    def __init__(self, trainer: "ModelTrainer") -> None:
+    def __init__(self, trainer: TrainingLoop, minutes: float | None) -> None:
+        """Save after so many minutes too; None: only by Trainer's own intervals."""
         self.trainer = trainer
+        self.minutes = minutes
         self._saved_at = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -40,8 +75,7 @@ class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
 
     def is_due(self) -> bool:
         """Whether the minutes between two checkpoints have passed."""
-        minutes = self.trainer.training_config.logging.save_minutes
-        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+        return self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Decide whether this step is saved, after Trainer's own intervals have."""
@@ -61,78 +95,64 @@ class SaveSchedule(transformers.TrainerCallback):  # type: ignore[misc]
             raise SystemExit(exit_code(requested))
 
 
-DIVERGED_FACTOR = 3.0
-
-
-class TrainingDiverged(UserError):
-    """The loss became NaN, infinite, or far worse than it was at the start."""
-
-    # It is the mean over all ranks.
-    is_shared = True
-
-
 class StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
     """The progress bar, and the stop when the loss runs away."""
 
-    def __init__(self, trainer: "ModelTrainer") -> None:
+    def __init__(self, trainer: TrainingLoop) -> None:
+        """Watch this trainer."""
         self.trainer = trainer
         self.bar: Any = None
-        self.first_loss: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Check the wrapper, start the clock and the bar."""
+        """Check what holds the model, start the clock and the bar."""
         from tqdm import tqdm
 
-        trainer = self.trainer
-        check_wrapper(trainer.model_wrapped, trainer.rank.count, trainer.zero_stage)
-        self.trainer._started = time.monotonic()
+        self.trainer.begin()
         if state.is_world_process_zero:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Give the sampler and the masks the epoch of the trainer's state."""
-        # The state's own epoch: a resumed run goes on with the order and the masks of where it
-        # stopped. Accelerate does not reach the sampler below what it skips rows and shares them
-        # out by.
-        epoch = math.floor(state.epoch or 0)
-        self.trainer.sampler.set_epoch(epoch)
-        if isinstance(self.trainer.train_rows, MaskedPapers):
-            self.trainer.train_rows.begin_epoch(epoch)
+        """Give the order and the masks of the state's own epoch.
+
+        A resumed run goes on with those of where it stopped. Accelerate does not reach the
+        sampler below what it skips rows and shares them out by.
+        """
+        self.trainer.begin_epoch(math.floor(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Agree with the other ranks, look for a loss that is no number, move the bar."""
-        if self.trainer.agree():
+        if self.trainer.sync_ranks():
             control.should_save = True
         if control.should_save or control.should_evaluate:
             # A checkpoint between two reports must not hold what a NaN has left of the weights.
-            (unseen,) = all_reduce_sum([self.trainer._unseen_loss.item()])
-            self.trainer._unseen_loss.zero_()
+            unseen = self.trainer.take_unseen_loss()
             if not math.isfinite(unseen):
                 self._stop(unseen, args, state)
         self.trainer.steps_done += 1
         if self.bar is not None:
-            rate = self.trainer.tokens_seen / max(self.trainer.seconds, 1e-9)
+            rate = self.trainer.progress.tokens_seen / max(self.trainer.seconds, 1e-9)
             self.bar.update()
             self.bar.set_postfix(
                 tokens_per_s=f"{rate:.0f}", memory=f"{peak_memory_bytes() / 2**30:.1f}GB"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Look at the reported loss."""
+        """Show the reported loss, and stop where it has run away from the first one."""
         loss = (logs or {}).get("loss")
         if loss is None:
             return
         if self.bar is not None:
             self.bar.set_description(f"training, loss {loss:.3f}")
-        if self.first_loss is None:
-            self.first_loss = loss
-        if not math.isfinite(loss) or loss > DIVERGED_FACTOR * self.first_loss + 1.0:
+        progress = self.trainer.progress
+        if progress.first_loss is None:
+            progress.first_loss = loss
+        if not math.isfinite(loss) or loss > DIVERGED_FACTOR * progress.first_loss + 1.0:
             self._stop(loss, args, state)
 
     def _stop(self, loss: float, args: Any, state: Any) -> NoReturn:
-        if self.bar is not None:
-            self.bar.close()
-        began = "" if self.first_loss is None else f" (it began at {self.first_loss:g})"
+        self.close()
+        first = self.trainer.progress.first_loss
+        began = "" if first is None else f" (it began at {first:g})"
         raise TrainingDiverged(
             f"the training loss is {loss:g} at step {state.global_step}{began}: lower "
             f"training.hyperparameters.learning_rate (now {args.learning_rate:g}) or max_grad_norm "
@@ -141,5 +161,9 @@ class StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar: an error's line would otherwise be followed by one that never moves."""
         if self.bar is not None:
             self.bar.close()

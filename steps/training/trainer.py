@@ -11,12 +11,10 @@ papers, a chunked loss that is normalised over the whole accumulated batch, vali
 bits per byte, atomic checkpoints, and a `Recorder` in place of its integrations.
 """
 
-import math
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ import transformers
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
+from steps.checkpoints.format import rotate
 from steps.checkpoints.trainer_state import (
     BEST_WEIGHTS_FILE,
     Progress,
@@ -33,48 +32,24 @@ from steps.checkpoints.trainer_state import (
     make_deterministic,
     read_progress,
 )
-from steps.checkpoints.writer import save
+from steps.checkpoints.writer import CheckpointParts, write_checkpoint
 from steps.config.sections import Training
 from steps.distributed.collectives import all_gather, all_reduce_sum, broadcast
-from steps.distributed.deepspeed import zero_stage
-from steps.distributed.ranks import Rank
 from steps.distributed.sampler import ShuffledRows, WithBlankRows
 from steps.errors import UserError
-from steps.evaluation.likelihood import score_papers
-from steps.evaluation.masked import score_papers_masked
 from steps.metrics import finite
-from steps.models.attention import (
-    PER_DOCUMENT_SDPA,
-    register_per_document_attention,
-    supports_packing,
-)
 from steps.models.devices import peak_memory_bytes
 from steps.models.loading import objective_of
-from steps.models.sharded import (
-    gathered_parameters,
-    is_partitioned,
-    share_out_head_use,
-)
+from steps.models.sharded import check_wrapper, gathered_parameters, is_partitioned
 from steps.papers.text import PaperText
 from steps.planning.out_of_memory import stopping_when_out_of_memory
-from steps.recorder import Recorder, SilentRecorder
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
 from steps.training.arguments import early_stopping, training_arguments
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
-from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
-from steps.training.masking import (
-    MaskedPapers,
-    MaskedWindow,
-    collate_masked,
-    prepare_for_masked_training,
-)
-from steps.training.packing import PackedPapers, Window, collate_packed
-
-# Context that a later window of a long paper repeats: enough to pick the thread up again.
-WINDOW_OVERLAP = 64
-
-# A validation batch is forward only, so it can be longer than a training row.
-VALIDATION_TOKENS = 2048
+from steps.training.context import TrainingContext, default_placement
+from steps.training.masking import MaskedPapers
+from steps.training.rows import tokens_of_batch, training_rows
+from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
 
 
 class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -83,8 +58,9 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     Attributes:
         train_rows: The training rows (their `tokens` and `len` are facts that a step can print).
         objective: "causal" or "masked", by the model's class.
-        tokens_seen: Target tokens trained on so far; of a masked model, tokens read, as its
-            targets are but the masked ones.
+        progress: What the run remembers from one launch to the next: `progress.tokens_seen`
+            (target tokens; of a masked model tokens read, as its targets are but the masked
+            ones), what was reported, and more. A checkpoint holds it as it is.
         steps_done: Optimiser steps that this process has done (after a resume, the later ones).
     """
 
@@ -97,13 +73,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         validation_papers: Sequence[PaperText],
         folder: Path,
         *,
-        recorder: Recorder | None = None,
-        dtype: torch.dtype = torch.bfloat16,
-        micro_batch: int | None = None,
-        facts: Mapping[str, Any] | None = None,
-        stop: StopSignals | None = None,
-        rank: Rank | None = None,
-        deepspeed: Mapping[str, Any] | None = None,
+        context: TrainingContext | None = None,
     ) -> None:
         """Prepare a run; nothing is computed yet.
 
@@ -115,14 +85,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             validation_papers: What the checkpoints are ranked by; may be empty, then nothing
                 is validated and the last state is the result.
             folder: Where checkpoints are written.
-            recorder: Where metrics and checkpoints are reported to; None keeps them local.
-            dtype: Number format of the computation (adapters stay float32).
-            micro_batch: Rows of one forward pass; None takes `hyperparameters.batch_size`.
-            facts: What a checkpoint's manifest states besides (dataset digest, …).
-            stop: Who handles the signals of this process; None: `train` does, while it lasts.
-            rank: The place of this process among those that train together, which have joined
-                already (see `steps.distributed.launcher`); None: it trains alone.
-            deepspeed: From `deepspeed_settings`; None: without DeepSpeed.
+            context: Placement, recorder, signals and ranks; None: alone, and nobody is told.
 
         Raises:
             UserError: No paper to train on, or a model whose documents cannot be packed.
@@ -131,84 +94,40 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             raise UserError("the training split holds no paper: widen the filters of preprocess")
         self.training_config = training
         self.tokenizer = tokenizer
-        self.compute_dtype = dtype
         self.validation_papers = list(validation_papers)
-        self.recorder: Recorder = recorder or SilentRecorder()
-        self.facts = dict(facts or {})
-        self.rank = rank or Rank()
-        self.zero_stage = zero_stage(deepspeed) if deepspeed else None
-        self.tokens_seen = 0
-        # Of this rank, since the ranks last told each other.
-        self._new_tokens = 0
-        self._agreed_stop: int | None = None
-        self._peak = 0.0
-        self.steps_done = 0
-        self.last_metrics: dict[str, float] = {}
-        self.best_weights: dict[str, torch.Tensor] = {}
-        # Losses since the last look, summed on the device.
-        self._unseen_loss = torch.zeros(())
-        self.saved_best_step: int | None = None
-        self.reports: list[Report] = []
-        # Steps of the last validation that was due, and that was done.
-        self.evaluation_expected = self.evaluated_step = -1
-        self._handles_signals = stop is None
-        self.stop = stop or StopSignals()
-        self._resumed_progress: Progress | None = None
-        self._started = time.monotonic()
+        self.context = context or TrainingContext()
+        self.recorder, self.rank = self.context.recorder, self.context.rank
+        self.placement = self.context.placement or default_placement(training.hardware)
+        self.stop = self.context.stop or StopSignals()
+        self._begin_at_nothing()
         if training.hardware.deterministic:
             make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.objective = objective_of(inner)
-        length = training.model.max_length
-        overlap = min(WINDOW_OVERLAP, length // 4)
-        self.train_rows: PackedPapers | MaskedPapers
-        blank: Any = [Window("", (tokenizer.eos_token_id,), 1)]
-        collate: Any = collate_packed
-        if self.objective == "masked":
-            first_position = prepare_for_masked_training(inner)
-            packed = first_position is not None
-            self.train_rows = MaskedPapers(
-                train_papers,
-                tokenizer,
-                length,
-                overlap,
-                training.masking,
-                training.hyperparameters.seed,
-                packed=packed,
-            )
-            blank = [MaskedWindow((tokenizer.pad_token_id,), (IGNORED,))]
-            collate = partial(
-                collate_masked,
-                pad_id=tokenizer.pad_token_id,
-                first_position=first_position or 0,
-                packed=packed,
-            )
-        else:
-            prepare_for_packed_training(inner)
-            if self.zero_stage == 3:
-                share_out_head_use(inner)
-            self.train_rows = PackedPapers(train_papers, tokenizer, length, overlap)
+        made = training_rows(
+            training, inner, tokenizer, train_papers, zero_stage=self.placement.zero_stage
+        )
+        self.train_rows = made.rows
         arguments = training_arguments(
             training,
             folder,
-            dtype,
-            micro_batch,
+            self.placement,
             validates=bool(self.validation_papers),
             objective=self.objective,
-            deepspeed=deepspeed,
+            deepspeed=self.context.deepspeed,
         )
         self.watch = StopAndWatch(self)
         self.early_stopping = early_stopping(training, self.validation_papers)
-        self.schedule = SaveSchedule(self)
+        self.schedule = SaveSchedule(self, training.logging.save_minutes)
         callbacks = [self.watch, self.schedule]
         if self.early_stopping is not None:
             callbacks.append(self.early_stopping)
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=WithBlankRows(self.train_rows, blank),
+            train_dataset=WithBlankRows(made.rows, made.blank),
             eval_dataset=[] if self.validation_papers else None,  # type: ignore[arg-type]
-            data_collator=collate,
+            data_collator=made.collate,
             callbacks=callbacks,
         )
         for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
@@ -219,10 +138,26 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             # Each rank drops out weights of its own.
             torch.manual_seed(training.hyperparameters.seed + self.rank.index)
 
+    def _begin_at_nothing(self) -> None:
+        self.progress = Progress()
+        self.steps_done = 0
+        # Tokens of this rank since the ranks were last in step.
+        self._new_tokens = 0
+        self._agreed_stop: int | None = None
+        self._peak = 0.0
+        # A scalar on the device: losses not yet checked for NaN.
+        self._unseen_loss = torch.zeros(())
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.saved_best_step: int | None = None
+        # The step of the last validation that was due.
+        self.evaluation_expected = -1
+        self._resuming = False
+        self._started = time.monotonic()
+
     def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
-        together = self._train_batch_size * self.rank.count
+        rows_at_once = self._train_batch_size * self.rank.count
         seed = int(self.args.data_seed or 0)
-        self.sampler = ShuffledRows(len(self.train_rows), together, seed)
+        self.sampler = ShuffledRows(len(self.train_rows), rows_at_once, seed)
         return self.sampler
 
     @property
@@ -230,7 +165,18 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """The signal by which this run was told to end, once all ranks know of it."""
         return self.stop.requested if self.rank.count == 1 else self._agreed_stop
 
-    def agree(self) -> bool:
+    def begin(self) -> None:
+        """Check what holds the model, and start the clock."""
+        check_wrapper(self.model_wrapped, self.rank.count, self.placement.zero_stage)
+        self._started = time.monotonic() - self.progress.seconds
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Take the order and the masks of this epoch, counted from 0."""
+        self.sampler.set_epoch(epoch)
+        if isinstance(self.train_rows, MaskedPapers):
+            self.train_rows.begin_epoch(epoch)
+
+    def sync_ranks(self) -> bool:
         """Tell the other ranks, at the end of a step, what this one knows; all call it.
 
         A rank that left or saved by itself would leave the others waiting for it.
@@ -247,11 +193,17 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 float(self._new_tokens),
             ]
         )
-        self.tokens_seen += int(tokens)
+        self.progress.tokens_seen += int(tokens)
         self._new_tokens = 0
         if interrupted or ended:
             self._agreed_stop = signal.SIGINT if interrupted else signal.SIGTERM
         return due > 0
+
+    def take_unseen_loss(self) -> float:
+        """Sum of the losses since the last call, over all ranks; all of them call it."""
+        (unseen,) = all_reduce_sum([self._unseen_loss.item()])
+        self._unseen_loss.zero_()
+        return unseen
 
     def evaluate(  # type: ignore[override]
         self,
@@ -277,49 +229,20 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         # One rank must not leave the others in the midst of it.
         interruptible = self.stop.at_once() if self.rank.count == 1 else nullcontext()
         with interruptible, self.autocast_smart_context_manager():
-            score = self._masked_sums if self._is_masked() else self._sums
-            sums = score(model, papers) if papers else [0.0, 0.0, 0.0]
+            sums = validation_sums(
+                self.training_config, self.objective, model, self.tokenizer, papers
+            )
             # All ranks have to draw the same conclusions from them.
             sums = all_reduce_sum(sums) if shares else broadcast(sums)
-        scores = _masked_scores(sums) if self._is_masked() else _scores(sums)
         model.train(was_training)
+        scores = validation_metrics(self.objective, sums)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
-        self.last_metrics = metrics
+        self.progress.last_metrics = metrics
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    def _is_masked(self) -> bool:
-        return self.objective == "masked"
-
-    def _sums(self, model: Any, papers: Sequence[PaperText]) -> list[float]:
-        """Nats, tokens and bytes of papers."""
-        context = self.training_config.model.max_length
-        frame = score_papers(
-            model,
-            self.tokenizer,
-            papers,
-            context=context,
-            stride=max(1, context // 2),
-            batch_tokens=max(VALIDATION_TOKENS, context),
-        )
-        return [float(frame[name].sum()) for name in ("nats", "tokens", "bytes")]
-
-    def _masked_sums(self, model: Any, papers: Sequence[PaperText]) -> list[float]:
-        """Nats, number and hits of the masked tokens of papers."""
-        context = self.training_config.model.max_length
-        frame = score_papers_masked(
-            model,
-            self.tokenizer,
-            papers,
-            context=context,
-            batch_tokens=max(VALIDATION_TOKENS, context),
-            pseudo_tokens=0,
-            seed=self.training_config.evaluation.seed,
-        )
-        return [float(frame[name].sum()) for name in ("mlm_nats", "mlm_targets", "mlm_hits")]
 
     def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         try:
@@ -328,7 +251,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             # Saved as before the validation, which the resumed run begins with.
             self._save_checkpoint(self.model, None)
             raise SystemExit(exit_code(self.stop.requested or 0)) from None
-        self.evaluated_step = self.state.global_step
+        self.progress.evaluated_step = self.state.global_step
         return metrics
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -378,7 +301,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         Returns:
             What transformers' Trainer returns; None where nothing was left to train.
         """
-        if self._handles_signals:
+        if self.context.stop is None:
             with stop_on_signals() as self.stop:
                 return self._train(arguments, resume, keywords)
         return self._train(arguments, resume, keywords)
@@ -397,8 +320,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 try:
                     output = super().train(*arguments, **keywords)
                 except NothingLeftToTrain:
-                    self.watch.on_train_end(self.args, self.state, self.control)
-            self.agree()
+                    self.watch.close()
+            self.sync_ranks()
             if self.stop_requested is not None:
                 self._save_checkpoint(self.model, None)
                 raise SystemExit(exit_code(self.stop_requested))
@@ -407,7 +330,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         return output
 
     def _prepare_to_resume(self, resume: ResumePoint) -> None:
-        self._resumed_progress = read_progress(resume.folder)
+        self.progress, self._resuming = read_progress(resume.folder), True
         self.state = transformers.TrainerState.load_from_json(
             str(resume.folder / "trainer_state.json")
         )
@@ -429,9 +352,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _has_ended(self, resume: ResumePoint) -> bool:
         """Whether the checkpoint is that of the last step; then its weights are loaded here."""
-        assert self._resumed_progress is not None
         patience = self.training_config.logging.early_stopping_patience
-        stopped_early = 0 < patience <= self._resumed_progress.without_gain
+        stopped_early = 0 < patience <= self.progress.without_gain
         if self.state.global_step < self.state.max_steps and not stopped_early:
             return False
         self._load_from_checkpoint(str(resume.folder))
@@ -439,18 +361,13 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         return True
 
     def restore_progress(self) -> None:
-        """Take up what the checkpoint says besides weights, optimiser and random state."""
-        progress, self._resumed_progress = self._resumed_progress, None
-        if progress is None:
+        """Give Trainer its own counters back, once it has reset them."""
+        if not self._resuming:
             return
-        self.tokens_seen = progress.tokens_seen
-        self.last_metrics = progress.last_metrics
-        self.reports = progress.reports
-        self.evaluated_step = progress.evaluated_step
-        self.watch.first_loss = progress.first_loss
+        self._resuming, progress = False, self.progress
+        self._started = time.monotonic() - progress.seconds
         if self.early_stopping is not None:
             self.early_stopping.early_stopping_patience_counter = progress.without_gain
-        self._started = time.monotonic() - progress.seconds
         loss = progress.loss_since_report[self.rank.index]
         self._tr_loss = torch.tensor(loss, device=self.args.device)
         self._globalstep_last_logged = progress.reported_step
@@ -460,6 +377,25 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if progress.evaluation_due:
             self.evaluation_expected = self.state.global_step
             self._determine_best_metric(self._evaluate(None, None), None)
+
+    def _current_progress(self) -> Progress:
+        """The progress with what Trainer counts by itself, as of this step; all ranks call it."""
+        step, progress = self.state.global_step, self.progress
+        # The last epoch counts as ended wherever it is left.
+        ends_epoch = (
+            float(self.state.epoch or 0.5).is_integer() or self.control.should_training_stop
+        )
+        expected = self.evaluation_expected == step or (
+            ends_epoch and self.args.eval_strategy == "epoch"
+        )
+        progress.evaluation_due = expected and progress.evaluated_step != step
+        progress.seconds = self.seconds
+        progress.loss_since_report = all_gather(float(self._tr_loss))
+        progress.reported_step = self._globalstep_last_logged
+        progress.total_loss = self._total_loss_scalar
+        if self.early_stopping is not None:
+            progress.without_gain = self.early_stopping.early_stopping_patience_counter
+        return progress
 
     def _set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
         trained = {name: one for name, one in self.trained().items() if name in weights}
@@ -479,17 +415,14 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 self.training_config,
                 model.get_base_model() if hasattr(model, "get_base_model") else model,
                 micro_batch=self.args.per_device_train_batch_size,
-                dtype=self.compute_dtype,
+                dtype=self.placement.dtype,
                 device=self.args.device.type,
                 world_size=self.rank.count,
-                zero_stage=self.zero_stage or 0,
+                zero_stage=self.placement.zero_stage,
             ):
                 return super()._inner_training_loop(*arguments, **keywords)
         finally:
-            # An error's line would otherwise be followed by a bar that nothing moves.
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, StopAndWatch):
-                    callback.on_train_end(self.args, self.state, self.control)
+            self.watch.close()
 
     def _keeps_best(self) -> bool:
         # Only adapters: a copy of a whole model would double the memory.
@@ -503,7 +436,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """One forward and backward pass, with the tokens counted."""
-        self._new_tokens += _tokens_read(inputs) if self._is_masked() else _targets(inputs)
+        self._new_tokens += tokens_of_batch(self.objective, inputs)
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._unseen_loss = self._unseen_loss.to(loss.device) + loss.detach()
         return loss
@@ -515,73 +448,71 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self._peak = max(all_gather(peak_memory_bytes()))
         step, named = self.state.global_step, finite(self.named(logs))
         if named and self.rank.is_first:
-            self.reports.append(Report(step, int(time.time() * 1000), named))
+            self.progress.reports.append(Report(step, int(time.time() * 1000), named))
             self.recorder.metrics(named, step)
 
     def named(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Give Trainer's figures the project's names, and leave out what has none."""
-        names = {
-            "loss": "train/loss",
-            "grad_norm": "train/gradient_norm",
-            "learning_rate": "train/learning_rate",
-            "eval_loss": "validation/loss",
-            "eval_bits_per_byte": "validation/bits_per_byte",
-            "eval_mlm_loss": "validation/mlm_loss",
-            "eval_mlm_accuracy": "validation/mlm_accuracy",
-        }
-        named = {names[key]: float(value) for key, value in logs.items() if key in names}
+        named = {STORE_NAMES[key]: float(logs[key]) for key in logs if key in STORE_NAMES}
         if "train/loss" in named:
-            named["train/tokens_seen"] = float(self.tokens_seen)
-            named["train/tokens_per_second"] = self.tokens_seen / max(self.seconds, 1e-9)
+            named["train/tokens_seen"] = float(self.progress.tokens_seen)
+            named["train/tokens_per_second"] = self.progress.tokens_seen / max(self.seconds, 1e-9)
             named["train/epoch"] = float(self.state.epoch or 0.0)
             named["train/memory_gb"] = self._peak / 2**30
         return named
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        save(self)
+        """Write a checkpoint of this step, hand it to the recorder, and rotate the older ones.
 
+        Raises:
+            OSError: It cannot be written and `logging.save_strict` is set. Otherwise the recorder
+                is told, and the training goes on.
+        """
+        step, root = self.state.global_step, Path(str(self.args.output_dir))
+        best = self.state.best_global_step
+        try:
+            write_checkpoint(root, self._parts())
+        except OSError as error:
+            reason = f"checkpoint-{step} could not be written to {root}: {error}"
+            if self.rank.is_first:
+                self.recorder.checkpoint_failed(step, reason)
+            if self.training_config.logging.save_strict:
+                raise
+            return
+        if best == step:
+            self.saved_best_step = step
+        if not self.rank.is_first:
+            return
+        measured = self.progress.last_metrics if self.progress.evaluated_step == step else {}
+        self.recorder.checkpoint(root / f"checkpoint-{step}", step, self.named(measured))
+        limit = self.training_config.output.save_total_limit
+        if limit is not None:
+            rotate(root, limit, ({best} if best else set()) | self.recorder.uploading())
 
-def _scores(sums: Sequence[float]) -> dict[str, float]:
-    nats, tokens, size = sums
-    return {"loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * size)}
-
-
-def _masked_scores(sums: Sequence[float]) -> dict[str, float]:
-    nats, targets, hits = sums
-    return {"mlm_loss": nats / targets, "mlm_accuracy": hits / targets}
-
-
-def prepare_for_packed_training(model: Any) -> None:
-    """Give a causal model per-document attention and the chunked loss.
-
-    Args:
-        model: A `PreTrainedModel`, the one inside any adapter.
-
-    Raises:
-        UserError: Packed documents would see each other in this model.
-    """
-    if not supports_packing(model):
-        raise UserError(
-            f"{type(model).__name__} lets packed papers attend to each other (its attention takes "
-            "no document borders): choose another model"
+    def _parts(self) -> CheckpointParts:
+        step = self.state.global_step
+        best_has_its_own = self.state.best_global_step in (step, self.saved_best_step)
+        return CheckpointParts(
+            step=step,
+            metadata=self.context.metadata,
+            progress=self._current_progress(),
+            write_weights=self._write_weights,
+            write_optimizer=self._write_optimizer,
+            write_random_state=lambda folder: self._save_rng_state(str(folder)),
+            write_trainer_state=lambda folder: self.state.save_to_json(
+                str(folder / "trainer_state.json")
+            ),
+            best_weights={} if best_has_its_own else self.best_weights,
         )
-    if not has_plain_head(model):
-        raise UserError(
-            f"{type(model).__name__} has an output head that the chunked loss does not cover "
-            "(a bias, soft-capped or scaled logits, or an adapter on it): choose another model, or "
-            "leave the head out of qlora.target_modules (qlora.modules_to_save trains it whole)"
-        )
-    register_per_document_attention()
-    model.set_attn_implementation(PER_DOCUMENT_SDPA)
-    model.config.use_cache = False
-    use_chunked_loss(model)
 
+    def _write_weights(self, folder: Path) -> None:
+        if self.placement.zero_stage == 3 and not self.training_config.qlora.adapts:
+            # The whole model, layer by layer into rank 0's memory.
+            self.save_model(str(folder), _internal_call=True)
+            return
+        with gathered_parameters(self.trained().values()):
+            self._save(str(folder))
 
-def _targets(inputs: Mapping[str, torch.Tensor]) -> int:
-    return int((inputs["labels"] != IGNORED).sum())
-
-
-def _tokens_read(inputs: Mapping[str, torch.Tensor]) -> int:
-    """Tokens of a masked model's batch without the padding."""
-    seen = inputs.get("attention_mask")
-    return inputs["input_ids"].numel() if seen is None else int(seen.sum())
+    def _write_optimizer(self, folder: Path) -> None:
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))

@@ -65,7 +65,7 @@ def test_gradients_of_a_packed_row_are_those_of_single_documents(llama, checkpoi
     alone = {name: p.grad.clone() for name, p in llama.named_parameters()}
     llama.zero_grad()
     if checkpointing:
-        llama.gradient_checkpointing_enable({"use_reentrant": False})
+        llama.activation_checkpointing_enable({"use_reentrant": False})
     with per_document_attention(llama):
         packed = llama(input_ids=ids, **arguments, **document_borders(LENGTHS)).logits
         packed.square().mean().backward()

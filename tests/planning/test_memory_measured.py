@@ -165,7 +165,7 @@ class Case:
             use_masked_loss(model)
         adapted = add_adapter(model, qlora, objective)
         if self.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False}, offload=self.offloads)
+            model.activation_checkpointing_enable({"use_reentrant": False}, offload=self.offloads)
         adapted.train()
         return adapted
 

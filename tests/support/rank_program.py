@@ -101,7 +101,7 @@ def main(specification: Path) -> None:
                 "losses": losses,
                 "wrapper": wrapper_name(trainer.model_wrapped),
                 "steps_done": trainer.steps_done,
-                "tokens_seen": trainer.tokens_seen,
+                "tokens_seen": trainer.progress.tokens_seen,
             }
             (out / "losses.json").write_text(json.dumps(result, indent=1))
 

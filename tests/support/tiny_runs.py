@@ -7,11 +7,15 @@ from typing import Any
 import torch
 
 from steps.config.sections import Training
+from steps.distributed.deepspeed import zero_stage
+from steps.distributed.ranks import Rank
 from steps.models.adapters import add_adapter
+from steps.models.devices import Placement
 from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText
+from steps.training.context import TrainingContext
 from steps.training.trainer import ModelTrainer
 
 
@@ -22,7 +26,15 @@ def build_trainer(
     validation_papers: Sequence[PaperText],
     **keywords: Any,
 ) -> ModelTrainer:
-    """A trainer in float32 on the CPU, drawn from the configuration's seed."""
+    """A trainer in float32 on the CPU, drawn from the configuration's seed.
+
+    Args:
+        training: The configuration.
+        folder: Where checkpoints are written.
+        train_papers: What is learned from.
+        validation_papers: What is validated on.
+        **keywords: Of `TrainingContext`.
+    """
     base = resolve_base(training.model)
     torch.manual_seed(training.hyperparameters.seed)
     # DeepSpeed shares out and casts whatever holds the packed 4-bit weights.
@@ -37,15 +49,11 @@ def build_trainer(
     )
     model = add_adapter(model, training.qlora, base.objective)
     tokenizer = load_tokenizer(base.folder)
+    rank, deepspeed = keywords.get("rank", Rank()), keywords.get("deepspeed")
+    placement = Placement("cpu", torch.float32, rank.count, zero_stage(deepspeed))
+    context = TrainingContext(placement=placement, **keywords)
     return ModelTrainer(
-        training,
-        model,
-        tokenizer,
-        train_papers,
-        validation_papers,
-        folder,
-        dtype=torch.float32,
-        **keywords,
+        training, model, tokenizer, train_papers, validation_papers, folder, context=context
     )
 
 

@@ -82,7 +82,7 @@ def test_packed_papers_have_the_logits_of_single_ones(checkpointing: bool) -> No
     register_per_document_attention()
     model.set_attn_implementation(PER_DOCUMENT_SDPA)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
     papers = [paper(23, "a"), paper(70, "b"), paper(9, "c")]
     rows = PackedPapers(papers, Letters(), 64, 8)

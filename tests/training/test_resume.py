@@ -140,7 +140,7 @@ def resumed(training: Training, folder: Path, at: ResumePoint) -> tuple[str, Not
     trainer.train(resume=at)
     assert trainer.state.global_step == 14
     whole = Notes()
-    for report in trainer.reports:
+    for report in trainer.progress.reports:
         whole.metrics(report.metrics, report.step)
     # The resumed process itself reports what comes after the checkpoint, and nothing twice.
     assert notes.repeated == whole.repeated == []
