@@ -278,6 +278,7 @@ def number_format(device: str) -> Any:
 
 def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
     """The plan of a case, as the finetune step would make it."""
+    from steps.models.devices import Placement, dtype_name
     from steps.planning.plan import plan_memory
     from steps.planning.shapes import shape_from_config
 
@@ -286,8 +287,9 @@ def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
         our_configuration(length, rows, device),
         micro_batch=rows,
         length=length,
-        device="cpu" if device == "cpu" else "cuda",
-        number_format=str(number_format(device)).removeprefix("torch."),  # type: ignore[arg-type]
+        placement=Placement(
+            "cpu" if device == "cpu" else "cuda", dtype_name(number_format(device))
+        ),
     )
     return {
         "planned": plan.total,
@@ -299,7 +301,7 @@ def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
 def train_ours(length: int, rows: int, tiny: bool, device: str, folder: Path) -> list[float]:
     """Train with this project's ModelTrainer; seconds of each step."""
     from steps.models.adapters import add_adapter
-    from steps.models.devices import Placement
+    from steps.models.devices import Placement, dtype_name
     from steps.papers.text import PaperText, Span
     from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
@@ -318,7 +320,9 @@ def train_ours(length: int, rows: int, tiny: bool, device: str, folder: Path) ->
         papers,
         [],
         folder,
-        context=TrainingContext(placement=Placement(device, dtype)),
+        context=TrainingContext(
+            placement=Placement("cpu" if device == "cpu" else "cuda", dtype_name(dtype))
+        ),
     )
     return timed(trainer, device)
 

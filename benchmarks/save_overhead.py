@@ -31,7 +31,7 @@ def main(config_path: str) -> None:
     from steps.config.file import load_config
     from steps.config.paths import PROJECT_ROOT
     from steps.models.adapters import add_adapter
-    from steps.models.devices import Placement, pick_device, pick_dtype
+    from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
     from steps.models.loading import load_model
     from steps.models.sources import resolve_base
     from steps.models.tokenizer import load_tokenizer
@@ -70,7 +70,7 @@ def main(config_path: str) -> None:
             [PaperText(str(i), text, ()) for i, text in enumerate(texts)],
             [],
             Path(folder),
-            context=TrainingContext(placement=Placement(device, dtype)),
+            context=TrainingContext(placement=Placement(device, dtype_name(dtype))),
         )
         trainer.add_callback(StepClock())
         trainer.train()

@@ -197,7 +197,7 @@ def run_rank(said: dict[str, Any]) -> None:
                 [],
                 Path(scratch),
                 context=TrainingContext(
-                    placement=Placement("cpu", torch.float32, rank.count, zero_stage(settings)),
+                    placement=Placement("cpu", "float32", rank.count, zero_stage(settings)),
                     rank=rank,
                     deepspeed=settings,
                 ),

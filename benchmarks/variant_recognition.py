@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from steps.papers.variants import VariantKind, VariantMention, find_variants
+from steps.papers.variants.finder import VariantKind, VariantMention, find_variants
 
 TYPE_OF_KIND: dict[VariantKind, str] = {
     "hgvs_coding": "DNAMutation",

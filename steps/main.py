@@ -7,27 +7,22 @@ Each step is an MLflow run of its own, nested under this one. A step whose cache
 found among the finished runs is not started again; the reason for a new start is printed.
 """
 
-import json
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from steps.cli import step_command
 from steps.config.file import LoadedConfig, load_config
-from steps.config.paths import PROJECT_ROOT
-from steps.errors import UserError
 from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
+    from steps.reports.summary_table import FinishedRun
     from steps.tracking.registry.model_reference import Side
     from steps.tracking.runs import StepRun
 
@@ -38,14 +33,6 @@ GLIBC_TUNABLES = (
     "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
     ":glibc.malloc.trim_threshold=4294967296"
 )
-
-
-class StepFailed(UserError):
-    """A step ended badly: what it said, and its exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 @dataclass
@@ -71,7 +58,7 @@ class Pipeline:
         inputs: Mapping[str, str],
         parameters: Mapping[str, str],
         loaded: LoadedConfig | None = None,
-    ) -> "Run":
+    ) -> "FinishedRun":
         """Use a step's earlier result, or start it and wait.
 
         Args:
@@ -92,7 +79,8 @@ class Pipeline:
         if found is not None:
             say(click.style(f"reused  {name}", fg="green") + f" (run {found.info.run_id})")
             self.reused.append(name)
-            return found
+            finished: FinishedRun = found
+            return finished
         return self.start(step, name, parameters, reason, settings)
 
     def start(
@@ -102,37 +90,16 @@ class Pipeline:
         parameters: Mapping[str, str],
         reason: str,
         settings: LoadedConfig | None = None,
-    ) -> "Run":
-        """Start a step as a nested MLflow project run, and wait for it."""
-        import mlflow
-        from mlflow.exceptions import ExecutionException
+    ) -> "FinishedRun":
+        """Start a step, nested under the pipeline's run, and wait for it."""
+        from steps.tracking.nested import run_nested_step
 
         say(click.style(f"running {name}", bold=True) + f" ({reason})")
         self.started.append(name)
         settings = settings or self.loaded
         given = {"config": str(settings.path.resolve()), "overrides": settings.overrides}
-        try:
-            submitted = mlflow.projects.run(
-                uri=str(PROJECT_ROOT),
-                entry_point=step,
-                parameters={**given, **parameters},
-                experiment_id=self.run.experiment_id,
-                env_manager="local",
-                run_name=name,
-            )
-        except ExecutionException as error:
-            raise self._failure(name, str(error)) from None
-        return self.run.client.get_run(submitted.run_id)
-
-    def _failure(self, name: str, message: str) -> StepFailed:
-        match = re.search(r"ID '(\w+)'", message)
-        if match is None:
-            return StepFailed(f"{name} failed: {message}", 1)
-        tags = self.run.client.get_run(match[1]).data.tags
-        said = tags.get("forge.error", "it ended without a word; see its log")
-        return StepFailed(
-            f"{name} failed (run {match[1]}): {said}", int(tags.get("forge.exit_code", "1"))
-        )
+        finished: FinishedRun = run_nested_step(self.run, step, name, {**given, **parameters})
+        return finished
 
 
 @click.command()
@@ -159,9 +126,8 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
 
 def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
-    import mlflow
-
     from steps.tracking.inputs import find_papers, input_digests, with_local_files
+    from steps.tracking.nested import read_json, tracking_uri
     from steps.tracking.registry.model_reference import Side, resolve_side
 
     started = time.monotonic()
@@ -175,7 +141,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
     digest = prepared.data.tags["forge.dataset_digest"]
     dataset = prepared.info.run_id
 
-    trained: dict[str, Run] = {}
+    trained: dict[str, "FinishedRun"] = {}
     sides: dict[str, Side] = {}
     for variant in training.variants:
         overlaid = load_config(loaded.path, loaded.variant_overrides(variant))
@@ -199,9 +165,8 @@ def run_pipeline(pipeline: Pipeline) -> None:
 
     from steps.reports.summary_table import show_summary
 
-    show_summary(
-        run, training, trained, measured, _decision(run, compared), mlflow.get_tracking_uri()
-    )
+    decision = read_json(run, compared.info.run_id, "decision.json")
+    show_summary(run, training, trained, measured, decision, tracking_uri())
     run.metrics({"pipeline/seconds": time.monotonic() - started})
     if pipeline.reused:
         say(f"reused: {', '.join(pipeline.reused)}")
@@ -210,7 +175,9 @@ def run_pipeline(pipeline: Pipeline) -> None:
     say(f"pipeline finished in {time.monotonic() - started:.0f} s")
 
 
-def _evaluate(pipeline: Pipeline, side: "Side", name: str, dataset: str, digest: str) -> "Run":
+def _evaluate(
+    pipeline: Pipeline, side: "Side", name: str, dataset: str, digest: str
+) -> "FinishedRun":
     from steps.tracking.evaluations import evaluation_inputs
 
     inputs = evaluation_inputs(pipeline.loaded.training, side, digest, "test")
@@ -219,18 +186,7 @@ def _evaluate(pipeline: Pipeline, side: "Side", name: str, dataset: str, digest:
     )
 
 
-def _decision(run: "StepRun", compared: "Run") -> dict[str, Any]:
-    import mlflow
-
-    file = mlflow.artifacts.download_artifacts(
-        run_id=compared.info.run_id, artifact_path="decision.json", dst_path=str(run.scratch)
-    )
-    content = json.loads(Path(file).read_text(encoding="utf-8"))
-    assert isinstance(content, dict)
-    return content
-
-
-def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "Run":
+def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "FinishedRun":
     """Compare the new versions with the champion, unless the same was decided and still stands."""
     from steps.tracking.cache import find_reusable, key_parts
     from steps.tracking.registry.promotion import alias_state, comparison_inputs
@@ -244,7 +200,8 @@ def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "Run"
         if found.data.tags.get("forge.champion_after", "") == champion:
             say(click.style("reused  ab_compare", fg="green") + f" (run {found.info.run_id})")
             pipeline.reused.append("ab_compare")
-            return found
+            decided: FinishedRun = found
+            return decided
         reason = "the champion has been moved since"
     # A champion cannot challenge itself: the others challenge it.
     challengers = ",".join(side.uri for side in contenders if side.uri != champion)
@@ -252,7 +209,7 @@ def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "Run"
     return pipeline.start("ab_compare", "ab_compare", parameters, reason)
 
 
-def _prune(pipeline: Pipeline, trained: "dict[str, Run]") -> None:
+def _prune(pipeline: Pipeline, trained: dict[str, "FinishedRun"]) -> None:
     """Plan which checkpoints could go; nothing is deleted without `apply=true`."""
     inputs = {"runs": ",".join(sorted(run.info.run_id for run in trained.values()))}
     pipeline.step("prune_checkpoints", "prune_checkpoints", inputs, {})

@@ -9,7 +9,7 @@ sizes follow from the model's shape (see `steps.planning`).
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +17,9 @@ from steps.cli import step_command
 from steps.config.file import load_config
 from steps.config.sections import Training
 from steps.terminal import say, show_notices
+
+if TYPE_CHECKING:
+    from steps.planning.report import RunPlan
 
 
 @click.command()
@@ -44,14 +47,14 @@ def main(
         plan = run_plan(loaded.training, tokens=tokens, tokens_per_second=tokens_per_second)
         show(plan)
         file = run.scratch / "plan.json"
-        file.write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(plan.as_json(), indent=2) + "\n", encoding="utf-8")
         run.artifact(file)
         say(f"plan.json is in run {run.id}")
 
 
 def run_plan(
     training: Training, *, tokens: int | None = None, tokens_per_second: float | None = None
-) -> dict[str, Any]:
+) -> "RunPlan":
     """Plan a run from its configuration alone.
 
     Args:
@@ -60,13 +63,11 @@ def run_plan(
         tokens: Tokens of one epoch, if known.
         tokens_per_second: Measured or stated rate, if there is one.
 
-    Returns:
-        What `plan.json` holds; sizes in bytes.
-
     Raises:
         UserError: The model's shape is not to be had, or nobody can plan it.
     """
     from steps.planning.budget import available_budget, configured_budget, device_of
+    from steps.planning.plan import placement_of
     from steps.planning.report import plan_run
     from steps.planning.shapes import shape_of_model
 
@@ -77,65 +78,61 @@ def run_plan(
         shape_of_model(training.model),
         training,
         budget,
-        device=device,
+        placement_of(training, device),
         tokens=tokens,
         tokens_per_second=tokens_per_second,
     )
 
 
-def show(plan: dict[str, Any]) -> None:
+def show(plan: "RunPlan") -> None:
     """Print a plan as tables."""
     from rich.console import Console
     from rich.table import Table
 
-    memory, disk, time = plan["memory"], plan["disk"], plan["time"]
+    memory, disk, time = plan.memory, plan.disk, plan.time
     console = Console()
-    table = Table(
-        title=f"{plan['model']}, {plan['method']}, {plan['micro_batch']} x {plan['length']} tokens"
-    )
+    table = Table(title=f"{plan.model}, {plan.method}, {plan.micro_batch} x {plan.length} tokens")
     table.add_column("memory")
     table.add_column("GiB", justify="right")
-    for part, size in memory["parts"].items():
+    for part, size in memory.parts.items():
         table.add_row(part, _gib(size))
     table.add_section()
-    table.add_row("peak", _gib(memory["total"]))
-    table.add_row("there are", _gib(memory["budget"]))
+    table.add_row("peak", _gib(memory.total))
+    table.add_row("there are", _gib(memory.budget))
     console.print(table)
 
     facts = Table(show_header=False)
-    facts.add_row("peak in the", memory["peak_in"])
-    facts.add_row(
-        "rows of a step", f"{plan['micro_batch']} x {plan['gradient_accumulation_steps']}"
-    )
-    facts.add_row("largest micro-batch", f"{memory['largest_micro_batch']:,}")
-    facts.add_row("longest context", f"{memory['longest_context']:,} tokens")
+    facts.add_row("peak in the", memory.peak_in)
+    facts.add_row("rows of a step", f"{plan.micro_batch} x {plan.gradient_accumulation_steps}")
+    facts.add_row("largest micro-batch", f"{memory.largest_micro_batch:,}")
+    facts.add_row("longest context", f"{memory.longest_context:,} tokens")
     hours = "give --tokens and --tokens-per-second"
-    if time["hours"] is not None:
-        hours = f"{time['hours']:.1f} hours at {time['tokens_per_second']:,.0f} tokens a second"
+    if time.hours is not None:
+        hours = f"{time.hours:.1f} hours at {time.tokens_per_second:,.0f} tokens a second"
     facts.add_row("time", hours)
-    facts.add_row("disk: base model", f"{_gib(disk['base_model'])} GiB")
-    facts.add_row("disk: a checkpoint", f"{_gib(disk['checkpoint'])} GiB")
-    facts.add_row("disk: while running", f"{_gib(disk['local'])} GiB")
-    if disk["tracked"] is not None:
-        facts.add_row("disk: tracking store", f"{_gib(disk['tracked'])} GiB")
+    facts.add_row("disk: base model", f"{_gib(disk.base_model)} GiB")
+    facts.add_row("disk: a checkpoint", f"{_gib(disk.checkpoint)} GiB")
+    facts.add_row("disk: while running", f"{_gib(disk.local)} GiB")
+    if disk.tracked is not None:
+        facts.add_row("disk: tracking store", f"{_gib(disk.tracked)} GiB")
     console.print(facts)
     several = Table(title="GiB per process")
     several.add_column("processes", justify="right")
-    by_processes = memory["per_process"]
+    by_processes = memory.per_process
     for kind in next(iter(by_processes.values())):
         several.add_column(kind, justify="right")
     for processes, totals in by_processes.items():
         several.add_row(processes, *(_gib(total) for total in totals.values()))
     console.print(several)
-    for note in plan["notes"]:
+    for note in plan.notes:
         say(f"note: {note}")
-    if memory["fits"]:
+    if memory.fits:
         say("it fits")
         return
     say("it does not fit; the cheapest ways to make it fit:")
-    for remedy in memory["remedies"]:
-        say(f"  {remedy['overrides']}  ({_gib(remedy['total'])} GiB; {remedy['price']})")
-    if not memory["remedies"]:
+    for suggestion in memory.remedies:
+        say(f"  {suggestion.overrides}  ({_gib(suggestion.total)} GiB; {suggestion.price})")
+    if not memory.remedies:
         say("  none of the settings: take a smaller model or a larger GPU")
 
 

@@ -14,7 +14,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-import json
 import shutil
 import signal
 import sys
@@ -24,18 +23,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tiny_models import save_tiny_llama
+from tests.support.project import demo_texts, write_tiny_config
 
 # Fixtures that several rooms use.
 pytest_plugins = ["tests.support.tiny_language_models"]
 
-ROOT = Path(__file__).resolve().parent.parent
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-
-def demo_texts() -> list[str]:
-    """Titles and abstracts of the demo papers."""
-    content = json.loads((ROOT / "data/high_quality_papers_demo.json").read_text(encoding="utf-8"))
-    return [f"{p['title']}\n\n{p['abstract']}" for p in content["papers"][:52]]
 
 
 @pytest.fixture(scope="session")
@@ -132,32 +125,3 @@ def store(
 def tiny_config(tmp_path: Path, tiny_llama_folder: Path) -> Path:
     """A configuration that trains the tiny model on the demo papers in seconds."""
     return write_tiny_config(tmp_path, tiny_llama_folder)
-
-
-def write_tiny_config(folder: Path, model: Path) -> Path:
-    """Write that configuration into a folder."""
-    file = folder / "tiny.yaml"
-    file.write_text(
-        f"""
-extends: {ROOT / "configs" / "training.yaml"}
-training:
-  model: {{name: {model}, max_length: 256}}
-  qlora: {{method: lora, lora_dropout: 0.0}}
-  hyperparameters:
-    {{batch_size: 2, gradient_accumulation_steps: 1, max_steps: 30, learning_rate: 2e-2}}
-  scientific_data:
-    data_file: {ROOT / "data" / "high_quality_papers_demo.json"}
-    filters: {{min_score: 50}}
-    sections: [title, abstract]
-    split: {{validation_fraction: 0.1, test_fraction: 0.25}}
-    num_workers: 1
-  logging: {{log_steps: 5, eval_steps: 15, save_steps: 15}}
-  memory_optimization: {{gradient_checkpointing: false}}
-  hardware: {{bf16: false}}
-  mlflow: {{experiment_name: tiny, registered_model_name: tiny}}
-  evaluation: {{generation: {{prompts: 2, max_new_tokens: 50}}, cloze_items: 10}}
-  variants: {{lora: {{}}}}
-""",
-        encoding="utf-8",
-    )
-    return file

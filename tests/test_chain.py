@@ -1,44 +1,17 @@
 """The steps in a row on a tiny model, against one real store, each from a folder of its own."""
 
 import json
-import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def step(name: str, folder: Path, *arguments: str, code: int = 0) -> str:
-    """Run a step as a process of its own, in a working folder of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    finished = subprocess.run(
-        [sys.executable, "-m", f"steps.{name}", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == code, finished.stderr
-    assert "Traceback" not in finished.stderr
-    return finished.stdout + finished.stderr
-
-
-def newest(client: mlflow.MlflowClient, name: str) -> Any:
-    """The newest run of a step."""
-    experiment = client.get_experiment_by_name("tiny")
-    return client.search_runs(
-        [experiment.experiment_id], f"tags.`forge.step` = '{name}'", max_results=1
-    )[0]
+from tests.support.processes import newest, step
+from tests.support.project import ROOT
 
 
 def test_each_step_finds_its_input_in_the_store_alone(
@@ -173,7 +146,7 @@ def test_an_adapter_of_zeros_scores_as_the_base_does(
     from steps.models.adapters import add_adapter
     from steps.models.sources import resolve_base
     from steps.papers.general_texts import read_general_texts
-    from tests.training.test_trainer import papers
+    from tests.support.tiny_runs import papers
 
     training = load_config(tiny_config).training
     base = load_base(resolve_base(training.model), hardware=training.hardware)

@@ -9,8 +9,8 @@ from steps.config.dotted import flatten
 from steps.config.file import json_schema, load_config, resolved_yaml
 from steps.config.sections import Training
 from steps.errors import UserError
+from tests.support.project import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 EXISTING = Path(__file__).parent / "fixtures" / "existing_layout.yaml"
 

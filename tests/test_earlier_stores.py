@@ -13,8 +13,8 @@ from typing import Any
 import mlflow
 import pytest
 
+from tests.support.processes import newest, step
 from tests.support.stores import PROJECT, StoredStore, unpack_store
-from tests.test_chain import newest, step
 
 ARCHIVES = sorted((PROJECT / "tests" / "fixtures" / "stores").glob("*.tar.gz"))
 ASK = """

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import write_tiny_config
+from tests.support.project import write_tiny_config
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from steps import finetune, preprocess
 from steps.config.file import load_config
 from steps.planning.plan import plan_memory
 from steps.planning.shapes import shape_from_config
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.project import ROOT
 
 
 @pytest.fixture

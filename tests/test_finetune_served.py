@@ -5,8 +5,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tests.test_chain import step
-from tests.test_masked_chain import ask, served
+from tests.support.processes import step
+from tests.support.served_model import ask, served
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.project import ROOT
 
 
 def benchmark(folder: Path, *arguments: str) -> list[dict[str, object]]:

@@ -4,35 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def wait_for(condition: object, seconds: float = 90.0) -> None:
-    """Wait until a callable is true, or fail."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():  # type: ignore[operator]
-            return
-        time.sleep(0.2)
-    pytest.fail("waited in vain")
-
-
-def processes_of(marker: str) -> list[int]:
-    """Ids of living processes whose environment holds a marker."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and marker.encode() in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
+from tests.support.processes import processes_of, wait_for
+from tests.support.project import ROOT
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

@@ -4,13 +4,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.project import ROOT
+
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
 STEPS = ("main", "preprocess", "finetune", "evaluate", "ab_compare", "prune_checkpoints", "plan")
 

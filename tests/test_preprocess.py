@@ -23,8 +23,8 @@ import zstandard
 from steps.errors import UserError, writing_to
 from steps.preprocess import main
 from steps.tracking.inputs import find_papers, input_digests, with_local_files
+from tests.support.project import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 DATA = "training.scientific_data"
 PAPERS: list[dict[str, Any]] = json.loads(
     (ROOT / "data/high_quality_papers_demo.json").read_text(encoding="utf-8")

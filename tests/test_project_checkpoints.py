@@ -12,11 +12,10 @@ import mlflow
 import pytest
 
 from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
+from tests.support.processes import newest, step, wait_for
+from tests.support.project import ROOT
 from tests.support.stored_runs import stored_steps
-from tests.test_chain import newest, step
-from tests.test_interruption import wait_for
 
-ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.slow
 
 

@@ -23,6 +23,7 @@ from steps import prune_checkpoints
 from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
 from steps.errors import UserError
 from steps.pruning.records import Action
+from tests.support.project import ROOT
 from tests.support.stored_runs import (
     METRIC,
     RESUME_ONLY,
@@ -34,7 +35,6 @@ from tests.support.stored_runs import (
     write_checkpoint,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 MEASURED = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
 
 

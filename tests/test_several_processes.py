@@ -8,26 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import pytest
 from click.testing import CliRunner
-from mlflow.entities import Run
-from safetensors.torch import load_file
 
-from tests.test_interruption import ROOT, processes_of, wait_for
-
-# Short enough to be gone through twice, long enough to be killed in.
-OVERRIDES = {
-    "hyperparameters.max_steps": "120",
-    "logging.save_steps": "20",
-    "logging.eval_strategy": "no",
-    "logging.log_steps": "1",
-    "qlora.lora_dropout": "0.1",
-    "mlflow.log_model": "false",
-    "mlflow.system_metrics_seconds": "0",
-}
+from tests.support.processes import processes_of, wait_for
+from tests.support.project import ROOT
+from tests.support.rank_runs import OVERRIDES, adapter, losses, newest_run
 
 
 class Launch:
@@ -78,33 +66,6 @@ class Launch:
             for pid in processes_of(self.marker)
             if f"\0RANK={index}\0".encode() in (Path("/proc") / str(pid) / "environ").read_bytes()
         )
-
-
-def newest_run() -> Run:
-    """The newest finetune run, whatever became of it."""
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment is not None
-    return client.search_runs(
-        [experiment.experiment_id],
-        "tags.`forge.step` = 'finetune'",
-        order_by=["attributes.start_time DESC"],
-    )[0]
-
-
-def losses(run: Run) -> list[tuple[int, float]]:
-    """Step and training loss of each report."""
-    points = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")
-    return [(point.step, point.value) for point in points]
-
-
-def adapter(run: Run, folder: Path) -> dict[str, Any]:
-    """The adapter's tensors."""
-    fetched = mlflow.artifacts.download_artifacts(
-        run_id=run.info.run_id, artifact_path="adapter", dst_path=str(folder)
-    )
-    weights: dict[str, Any] = load_file(Path(fetched) / "adapter_model.safetensors")
-    return weights
 
 
 def is_past(step: int) -> Callable[[], bool]:

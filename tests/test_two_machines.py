@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks.two_machines import Machine, two_machines
-from tests.test_interruption import ROOT, wait_for
-from tests.test_several_processes import OVERRIDES, adapter, losses, newest_run
+from tests.support.processes import wait_for
+from tests.support.project import ROOT
+from tests.support.rank_runs import OVERRIDES, adapter, losses, newest_run
 
 PORT = 29400
 

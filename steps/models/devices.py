@@ -2,13 +2,16 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from steps.config.sections import Hardware
 from steps.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+Device = Literal["cpu", "cuda"]
+NumberFormat = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -17,19 +20,33 @@ class Placement:
 
     Attributes:
         device: "cpu" or "cuda".
-        dtype: Number format of the computation; adapters stay float32.
+        dtype: Number format of the computation, by torch's name; adapters stay float32.
         processes: How many train together, over all machines.
         zero_stage: DeepSpeed's ZeRO stage, by which the processes share out optimiser states (1),
             gradients (2) and weights (3); 0 where each process holds all.
     """
 
-    device: str
-    dtype: "torch.dtype"
+    device: Device
+    dtype: NumberFormat
     processes: int = 1
     zero_stage: int = 0
 
+    @property
+    def torch_dtype(self) -> "torch.dtype":
+        """The number format as torch's own object."""
+        import torch
 
-def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+
+def dtype_name(dtype: "torch.dtype") -> NumberFormat:
+    """Torch's name of a number format: "bfloat16" of `torch.bfloat16`."""
+    name: Any = str(dtype).removeprefix("torch.")
+    return cast(NumberFormat, name)
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> Device:
     """The device to train on; a GPU that is there but unusable is never passed over.
 
     Raises:
@@ -98,6 +115,17 @@ def _gpus_seen_by_the_driver() -> int:
         return int(pynvml.nvmlDeviceGetCount())
     except pynvml.NVMLError:
         return 0
+
+
+def free_memory(device: Device) -> None:
+    """Give back what nobody refers to any more, to the system or to the GPU."""
+    import gc
+
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def peak_memory_bytes() -> float:

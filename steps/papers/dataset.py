@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from steps.papers.genes import GeneMention
 from steps.papers.splits import SPLITS
-from steps.papers.variants import VariantMention
+from steps.papers.variants.finder import VariantMention
 
 if TYPE_CHECKING:
     from datasets import Features

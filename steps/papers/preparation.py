@@ -23,7 +23,7 @@ from steps.papers.genes import GeneLexicon, find_genes
 from steps.papers.paper import Identity, Paper, canonical_tier, identifier_in, identify, parse_paper
 from steps.papers.scanner import RecordProblem
 from steps.papers.sections import drop_repeated_front, split_sections
-from steps.papers.variants import find_variants
+from steps.papers.variants.finder import find_variants
 
 # Places changed by cleaning, for the report: from the first papers of each chunk.
 EXAMPLES_A_CHUNK = 2

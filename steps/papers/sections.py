@@ -18,85 +18,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, get_args
+from typing import Any
 
-from steps.config.sections import SectionName
 from steps.errors import UserError
+from steps.papers.headings import DROPPED, NUMBERING, lookup, plain_heading, section_of_heading
 
-SECTION_NAMES: tuple[str, ...] = get_args(SectionName)
 """The names of `section` in the dataset. `title` comes from the record, never from here."""
-
-DROPPED = "dropped"
 """What `section_of_heading` answers for a heading whose text is left out."""
-
-_HEADINGS_OF_SECTION = {
-    "abstract": "abstract; structured abstract; abstract and keywords; extended abstract",
-    "introduction": """introduction; background; backgroud; general introduction; introductory
-        remarks; background and aims; background and purpose; background and objectives;
-        rationale; objective; objectives; aims; aim of the study; aims and scope""",
-    "methods": """methods; method; materials and methods; material and methods; methods and
-        materials; methods and material; materials; patients and methods; subjects and methods;
-        participants and methods; patients, materials, and methods; animals and methods;
-        cases and methods; experimental procedures; experimental procedure; experimental
-        section; experimental; experimental methods; experimental design; methodology; study
-        design; study design and methods; design and methods; research design and methods;
-        procedures; online methods; method details; methods summary; star methods;
-        star★methods; materials and experimental methods; computational methods; statistical
-        methods; system and methods; implementation; algorithm""",
-    "results": "results; result; findings; experimental results; main results; main text results",
-    "discussion": "discussion; general discussion; comment; comments; interpretation",
-    "conclusion": """conclusion; conclusions; concluding remarks; conclusion and perspectives;
-        conclusions and perspectives; conclusions and future directions; future directions;
-        future perspectives; perspectives; perspective; outlook; general conclusions;
-        summary and conclusions; summary and conclusion; conclusions and outlook""",
-    "keywords": "keywords; keyword; key words; key word; index terms; mesh terms; subject headings",
-    "other": """author summary; significance; significance statement; highlights; lay summary;
-        plain language summary; editorial summary; in brief; key points; what is known;
-        case report; case reports; case presentation; case description; case history; appendix;
-        main text; main; body""",
-    DROPPED: """references; reference; refrences; bibliography; literature cited; literature; works
-        cited; references and notes; references cited; cited literature; further reading;
-        acknowledgements; acknowledgments; acknowledgement; acknowledgment; acknowlegements;
-        acknowlegments; acknowledgements and funding; funding; funding information; funding
-        sources; funding statement; funding source; financial support; role of the funding
-        source; sources of funding; grant support; grants; financial disclosure; financial
-        disclosures; author contributions; authors' contributions; authors contributions;
-        author's contributions; author contribution; authors' contribution; contributions;
-        contributors; contributor information; authorship contributions; credit authorship
-        contribution statement; competing interests; competing interest; competing financial
-        interests; declaration of competing interest; declaration of competing interests;
-        declaration of interest; declaration of interests; conflict of interest; conflicts of
-        interest; conflict of interests; conflict of interest statement; conflict of interest
-        disclosure; duality of interest; disclosure; disclosures; disclosure statement;
-        disclosure of interest; declarations; declaration; supplementary material;
-        supplementary materials; supplementary information; supplementary data; supplemental
-        material; supplemental materials; supplemental information; supplemental data;
-        supplemental experimental procedures; supporting information; additional information;
-        additional data files; additional data; additional file; additional files; electronic
-        supplementary material; extended data; abbreviations; abbreviation; abbreviations used;
-        abbreviations used in this paper; list of abbreviations; non-standard abbreviations;
-        nonstandard abbreviations; glossary; nomenclature; footnotes; footnote; notes; figures;
-        tables; figures and tables; tables and figures; figure legends; figure legend; figure
-        captions; legends; legends to figures; table legends; graphical abstract; data
-        availability; data availability statement; availability of data and materials;
-        availability of data and material; availability of supporting data; data and code
-        availability; code availability; data access; data deposition; accession numbers;
-        accession number; accession codes; ethics statement; ethics approval; ethical approval;
-        ethics approval and consent to participate; ethics declarations; ethical standards;
-        consent for publication; consent to participate; informed consent; institutional review
-        board statement; informed consent statement; publisher's note; pre-publication history;
-        author information; authors' information; about the authors; author details;
-        affiliations; correspondence; corresponding author; reviewer information; peer review;
-        peer review information; reporting summary; open access; rights and permissions; about
-        this article; cite this article; copyright; web resources; electronic database
-        information; urls; provenance and peer review; transparency document; dedication""",
-}
-
-_SECTION_OF_HEADING = {
-    " ".join(heading.split()): section
-    for section, headings in _HEADINGS_OF_SECTION.items()
-    for heading in headings.split(";")
-}
 
 # Labels of a structured abstract, in the order in which they may follow each other. A label
 # that steps back (Conclusions, then Background again) is the first heading of the article.
@@ -126,24 +54,17 @@ _RANK_OF_ABSTRACT_LABEL = {
     "conclusions and significance": 5,
     "conclusions and relevance": 5,
 }
-
-_LONGEST_HEADING = 80  # characters
 _LONGEST_STRUCTURED_ABSTRACT = 800  # words; beyond that, the "abstract" is the article itself
 _LONGEST_WRAPPED_LINE = 120  # characters; a longer line is a paragraph of its own
 _DEEPEST_NESTING = 50
-
 _ABBREVIATIONS = "abbreviations"  # dropped too, but only as far as the list goes
-
-_NUMBERING = re.compile(
-    r"(?:section\s+)?(\d{1,2}(?:\.\d{1,2}){0,3}|[IVX]{1,4}(?=[.)]))[.)]?\s+", re.I
-)
 _RUN_IN_HEADING = re.compile(r"([A-Z][A-Za-z'’ -]{2,45}?)\s*[:.—–]\s*(?=\S)")
 _SENTENCE_END = re.compile(r"[.!?]\s+[A-Z]")
-
 _HEADING_KEYS = ("heading", "title", "name", "section", "label", "section_title")
 _TEXT_KEYS = ("text", "content", "body", "paragraphs")
 _CHILD_KEYS = ("sections", "subsections", "children")
 _TABLE_KEYS_WITHOUT_HEADING = frozenset((*_TEXT_KEYS, *_CHILD_KEYS, "full_text", "title"))
+
 # A mapping with other keys than these is not one section but a table of them.
 _SECTION_KEYS = frozenset(
     (*_HEADING_KEYS, *_TEXT_KEYS, *_CHILD_KEYS, "id", "level", "type", "number", "sec_num", "order")
@@ -213,47 +134,6 @@ def drop_repeated_front(
     return kept
 
 
-def section_of_heading(line: str) -> str | None:
-    """Canonical name of a heading line, `DROPPED`, or None where it is no known heading.
-
-    Numbering ("2.", "IV."), Markdown marks and a final colon or full stop are ignored, and
-    "Results and discussion" counts as its first half. A heading begins with a capital.
-
-    Args:
-        line: One line, without the line break.
-    """
-    heading = _plain_heading(line)
-    return None if heading is None else _lookup(heading)
-
-
-def _lookup(heading: str) -> str | None:
-    """The same for a heading that `_plain_heading` has made lower case and bare."""
-    section = _SECTION_OF_HEADING.get(heading)
-    if section is not None or len(heading) > _LONGEST_HEADING:
-        return section
-    if heading == "summary":
-        return "abstract"
-    if heading.startswith(("supplementary ", "supplemental ", "supporting information ")):
-        return DROPPED
-    halves = re.split(r",? and |, | / |/", heading)
-    sections = [_SECTION_OF_HEADING.get(half) for half in halves]
-    return sections[0] if len(halves) > 1 and None not in sections else None
-
-
-def _plain_heading(line: str) -> str | None:
-    """The heading in lower case without number, marks and end, or None if it cannot be one."""
-    line = line.strip()
-    if not 3 <= len(line) <= _LONGEST_HEADING + 12:
-        return None
-    line = line.strip("#*_ ").rstrip(":. ")
-    numbering = _NUMBERING.match(line)
-    if numbering:
-        line = line[numbering.end() :]
-    if not line[:1].isupper():
-        return None
-    return " ".join(line.replace("&", " and ").replace("’", "'").lower().split())
-
-
 # One string ---------------------------------------------------------------------------------
 
 
@@ -289,7 +169,7 @@ class _LineWalk:
                 continue
             if position and len(lines[position - 1]) > _LONGEST_WRAPPED_LINE:
                 self._end_paragraph()
-            heading = None if _inside_sentence(lines, position) else _plain_heading(line)
+            heading = None if _inside_sentence(lines, position) else plain_heading(line)
             if heading is not None and self._take_heading(line, heading):
                 continue
             if self._take_run_in_heading(line):
@@ -318,7 +198,7 @@ class _LineWalk:
         if self._take_abstract_label(heading):
             return True
         number, depth = _number_of(line)
-        section = _lookup(heading)
+        section = lookup(heading)
         if heading == "summary" and any(part.section == "introduction" for part in self.parts):
             section = "conclusion"
         if section is None:
@@ -344,7 +224,7 @@ class _LineWalk:
         rank = _RANK_OF_ABSTRACT_LABEL.get(heading)
         if self.abstract_rank is None or rank is None or rank < self.abstract_rank:
             return False
-        if rank == self.abstract_rank and _lookup(heading) is not None:
+        if rank == self.abstract_rank and lookup(heading) is not None:
             return False
         self.abstract_rank = rank
         self._part.lines.append("")
@@ -368,20 +248,20 @@ class _LineWalk:
 
 def _number_of(line: str) -> tuple[int, int]:
     """First number and depth of a heading's numbering: (2, 2) for "2.1 Patients", else (0, 0)."""
-    numbering = _NUMBERING.match(line.strip("#*_ "))
+    numbering = NUMBERING.match(line.strip("#*_ "))
     if not numbering or not numbering[1][0].isdigit():
         return 0, 0
     return int(numbering[1].split(".")[0]), numbering[1].count(".") + 1
 
 
 def _numbering_length(line: str) -> int:
-    numbering = _NUMBERING.match(line)
+    numbering = NUMBERING.match(line)
     return numbering.end() if numbering else 0
 
 
 def _without_numbering(line: str) -> str:
     """The heading of a subsection without its "2.1"; a sentence "2.1 Mb were lost." as it is."""
-    numbering = _NUMBERING.match(line)
+    numbering = NUMBERING.match(line)
     if not numbering or "." not in numbering[1] or line.endswith("."):
         return line
     return line[numbering.end() :]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.models.devices import Device
 from steps.planning.plan import CUDA_CONTEXT_BYTES, GIB
-from steps.planning.tape import Device
 
 CGROUP = Path("/sys/fs/cgroup")
 

@@ -8,9 +8,10 @@ import torch
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.models.devices import Placement
 from steps.planning.plan import GIB, plan_memory
 from steps.planning.shapes import shape_from_config
-from steps.planning.suggestions import in_words, remedies
+from steps.planning.suggestions import in_words, suggestions
 
 # The plan was exceeded, so what is suggested has to stay well below it.
 SHARE_TO_STAY_BELOW = 0.8
@@ -37,10 +38,7 @@ def stopping_when_out_of_memory(
     model: Any,
     *,
     micro_batch: int,
-    dtype: torch.dtype,
-    device: str,
-    world_size: int = 1,
-    zero_stage: int = 0,
+    placement: Placement,
 ) -> Iterator[None]:
     """Turn a failed allocation into one line: what was planned, and what to set.
 
@@ -48,20 +46,11 @@ def stopping_when_out_of_memory(
         training: The configuration.
         model: The `PreTrainedModel`, for its shape.
         micro_batch: Rows of one forward pass.
-        dtype: What is computed in.
-        device: "cpu" or "cuda".
-        world_size: Processes that train together.
-        zero_stage: What DeepSpeed shares out between them.
+        placement: Where the training runs.
 
     Raises:
         OutOfMemory: An allocation failed.
     """
-    where = {
-        "device": device,
-        "number_format": str(dtype).removeprefix("torch."),
-        "world_size": world_size,
-        "zero_stage": zero_stage,
-    }
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -70,11 +59,11 @@ def stopping_when_out_of_memory(
         what = str(error).strip().partition("\n")[0].rstrip(".") or "an allocation failed"
         raise OutOfMemory(
             f"out of memory while training with {micro_batch} x {training.model.max_length} "
-            f"tokens: {what}. {_what_to_set(training, model, micro_batch, where)}"
+            f"tokens: {what}. {_what_to_set(training, model, micro_batch, placement)}"
         ) from None
 
 
-def _what_to_set(training: Training, model: Any, micro_batch: int, where: dict[str, Any]) -> str:
+def _what_to_set(training: Training, model: Any, micro_batch: int, placement: Placement) -> str:
     try:
         shape = shape_from_config(model.config.to_dict(), training.model.name)
     except UserError:
@@ -83,14 +72,14 @@ def _what_to_set(training: Training, model: Any, micro_batch: int, where: dict[s
             "architecture cannot be planned"
         )
     length = training.model.max_length
-    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, **where)
-    found = remedies(
+    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, placement=placement)
+    found = suggestions(
         shape,
         training,
         int(SHARE_TO_STAY_BELOW * plan.total),
         micro_batch=micro_batch,
         length=length,
-        **where,
+        placement=placement,
     )
     return (
         f"The plan was {plan.total / GIB:.3f} GiB (peak in the {plan.moment}); something else may "

@@ -15,17 +15,16 @@ living tensors is the plan. A replay needs neither torch nor a GPU and takes mil
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
-from steps.config.sections import Hardware, Training
+from steps.config.sections import Training
 from steps.errors import UserError
+from steps.models.devices import Device, Placement
 from steps.planning.shapes import Shape
-from steps.planning.step import Job, replay
-from steps.planning.tape import PARTS, Device
+from steps.planning.sizes import StepSettings
+from steps.planning.step import replay
+from steps.planning.tensors import PARTS
 
 GIB = 2**30
-NumberFormat = Literal["bfloat16", "float16", "float32"]
-
 # What a process on the GPU holds beside tensors: the CUDA context with its kernels, cuBLAS's
 # workspace (32 MiB from Hopper on), and what the caching allocator loses to rounding.
 CUDA_CONTEXT_BYTES = 600 * 2**20
@@ -114,10 +113,7 @@ def plan_memory(
     *,
     micro_batch: int,
     length: int,
-    device: Device = "cuda",
-    world_size: int = 1,
-    zero_stage: int = 0,
-    number_format: NumberFormat | None = None,
+    placement: Placement | None = None,
 ) -> MemoryPlan:
     """Replay one training step and report its peak by part.
 
@@ -131,17 +127,16 @@ def plan_memory(
         training: The configuration.
         micro_batch: Rows of one forward pass.
         length: Tokens of a row.
-        device: Autocast, dropout and attention keep different tensors on each.
-        world_size: Processes, with `zero_stage` for what they share.
-        zero_stage: 0 (DDP) to 3, DeepSpeed's partitioning.
-        number_format: What is computed in; None takes what `hardware` asks for, and for
-            `auto` bfloat16 on a GPU and float32 on a CPU.
+        placement: Where the step is, since autocast, dropout and attention keep other tensors on
+            a CPU; its number format; and the processes, with what they share out between them.
+            None: one process on a GPU.
 
     Returns:
         The plan; `parts["reserve"]` is 0 on a CPU.
     """
-    computes_in = number_format or number_format_of(training.hardware, device)
-    job = Job(
+    placement = placement or placement_of(training)
+    device, zero_stage = placement.device, placement.zero_stage
+    settings = StepSettings(
         method=training.qlora.resolved_method,
         bits=training.qlora.bits,
         nested=training.qlora.quantization.bnb_4bit_use_double_quant,
@@ -155,16 +150,16 @@ def plan_memory(
         checkpointing=training.memory_optimization.gradient_checkpointing,
         offloads=training.memory_optimization.offload_activations,
         accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
-        half=None if computes_in == "float32" else 2,
+        half=None if placement.dtype == "float32" else 2,
         device=device,
         rows=micro_batch,
         length=length,
         masked_share=training.masking.probability,
     )
-    moments, trained = replay(shape, job)
+    moments, trained = replay(shape, settings)
     scaled = {
         moment: _shared_between_processes(
-            parts, world_size, zero_stage, trained if job.half else 0, whole=job.method == "full"
+            parts, placement, trained if settings.half else 0, whole=settings.method == "full"
         )
         for moment, parts in moments.items()
     }
@@ -175,15 +170,15 @@ def plan_memory(
     whole = {part: parts.get(part, 0) for part in PARTS} | {"reserve": reserve}
     return MemoryPlan(
         shape=shape,
-        method=job.method,
+        method=settings.method,
         device=device,
         micro_batch=micro_batch,
         length=length,
         parts=whole,
         moment=moment.partition(":")[0],
         trained_parameters=trained,
-        host_bytes=job.offloaded_bytes(shape),
-        notes=_notes(shape, job, world_size, zero_stage),
+        host_bytes=settings.offloaded_bytes(shape),
+        notes=_notes(shape, settings, placement),
     )
 
 
@@ -194,7 +189,7 @@ def largest_micro_batch(
     *,
     length: int,
     limit: int = 1024,
-    **where: Any,
+    placement: Placement | None = None,
 ) -> int:
     """Most rows of `length` tokens whose plan stays within `budget` bytes.
 
@@ -204,14 +199,16 @@ def largest_micro_batch(
         budget: Bytes.
         length: Tokens of a row.
         limit: Never more than this.
-        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
+        placement: As in `plan_memory`.
 
     Returns:
         0 if not even one row fits.
     """
 
     def bytes_for(rows: int) -> int:
-        return plan_memory(shape, training, micro_batch=rows, length=length, **where).total
+        return plan_memory(
+            shape, training, micro_batch=rows, length=length, placement=placement
+        ).total
 
     return _largest(bytes_for, budget, limit)
 
@@ -223,7 +220,7 @@ def longest_context(
     *,
     micro_batch: int = 1,
     limit: int = 2**20,
-    **where: Any,
+    placement: Placement | None = None,
 ) -> int:
     """Most tokens a row may have for its plan to stay within `budget` bytes.
 
@@ -236,7 +233,7 @@ def longest_context(
         budget: Bytes.
         micro_batch: Rows of one forward pass.
         limit: Never more than this.
-        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
+        placement: As in `plan_memory`.
 
     Returns:
         0 if not even one token fits.
@@ -245,7 +242,9 @@ def longest_context(
         limit = min(limit, shape.max_positions)
 
     def bytes_for(length: int) -> int:
-        return plan_memory(shape, training, micro_batch=micro_batch, length=length, **where).total
+        return plan_memory(
+            shape, training, micro_batch=micro_batch, length=length, placement=placement
+        ).total
 
     return _largest(bytes_for, budget, limit)
 
@@ -287,18 +286,6 @@ def time_plan(tokens: int, tokens_per_second: float) -> TimePlan:
     return TimePlan(tokens, tokens_per_second, tokens / tokens_per_second / 3600)
 
 
-def format_table(plan: MemoryPlan, budget: int | None = None) -> str:
-    """The plan as plain text, one part a line."""
-    lines = [
-        f"{plan.shape.name}: {plan.method}, {plan.micro_batch} x {plan.length} tokens, "
-        f"{plan.device}, peak in the {plan.moment}"
-    ]
-    lines += [f"  {part:<12} {plan.parts[part] / GIB:9.3f} GiB" for part in PARTS]
-    room = "" if budget is None else f"  of {budget / GIB:.1f}"
-    lines.append(f"  {'total':<12} {plan.total / GIB:9.3f} GiB{room}")
-    return "\n".join([*lines, *(f"  note: {note}" for note in plan.notes)])
-
-
 def _largest(bytes_for: Callable[[int], int], budget: int, limit: int) -> int:
     """Largest n in 1..limit with `bytes_for(n) <= budget`, for a nearly linear function."""
     low, low_bytes = 1, bytes_for(1)
@@ -319,13 +306,16 @@ def _largest(bytes_for: Callable[[int], int], budget: int, limit: int) -> int:
     return low
 
 
-def number_format_of(hardware: Hardware, device: Device) -> NumberFormat:
-    """What is computed in, as far as the configuration alone can say."""
+def placement_of(training: Training, device: Device = "cuda") -> Placement:
+    """Where one process would train, as far as the configuration alone can say.
+
+    For `bf16: auto` that is bfloat16 on a GPU and float32 on a CPU.
+    """
+    hardware = training.hardware
     if hardware.fp16:
-        return "float16"
-    if hardware.bf16 == "auto":
-        return "bfloat16" if device == "cuda" else "float32"
-    return "bfloat16" if hardware.bf16 else "float32"
+        return Placement(device, "float16")
+    half = device == "cuda" if hardware.bf16 == "auto" else hardware.bf16
+    return Placement(device, "bfloat16" if half else "float32")
 
 
 def optimizer_of(wanted: str, device: Device) -> str:
@@ -337,7 +327,7 @@ def optimizer_of(wanted: str, device: Device) -> str:
 
 
 def _shared_between_processes(
-    parts: dict[str, int], world_size: int, zero_stage: int, trained_in_half: int, *, whole: bool
+    parts: dict[str, int], placement: Placement, trained_in_half: int, *, whole: bool
 ) -> dict[str, int]:
     """What one of several processes holds.
 
@@ -348,12 +338,12 @@ def _shared_between_processes(
 
     Args:
         parts: What a single process holds at one moment.
-        world_size: Processes.
-        zero_stage: 0 (DDP) to 3.
+        placement: Processes, and the ZeRO stage by which they share.
         trained_in_half: Trained weights, where the computation is in half precision; else 0.
         whole: Every weight is trained.
     """
     shared = dict(parts)
+    world_size, zero_stage = placement.processes, placement.zero_stage
     if zero_stage == 0:
         if world_size > 1:
             shared["gradients"] = 2 * shared.get("gradients", 0)
@@ -377,32 +367,33 @@ def _shared_between_processes(
     return shared
 
 
-def _notes(shape: Shape, job: Job, world_size: int, zero_stage: int) -> tuple[str, ...]:
+def _notes(shape: Shape, settings: StepSettings, placement: Placement) -> tuple[str, ...]:
     notes = list(shape.notes)
-    if shape.family == "bert" and job.length > shape.max_positions:
-        notes.append(f"{job.length} tokens are more than the {shape.max_positions} positions")
-    elif job.length > shape.max_positions:
+    if shape.family == "bert" and settings.length > shape.max_positions:
+        notes.append(f"{settings.length} tokens are more than the {shape.max_positions} positions")
+    elif settings.length > shape.max_positions:
         notes.append(f"the model was trained on contexts of up to {shape.max_positions} tokens")
     if shape.family == "bert":
         notes.append(
-            f"logits of {job.masked_share:.0%} of the tokens (masking.probability); text full of "
-            "gene and variant mentions has more"
+            f"logits of {settings.masked_share:.0%} of the tokens (masking.probability); text full "
+            "of gene and variant mentions has more"
         )
-    if job.optimizer.startswith("paged"):
+    if settings.optimizer.startswith("paged"):
         notes.append("the optimiser's paged state may move to the host's memory under pressure")
-    if job.offloads and job.device == "cpu":
+    if settings.offloads and settings.device == "cpu":
         notes.append("offload_activations gains nothing on a CPU: host memory is all there is")
-    elif job.offloads:
-        offloaded = job.offloaded_bytes(shape) / GIB
+    elif settings.offloads:
+        offloaded = settings.offloaded_bytes(shape) / GIB
         notes.append(f"{offloaded:.2f} GiB of activations wait in pinned host memory")
-    if job.method == "dora":
+    if settings.method == "dora":
         notes.append("DoRA rebuilds its weights in each pass: sizes are approximate")
-    if world_size > 1:
-        kind = f"ZeRO-{zero_stage}" if zero_stage else "DDP"
+    if placement.processes > 1:
+        kind = f"ZeRO-{placement.zero_stage}" if placement.zero_stage else "DDP"
         notes.append(
-            f"one of {world_size} processes, {kind}; ZeRO's communication buffers are not counted"
+            f"one of {placement.processes} processes, {kind}; ZeRO's communication buffers are "
+            "not counted"
         )
-    if zero_stage == 3:
+    if placement.zero_stage == 3:
         notes.append(
             "ZeRO-3 shares the weights out once each process has loaded them whole: the GPU has to "
             "hold them for that moment"

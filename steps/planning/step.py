@@ -4,75 +4,25 @@ The operations are those of transformers, peft, bitsandbytes and `steps.training
 their order and with their local variables, because what lives how long decides the peak.
 """
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from steps.planning.shapes import CannotPlan, Shape, linears, other_weights
-from steps.planning.tape import NF4_BLOCK, Device, Leaf, Meter, Tape, Tensor
+from steps.planning.sizes import StepSettings, nf4_bytes, optimizer_bytes
+from steps.planning.tape import Tape
+from steps.planning.tensors import Leaf, Meter, Tensor
 
 # Positions whose logits exist at a time: `steps.training.losses.CHUNK`, whose module imports torch.
 LOSS_CHUNK = 512
-
-# bitsandbytes: blocks to a second-level one, 8-bit optimiser block, and the tensor size below which
-# an 8-bit optimiser keeps its moments in float32.
-NF4_NESTED_BLOCK = 256
-OPTIMIZER_BLOCK = 256
-OPTIMIZER_MIN_8BIT = 4096
 
 # Deeper models are extrapolated from this depth and the one before, see `replay`.
 REPLAYED_LAYERS = 4
 
 
-@dataclass(frozen=True)
-class Job:
-    """What of the configuration decides memory."""
-
-    method: str
-    bits: int
-    nested: bool
-    rank: int
-    dropout: float
-    targets: str | tuple[str, ...]
-    saved_modules: tuple[str, ...]
-    bias: str
-    optimizer: str
-    checkpointing: bool
-    offloads: bool
-    accumulates: bool
-    half: int | None
-    device: Device
-    rows: int
-    length: int
-    masked_share: float
-
-    @property
-    def masked(self) -> int:
-        """Positions that a masked model restores, by the share of words without a mention."""
-        return max(self.rows, math.ceil(self.tokens * self.masked_share))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a micro-batch."""
-        return self.rows * self.length
-
-    @property
-    def adapts(self) -> bool:
-        """Whether adapters are trained, and not the weights themselves."""
-        return self.method != "full"
-
-    def offloaded_bytes(self, shape: Shape) -> int:
-        """Inputs of the checkpointed layers, where they wait in host memory beside the GPU."""
-        if not self.offloads or self.device == "cpu":
-            return 0
-        width = (self.half or 4) if self.adapts else 4
-        return shape.layers * self.tokens * shape.width * width
-
-
 @lru_cache(maxsize=256)
-def replay(shape: Shape, job: Job) -> tuple[dict[str, dict[str, int]], int]:
+def replay(shape: Shape, settings: StepSettings) -> tuple[dict[str, dict[str, int]], int]:
     """Peak parts of each moment of a step, and the number of trained weights.
 
     All layers are alike, so what lives at a given moment (during the loss, in the backward
@@ -80,9 +30,9 @@ def replay(shape: Shape, job: Job) -> tuple[dict[str, dict[str, int]], int]:
     every other, exactly.
     """
     if shape.layers <= REPLAYED_LAYERS + 1:
-        return Step(replace(shape, notes=()), job).run()
-    fewer, fewer_trained = Step(replace(shape, layers=REPLAYED_LAYERS - 1), job).run()
-    more, more_trained = Step(replace(shape, layers=REPLAYED_LAYERS), job).run()
+        return Step(replace(shape, notes=()), settings).run()
+    fewer, fewer_trained = Step(replace(shape, layers=REPLAYED_LAYERS - 1), settings).run()
+    more, more_trained = Step(replace(shape, layers=REPLAYED_LAYERS), settings).run()
     further = shape.layers - REPLAYED_LAYERS
     moments = {
         moment: {
@@ -111,7 +61,7 @@ class Step:
     """One training step of a model, replayed."""
 
     shape: Shape
-    job: Job
+    settings: StepSettings
     meter: Meter = field(default_factory=Meter)
     leaves: list[Leaf] = field(default_factory=list)
     constant: list[Tensor] = field(default_factory=list)
@@ -125,19 +75,19 @@ class Step:
             CannotPlan: Nothing is trained, as no layer is called what the adapter's targets are.
         """
         kv_width = self.shape.kv_heads * self.shape.head_width
-        self.tape = Tape(self.meter, self.job.half, self.job.device, kv_width)
+        self.tape = Tape(self.meter, self.settings.half, self.settings.device, kv_width)
         self.meter.enter("loading")
         self._load()
         if not self.leaves:
             names = sorted({path.rpartition(".")[2] for path, *_ in linears(self.shape)})
             raise CannotPlan(
-                f"qlora.target_modules is {self.job.targets!r}, and none of the linear layers that "
-                f"are planned for {self.shape.name} is called so: use all-linear, or some of "
+                f"qlora.target_modules is {self.settings.targets!r}, and none of the linear layers "
+                f"that are planned for {self.shape.name} is called so: use all-linear, or some of "
                 f"{', '.join(names)}"
             )
-        moments = sum(optimizer_bytes(self.job.optimizer, leaf) for leaf in self.leaves)
+        moments = sum(optimizer_bytes(self.settings.optimizer, leaf) for leaf in self.leaves)
         self.constant.append(self.tape.new(moments, 1, "optimizer"))
-        for _ in range(2 if self.job.accumulates else 1):
+        for _ in range(2 if self.settings.accumulates else 1):
             self._forward_and_backward()
         self.meter.enter("optimizer step")
         self._optimizer_step()
@@ -148,13 +98,13 @@ class Step:
     # Weights.
 
     def _load(self) -> None:
-        job, shape = self.job, self.shape
+        settings, shape = self.settings, self.shape
         for path, rows, columns, bias in linears(shape):
             layer = self.linears[path] = _Linear(rows, columns)
             layer.weight = self._linear_weight(path, rows, columns)
             if bias:
-                layer.bias = self._weight(path, bias, trained=job.bias == "all")
-            if job.adapts and not self._is_saved(path) and _is_target(path, job.targets):
+                layer.bias = self._weight(path, bias, trained=settings.bias == "all")
+            if settings.adapts and not self._is_saved(path) and _is_target(path, settings.targets):
                 self._add_lora(layer)
         for path, size in other_weights(shape):
             self.others[path] = self._weight(path, size)
@@ -179,17 +129,17 @@ class Step:
     def _is_saved(self, path: str) -> bool:
         """Whether peft trains a copy of this weight's module, or of one around it."""
         parents = [path[: end.start()] for end in re.finditer(r"\.|$", path)]
-        return self.job.adapts and any(
-            parent.endswith(name) for parent in parents for name in self.job.saved_modules
+        return self.settings.adapts and any(
+            parent.endswith(name) for parent in parents for name in self.settings.saved_modules
         )
 
     def _linear_weight(self, path: str, rows: int, columns: int) -> Tensor | None:
         """The weight of a linear layer; None where it is stored quantised."""
         weights = rows * columns
-        if self.job.bits == 16:
+        if self.settings.bits == 16:
             return self._weight(path, weights)
-        nested = self.job.nested
-        stored = nf4_bytes(weights, nested) if self.job.bits == 4 else weights + 4 * rows
+        nested = self.settings.nested
+        stored = nf4_bytes(weights, nested) if self.settings.bits == 4 else weights + 4 * rows
         self.constant.append(self.tape.new(stored, 1, "weights"))
         if self._is_saved(path):
             return self._trained(weights, 4, "adapter")
@@ -197,10 +147,10 @@ class Step:
 
     def _weight(self, path: str, size: int, trained: bool = False) -> Tensor:
         """A weight of the base model, or the copy of it that is trained in its place."""
-        if not self.job.adapts:
+        if not self.settings.adapts:
             return self._trained(size, 4, "weights")
         # `add_adapter` holds what is trained whole in float32, the original beside its copy.
-        width = 4 if self._is_saved(path) else self.job.half or 4
+        width = 4 if self._is_saved(path) else self.settings.half or 4
         if trained:
             return self._trained(size, width, "weights")
         weight = self.tape.new(size, width, "weights")
@@ -217,12 +167,12 @@ class Step:
 
     def _add_lora(self, layer: _Linear) -> None:
         """Peft casts adapters to float32, the master copy."""
-        rank = self.job.rank
+        rank = self.settings.rank
         layer.lora = (
             self._trained(rank * layer.columns, 4, "adapter"),
             self._trained(layer.rows * rank, 4, "adapter"),
         )
-        if self.job.method == "dora":
+        if self.settings.method == "dora":
             layer.magnitude = self._trained(layer.rows, 4, "adapter")
 
     # One micro-batch.
@@ -245,8 +195,8 @@ class Step:
         return "backward: first layer"
 
     def _embedded_words(self, table: Tensor) -> Tensor:
-        words = self.tape.embedding(table, self.job.tokens * self.shape.width)
-        if self.job.checkpointing and words.node is None:
+        words = self.tape.embedding(table, self.settings.tokens * self.shape.width)
+        if self.settings.checkpointing and words.node is None:
             # Transformers lets the first checkpointed layer have an input that wants a gradient.
             words.node = Leaf(words.elements, words.width, "activations")
         return words
@@ -254,11 +204,11 @@ class Step:
     def _through_layers(self, layer: Callable[[int, Tensor], Tensor], hidden: Tensor) -> Tensor:
         for i in range(self.shape.layers):
             self.starts.append(self.tape.number + 1)
-            if self.job.checkpointing:
+            if self.settings.checkpointing:
                 hidden = self.tape.checkpoint(
                     lambda x, i=i: layer(i, x),  # type: ignore[misc]
                     hidden,
-                    self.job.offloads,
+                    self.settings.offloads,
                 )
             else:
                 hidden = layer(i, hidden)
@@ -266,8 +216,8 @@ class Step:
         return hidden
 
     def _llama(self) -> Tensor:
-        tape, shape, job = self.tape, self.shape, self.job
-        inputs = tape.new(4 * job.tokens, 8)
+        tape, shape, settings = self.tape, self.shape, self.settings
+        inputs = tape.new(4 * settings.tokens, 8)
         hidden = self._llama_model()
         tape.part = "logits"
         self.meter.enter("loss")
@@ -278,18 +228,18 @@ class Step:
 
     def _llama_model(self) -> Tensor:
         """`LlamaModel.forward`."""
-        tape, shape, job = self.tape, self.shape, self.job
+        tape, shape, settings = self.tape, self.shape, self.settings
         embedded = self._embedded_words(self.others["model.embed_tokens"])
-        angles = job.tokens * shape.head_width
+        angles = settings.tokens * shape.head_width
         cosines, sines = tape.new(angles, embedded.width), tape.new(angles, embedded.width)
         hidden = self._through_layers(
             lambda i, x: self._llama_layer(i, x, cosines, sines), embedded
         )
-        return tape.rms_norm(hidden, self.others["model.norm"], job.tokens)
+        return tape.rms_norm(hidden, self.others["model.norm"], settings.tokens)
 
     def _llama_layer(self, i: int, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """`LlamaDecoderLayer.forward`."""
-        tape, tokens, path = self.tape, self.job.tokens, f"model.layers.{i}"
+        tape, tokens, path = self.tape, self.settings.tokens, f"model.layers.{i}"
         residual = hidden
         hidden = tape.rms_norm(hidden, self.others[f"{path}.input_layernorm"], tokens)
         hidden = self._llama_attention(path, hidden, cosines, sines)
@@ -304,8 +254,8 @@ class Step:
         q = tape.rearrange(self._linear(f"{path}.self_attn.q_proj", hidden))
         k = tape.rearrange(self._linear(f"{path}.self_attn.k_proj", hidden))
         if self.shape.head_norms:
-            heads = self.job.tokens * self.shape.heads
-            groups = self.job.tokens * self.shape.kv_heads
+            heads = self.settings.tokens * self.shape.heads
+            groups = self.settings.tokens * self.shape.kv_heads
             q = tape.rms_norm(q, self.others[f"{path}.self_attn.q_norm"], heads)
             k = tape.rms_norm(k, self.others[f"{path}.self_attn.k_norm"], groups)
         v = tape.rearrange(self._linear(f"{path}.self_attn.v_proj", hidden))
@@ -320,7 +270,9 @@ class Step:
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         shape = self.shape
-        return self.tape.attention(q, k, v, shape.heads, self.job.rows, shape.attention_dropout)
+        return self.tape.attention(
+            q, k, v, shape.heads, self.settings.rows, shape.attention_dropout
+        )
 
     def _llama_mlp(self, path: str, hidden: Tensor) -> Tensor:
         gate = self.tape.activation(self._linear(f"{path}.gate_proj", hidden))
@@ -331,21 +283,21 @@ class Step:
 
     def _bert(self) -> Tensor:
         """`BertForMaskedLM.forward` with `use_masked_loss`: the head sees what is masked."""
-        tape, shape, job = self.tape, self.shape, self.job
-        inputs = tape.new(5 * job.tokens, 8)
+        tape, shape, settings = self.tape, self.shape, self.settings
+        inputs = tape.new(5 * settings.tokens, 8)
         hidden = self._through_layers(self._bert_layer, self._bert_embeddings())
-        hidden = self._index(hidden, job.masked * shape.width)
+        hidden = self._index(hidden, settings.masked * shape.width)
         hidden = self._linear("cls.predictions.transform.dense", hidden)
         hidden = tape.activation(hidden)
         norm = self.others["cls.predictions.transform.LayerNorm"]
-        hidden = tape.layer_norm(hidden, norm, job.masked)
+        hidden = tape.layer_norm(hidden, norm, settings.masked)
         self.meter.enter("loss")
         tape.part = "logits"
         logits = tape.linear(
             hidden,
             self.others["cls.predictions.decoder"],
             self.others["cls.predictions.bias"],
-            job.masked,
+            settings.masked,
         )
         loss = self._cross_entropy(logits)
         tape.part = "activations"
@@ -353,7 +305,7 @@ class Step:
         return loss
 
     def _bert_embeddings(self) -> Tensor:
-        tape, shape, tokens = self.tape, self.shape, self.job.tokens
+        tape, shape, tokens = self.tape, self.shape, self.settings.tokens
         size = tokens * shape.width
         table = "bert.embeddings."
         words = self._embedded_words(self.others[f"{table}word_embeddings"])
@@ -385,7 +337,7 @@ class Step:
         hidden = self._linear(f"{path}.dense", hidden)
         hidden = tape.dropout(hidden, self.shape.hidden_dropout)
         return tape.layer_norm(
-            tape.add(hidden, residual), self.others[f"{path}.LayerNorm"], self.job.tokens
+            tape.add(hidden, residual), self.others[f"{path}.LayerNorm"], self.settings.tokens
         )
 
     # A linear layer with its adapter.
@@ -398,20 +350,22 @@ class Step:
         quantised = layer.weight is None
         if layer.weight is None:
             weights = layer.rows * layer.columns
-            result = tape.quantized_linear(x, weights, layer.rows, self.job.bits, tokens)
+            result = tape.quantized_linear(x, weights, layer.rows, self.settings.bits, tokens)
         else:
             result = tape.linear(x, layer.weight, layer.bias, tokens)
         if layer.lora is None:
             return result
-        if quantised and self.job.bits == 4:
+        if quantised and self.settings.bits == 4:
             result = tape.copy(result)
         # Peft leaves the cast to autocast for quantised layers, but asks only for CUDA's.
-        asks_autocast = quantised and self.job.device == "cuda" and self.job.half is not None
+        asks_autocast = (
+            quantised and self.settings.device == "cuda" and self.settings.half is not None
+        )
         master = x if asks_autocast else tape.cast(x, 4)
         if layer.magnitude is not None:
             return self._dora(layer, master, result)
         a, b = layer.lora
-        dropped = tape.dropout(master, self.job.dropout)
+        dropped = tape.dropout(master, self.settings.dropout)
         low = tape.linear(dropped, a, None, tokens)
         del dropped
         update = tape.linear(low, b, None, tokens)
@@ -425,7 +379,7 @@ class Step:
         assert layer.magnitude is not None
         tape, tokens = self.tape, x.elements // layer.columns
         a, b = layer.lora
-        vectors = tape.dropout(x, self.job.dropout)
+        vectors = tape.dropout(x, self.settings.dropout)
         weights = layer.rows * layer.columns
         # The adapter's product, made by sending the identity through it, and the plain weight.
         identity = tape.new(layer.columns**2, 4)
@@ -440,7 +394,7 @@ class Step:
         del scaled, merged
         low = tape.linear(vectors, a, None, tokens)
         update = tape.linear(low, b, None, tokens)
-        if self.job.dropout:
+        if self.settings.dropout:
             again = tape.linear(vectors, plain, None, tokens)
         else:
             # The layer's result without its bias.
@@ -455,11 +409,11 @@ class Step:
 
     def _chunked_loss(self, hidden: Tensor, head: Tensor) -> Tensor:
         """`steps.training.losses.linear_cross_entropy_sum`, variable by variable."""
-        tape, shape, job = self.tape, self.shape, self.job
-        targets = job.rows * (job.length - 1)
+        tape, shape, settings = self.tape, self.shape, self.settings
+        targets = settings.rows * (settings.length - 1)
         picked = tape.slice(hidden, hidden.elements)
         picked = self._index(picked, targets * shape.width)
-        width, product = picked.width, self.job.half or picked.width
+        width, product = picked.width, self.settings.half or picked.width
         gradient_of_hidden = tape.new(picked.elements, width)
         trains_head = head.node is not None
         gradient_of_head = tape.new(head.elements, 4, "gradients") if trains_head else None
@@ -516,40 +470,14 @@ class Step:
     # The optimiser.
 
     def _optimizer_step(self) -> None:
-        if self.job.optimizer != "adamw_torch":
+        if self.settings.optimizer != "adamw_torch":
             return
         sizes = [leaf.size for leaf in self.leaves]
-        if self.job.device == "cuda":
+        if self.settings.device == "cuda":
             # The `foreach` form takes the roots of all second moments at once.
             self.tape.new(sum(sizes), 4, "optimizer")
         else:
             self.tape.new(2 * max(sizes), 4, "optimizer")
-
-
-def nf4_bytes(weights: int, nested: bool) -> int:
-    """Bytes of a weight in bitsandbytes' 4-bit format, with its scales and its table.
-
-    Two weights a byte and one scale for 64; the scale is float32, or with double
-    quantisation one byte, with a float32 for 256 of them and one offset. Each weight has its
-    own table of the 16 values, and of the scale's 256.
-    """
-    blocks = math.ceil(weights / NF4_BLOCK)
-    scales = blocks + 4 * math.ceil(blocks / NF4_NESTED_BLOCK) + 4 if nested else 4 * blocks
-    tables = 16 * 4 + (256 * 4 if nested else 0)
-    return math.ceil(weights / 2) + scales + tables
-
-
-def optimizer_bytes(optimizer: str, leaf: Leaf) -> int:
-    """Bytes of one trained weight's optimiser state: its moments, in the weight's precision."""
-    if "8bit" in optimizer:
-        if leaf.size < OPTIMIZER_MIN_8BIT:
-            return 8 * leaf.size
-        # Each moment a byte a weight, and a float32 scale for each block.
-        return 2 * (leaf.size + 4 * math.ceil(leaf.size / OPTIMIZER_BLOCK))
-    if optimizer == "sgd":
-        return 0
-    moments = 1 if optimizer.startswith(("adagrad", "rmsprop", "lion", "adafactor")) else 2
-    return moments * leaf.size * leaf.width
 
 
 def _is_target(path: str, targets: str | tuple[str, ...]) -> bool:

@@ -5,27 +5,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import Any
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.models.devices import Device, Placement
 from steps.planning.plan import GIB, MemoryPlan, largest_micro_batch, plan_memory
 from steps.planning.shapes import Shape
-from steps.planning.tape import Device
 
 # What `batch_size: auto` takes at most, and the sizes in GiB that cards come in.
 AUTO_ROWS = 16
 GPU_SIZES = (16, 24, 32, 40, 48, 80, 96, 141, 192)
 
 
-def with_settled_batch(
+def with_auto_batch_size(
     shape: Shape,
     training: Training,
     budget: int,
     *,
     length: int,
     earlier: int | None = None,
-    **where: Any,
+    placement: Placement | None = None,
 ) -> Training:
     """The configuration with `batch_size: auto` worked out, whether it fits or not.
 
@@ -40,7 +39,7 @@ def with_settled_batch(
         length: Tokens of a row.
         earlier: The micro-batch that `auto` became in the run that is resumed; it is kept,
             because the order in which rows are summed decides the last bits.
-        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
+        placement: As in `plan_memory`.
 
     Returns:
         A configuration whose `batch_size` is a number: 1 if nothing fits.
@@ -54,7 +53,12 @@ def with_settled_batch(
         # Most of the budget goes to rows, so whether gradients of earlier ones stand matters: plan
         # as if they did, which they do unless one micro-batch is the whole step.
         fitting = largest_micro_batch(
-            shape, training, budget, length=length, limit=min(AUTO_ROWS, rows_per_step), **where
+            shape,
+            training,
+            budget,
+            length=length,
+            limit=min(AUTO_ROWS, rows_per_step),
+            placement=placement,
         )
         rows = next(n for n in range(max(fitting, 1), 0, -1) if rows_per_step % n == 0)
     settled = {"batch_size": rows, "gradient_accumulation_steps": rows_per_step // rows}
@@ -62,7 +66,7 @@ def with_settled_batch(
 
 
 @dataclass(frozen=True)
-class Remedy:
+class Suggestion:
     """A change that makes a run fit.
 
     Attributes:
@@ -84,7 +88,7 @@ def check_fits(
     micro_batch: int,
     length: int,
     source: str = "",
-    **where: Any,
+    placement: Placement | None = None,
 ) -> MemoryPlan:
     """Plan, and refuse what cannot fit.
 
@@ -95,7 +99,7 @@ def check_fits(
         micro_batch: Rows of one forward pass.
         length: Tokens of a row.
         source: Where the budget is from, for the message.
-        **where: `device`, `world_size`, `zero_stage`, `number_format` of `plan_memory`.
+        placement: As in `plan_memory`.
 
     Returns:
         The plan that fits.
@@ -104,10 +108,12 @@ def check_fits(
         UserError: It does not fit; the message names up to three changes that make it fit,
             cheapest first, each of which has been planned.
     """
-    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, **where)
+    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, placement=placement)
     if plan.total <= budget:
         return plan
-    found = remedies(shape, training, budget, micro_batch=micro_batch, length=length, **where)
+    found = suggestions(
+        shape, training, budget, micro_batch=micro_batch, length=length, placement=placement
+    )
     where_from = f" ({source})" if source else ""
     raise UserError(
         f"{shape.name}, {plan.method}, {micro_batch} x {length} tokens needs {_gib(plan.total)}, "
@@ -115,16 +121,16 @@ def check_fits(
     )
 
 
-def in_words(found: Sequence[Remedy]) -> str:
-    """Remedies as one sentence."""
+def in_words(found: Sequence[Suggestion]) -> str:
+    """Suggestions as one sentence."""
     if not found:
         return (
             "No setting makes it fit: take a smaller model or a larger GPU "
             "(memory_optimization.gpu_memory_gb)"
         )
     options = "; ".join(
-        f"({i}) {remedy.overrides} [{_gib(remedy.total)}; {remedy.price}]"
-        for i, remedy in enumerate(found, 1)
+        f"({i}) {suggestion.overrides} [{_gib(suggestion.total)}; {suggestion.price}]"
+        for i, suggestion in enumerate(found, 1)
     )
     return f"Cheapest ways to make it fit: {options}"
 
@@ -134,15 +140,15 @@ def _gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / GIB:.3f} GiB"
 
 
-def remedies(
+def suggestions(
     shape: Shape,
     training: Training,
     budget: int,
     *,
     micro_batch: int,
     length: int,
-    **where: Any,
-) -> list[Remedy]:
+    placement: Placement | None = None,
+) -> list[Suggestion]:
     """The three cheapest changes, or sets of changes, that make a run fit.
 
     Cheapest first: those that leave the result as it is, then those that cost time, then
@@ -159,13 +165,17 @@ def remedies(
         changed = with_overrides(start, " ".join(change.overrides for change in changes))
         rows, tokens = changed.hyperparameters.batch_size, changed.model.max_length
         assert isinstance(rows, int)
-        return plan_memory(shape, changed, micro_batch=rows, length=tokens, **where).total
+        return plan_memory(
+            shape, changed, micro_batch=rows, length=tokens, placement=placement
+        ).total
 
-    plan_here = plan_memory(shape, start, micro_batch=micro_batch, length=length, **where)
+    plan_here = plan_memory(
+        shape, start, micro_batch=micro_batch, length=length, placement=placement
+    )
     kinds = _possible_changes(training, micro_batch, length, plan_here.device)
     sets = [set(names) for size in (1, 2, 3, 4) for names in combinations(kinds, size)]
     sets.sort(key=lambda names: sum(kinds[name][0].cost for name in names))
-    found: dict[frozenset[str], Remedy] = {}
+    found: dict[frozenset[str], Suggestion] = {}
     for names in sets:
         if {"lora", "qlora"} <= names or any(fewer <= names for fewer in found):
             continue
@@ -177,14 +187,16 @@ def remedies(
             if total <= budget:
                 overrides = " ".join(change.overrides for change in chosen)
                 price = ", ".join(change.price for change in chosen)
-                found[frozenset(names)] = Remedy(overrides, price, total)
+                found[frozenset(names)] = Suggestion(overrides, price, total)
                 break
         if len(found) == 3:
             break
     cards = [gib for gib in GPU_SIZES if budget < plan_here.total <= gib * GIB]
     if len(found) < 3 and cards and plan_here.device == "cuda":
         overrides = f"training.memory_optimization.gpu_memory_gb={cards[0]}"
-        found[frozenset({"card"})] = Remedy(overrides, f"a GPU of {cards[0]} GB", plan_here.total)
+        found[frozenset({"card"})] = Suggestion(
+            overrides, f"a GPU of {cards[0]} GB", plan_here.total
+        )
     return list(found.values())
 
 

@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from steps.config.sections import Training
 
-if TYPE_CHECKING:
-    from mlflow.entities import Run
+
+class FinishedRun(Protocol):
+    """A run of the tracking store: `info.run_id`, `data.metrics` and `data.tags` are read."""
+
+    info: Any
+    data: Any
+
 
 COLUMNS = (
     "variant",
@@ -22,7 +27,9 @@ COLUMNS = (
 
 
 def summary_rows(
-    trained: "Mapping[str, Run]", measured: "Mapping[str, Run]", decisions: Mapping[str, Any]
+    trained: Mapping[str, FinishedRun],
+    measured: Mapping[str, FinishedRun],
+    decisions: Mapping[str, Any],
 ) -> list[tuple[str, ...]]:
     """One row a variant, in the order of `COLUMNS`; narrow enough for 80 columns.
 
@@ -63,8 +70,8 @@ def _figure(metrics: Mapping[str, float], end: str = "", front: str = "") -> str
 def show_summary(
     run: Any,
     training: Training,
-    trained: "Mapping[str, Run]",
-    measured: "Mapping[str, Run]",
+    trained: Mapping[str, FinishedRun],
+    measured: Mapping[str, FinishedRun],
     decision: Mapping[str, Any],
     tracking_uri: str,
 ) -> None:

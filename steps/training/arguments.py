@@ -26,12 +26,12 @@ def training_arguments(
     """Express the configuration as transformers' arguments."""
     values = training.hyperparameters
     logging = training.logging
-    device, dtype = placement.device, placement.dtype
+    device, dtype = placement.device, placement.torch_dtype
     rows = values.batch_size
     if rows == "auto":
         raise UserError(
             "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
-            "plan; a script of your own calls steps.planning.suggestions.with_settled_batch first"
+            "plan; a script of your own calls steps.planning.suggestions.with_auto_batch_size first"
         )
     warmup = training.warmup_steps
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"

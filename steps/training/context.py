@@ -39,4 +39,4 @@ class TrainingContext:
 def default_placement(hardware: Hardware) -> Placement:
     """The placement of a script that names none."""
     on_gpu = torch.cuda.is_available() and hardware.device != "cpu"
-    return Placement("cuda" if on_gpu else "cpu", torch.bfloat16)
+    return Placement("cuda" if on_gpu else "cpu", "bfloat16")

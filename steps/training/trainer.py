@@ -415,10 +415,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 self.training_config,
                 model.get_base_model() if hasattr(model, "get_base_model") else model,
                 micro_batch=self.args.per_device_train_batch_size,
-                dtype=self.placement.dtype,
-                device=self.args.device.type,
-                world_size=self.rank.count,
-                zero_stage=self.placement.zero_stage,
+                placement=self.placement,
             ):
                 return super()._inner_training_loop(*arguments, **keywords)
         finally:

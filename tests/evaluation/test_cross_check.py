@@ -11,8 +11,8 @@ from benchmarks.evaluation import load, our_nats, papers_of, peer_nats, read_tex
 from steps.evaluation.metrics.bits_per_byte.formula import bits_per_byte
 from steps.evaluation.metrics.token_perplexity.formula import token_perplexity
 from steps.evaluation.metrics.word_perplexity.formula import word_perplexity
+from tests.support.project import ROOT
 
-ROOT = Path(__file__).parents[2]
 SHARED_DATA = Path(os.environ.get("FORGE_SHARED_DATA", ROOT.parent / "shared" / "data"))
 # Short, so that many texts are longer and the test stays within minutes.
 CONTEXT = 96

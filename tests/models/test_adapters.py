@@ -26,14 +26,14 @@ from steps.models.adapted import (
     save_adapted,
 )
 from steps.models.adapters import add_adapter, trainable_parameters
-from steps.models.devices import Placement
+from steps.models.devices import Placement, dtype_name
 from steps.models.loading import load_model, new_modules
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.context import TrainingContext
 from steps.training.trainer import ModelTrainer
-from tests.conftest import demo_texts
+from tests.support.project import demo_texts
 
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora"},
@@ -90,7 +90,7 @@ def trained(training: Training, folder: Path, dtype: torch.dtype) -> AdaptedMode
     model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, "cpu")
     model = add_adapter(model, training.qlora, base.objective)
     tokenizer = load_tokenizer(base.folder)
-    context = TrainingContext(placement=Placement("cpu", dtype))
+    context = TrainingContext(placement=Placement("cpu", dtype_name(dtype)))
     trainer = ModelTrainer(training, model, tokenizer, papers(4), [], folder, context=context)
     trainer.train()
     adapted = AdaptedModel(

@@ -22,7 +22,7 @@ from steps.models.devices import pick_dtype
 from steps.models.loading import load_model
 from steps.models.sources import resolve_base, resolve_description
 from steps.models.tokenizer import load_tokenizer
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from steps.papers.dataset import (
 from steps.papers.genes import GeneMention
 from steps.papers.splits import SPLITS
 from steps.papers.text import assemble_papers
-from steps.papers.variants import VariantMention
+from steps.papers.variants.finder import VariantMention
 
 GENE = GeneMention(start=4, end=9, symbol="BRCA1", species="human", surface="BRCA1")
 VARIANT = VariantMention(start=10, end=15, kind="protein_substitution", surface="V600E")

@@ -11,13 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steps.errors import UserError
-from steps.papers.sections import (
-    DROPPED,
-    SECTION_NAMES,
-    drop_repeated_front,
-    section_of_heading,
-    split_sections,
-)
+from steps.papers.headings import DROPPED, SECTION_NAMES, section_of_heading
+from steps.papers.sections import drop_repeated_front, split_sections
 
 SHARED_DATA = Path(
     os.environ.get("FORGE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")

@@ -7,8 +7,8 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from steps.papers import variants
-from steps.papers.variants import find_variants
+from steps.papers.variants import anchors, finder
+from steps.papers.variants.finder import find_variants
 
 NOTATIONS = {
     "hgvs_coding": (
@@ -219,16 +219,16 @@ def test_reading_only_around_anchors_finds_what_reading_all_finds(
     words: list[str], gap: str, padding: int
 ) -> None:
     text = "of the " * (padding // 7) + gap.join(words) + " and so on" * (padding // 10)
-    everywhere = variants._find_in(text, [(0, len(text), variants._NOTATIONS)])
+    everywhere = finder._find_in(text, [(0, len(text), finder._NOTATIONS)])
     assert find_variants(text) == everywhere, "an anchor is missing, or its reach is too short"
 
 
 def test_every_repetition_is_bounded_so_that_the_scan_is_linear() -> None:
     unbounded = regex.compile(r"(?<!\\)(?:\\\\)*(?:[*+]|\{\d*,\})")
     character_class = regex.compile(r"\\.|\[(?:\\.|[^\]\\])+\]")
-    sources = [notation.regex.pattern for notation in variants._NOTATIONS]
-    sources += [anchor.pattern for anchor in variants.PATTERN_ANCHORS]
-    sources += [beside.pattern for _, _, beside in variants.WORD_ANCHORS if beside]
+    sources = [notation.regex.pattern for notation in finder._NOTATIONS]
+    sources += [anchor.pattern for anchor in anchors.PATTERN_ANCHORS]
+    sources += [beside.pattern for _, _, beside in anchors.WORD_ANCHORS if beside]
     for source in sources:
         bare = character_class.sub("x", source)
         assert not unbounded.search(bare), f"{source} repeats without a bound"
@@ -239,6 +239,6 @@ def test_every_repetition_is_bounded_so_that_the_scan_is_linear() -> None:
 )
 def test_a_hostile_text_is_scanned_before_a_generous_timeout(piece: str) -> None:
     text = piece * (100_000 // len(piece))
-    for pattern in variants._NOTATIONS:
+    for pattern in finder._NOTATIONS:
         for _ in pattern.regex.finditer(text, timeout=30):
             pass

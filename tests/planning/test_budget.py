@@ -15,8 +15,8 @@ from steps.planning.budget import check_disk, configured_budget, free_host_memor
 from steps.planning.plan import GIB
 from steps.planning.shapes import shape_of_model
 from steps.planning.suggestions import check_fits
+from tests.support.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAINING = Training()
 
 

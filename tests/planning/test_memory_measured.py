@@ -21,6 +21,7 @@ import torch
 from steps.config.sections import Hyperparameters, MemoryOptimization, Qlora, Quantization, Training
 from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.models.devices import Placement
 from steps.models.loading import load_model
 from steps.models.sources import Base, Objective
 from steps.planning.plan import MemoryPlan, plan_memory
@@ -139,8 +140,7 @@ class Case:
             self.training,
             micro_batch=self.rows,
             length=self.length,
-            device="cpu",
-            number_format="bfloat16" if self.half else "float32",
+            placement=Placement("cpu", "bfloat16" if self.half else "float32"),
         )
 
     def build(self, folder: Path) -> Any:

@@ -23,8 +23,7 @@ from steps.distributed.deepspeed import deepspeed_settings
 from steps.distributed.ranks import Rank, rank_from_environment
 from steps.distributed.sampler import WithBlankRows
 from steps.models.sharded import wrapper_name
-from tests.support.tiny_runs import build_trainer
-from tests.training.test_trainer import papers
+from tests.support.tiny_runs import build_trainer, papers
 
 
 class Noted(WithBlankRows):

@@ -14,9 +14,17 @@ from steps.models.devices import Placement
 from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
-from steps.papers.text import PaperText
+from steps.papers.text import PaperText, Span
 from steps.training.context import TrainingContext
 from steps.training.trainer import ModelTrainer
+from tests.support.project import demo_texts
+
+
+def papers(count: int) -> list[PaperText]:
+    """Demo papers cut to unequal lengths."""
+    texts = demo_texts()[:count]
+    cut = [text[: 150 + 90 * i] for i, text in enumerate(texts)]
+    return [PaperText(f"p{i}", t, (Span(0, len(t), "abstract"),)) for i, t in enumerate(cut)]
 
 
 def build_trainer(
@@ -50,7 +58,7 @@ def build_trainer(
     model = add_adapter(model, training.qlora, base.objective)
     tokenizer = load_tokenizer(base.folder)
     rank, deepspeed = keywords.get("rank", Rank()), keywords.get("deepspeed")
-    placement = Placement("cpu", torch.float32, rank.count, zero_stage(deepspeed))
+    placement = Placement("cpu", "float32", rank.count, zero_stage(deepspeed))
     context = TrainingContext(placement=placement, **keywords)
     return ModelTrainer(
         training, model, tokenizer, train_papers, validation_papers, folder, context=context

@@ -17,6 +17,7 @@ from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.tracking.datasets import StoredDataset
+from steps.tracking.job import papers_of
 from steps.tracking.registry.versions import RegistrationError, register
 from steps.tracking.runs import step_run
 
@@ -68,13 +69,13 @@ def test_a_dataset_that_changed_after_it_was_logged_is_refused(
 def test_an_empty_training_split_is_refused_with_the_way_out(tmp_path: Path) -> None:
     stored = StoredDataset("run", "sha256:0", tmp_path, {"splits": {"train": {"papers": 0}}})
     with pytest.raises(UserError, match="no paper in its train split.*run preprocess again"):
-        finetune._papers(stored, "train", ("title",))
+        papers_of(stored, "train", ("title",))
 
 
 def test_an_empty_validation_split_is_allowed(tmp_path: Path) -> None:
     manifest = {"splits": {"validation": {"papers": 0}}}
     stored = StoredDataset("run", "sha256:0", tmp_path, manifest)
-    assert finetune._papers(stored, "validation", ("title",)) == []
+    assert papers_of(stored, "validation", ("title",)) == []
 
 
 def test_an_output_folder_that_cannot_be_written_is_refused(

@@ -12,9 +12,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from tests.support.project import ROOT
 from tests.support.server import Server
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STEPS = 300
 
 

@@ -17,8 +17,8 @@ from steps.errors import UserError
 from steps.tracking import spool as spool_module
 from steps.tracking.runs import step_run
 from steps.tracking.spool import Spool, StoreAway, open_spool
+from tests.support.project import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 NOWHERE = "http://127.0.0.1:1"
 
 

@@ -32,8 +32,8 @@ from steps.training.masking import (
     word_windows,
 )
 from steps.training.trainer import ModelTrainer
-from tests.conftest import demo_texts
 from tests.support.example_papers import paper_of
+from tests.support.project import demo_texts
 from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer
 from tests.training import test_resume
 

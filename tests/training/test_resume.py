@@ -28,8 +28,7 @@ from steps.config.sections import (
 from steps.errors import UserError
 from steps.signals import StoppedAtOnce
 from steps.training.trainer import ModelTrainer
-from tests.support.tiny_runs import build_trainer
-from tests.training.test_trainer import papers
+from tests.support.tiny_runs import build_trainer, papers
 
 
 class Notes:

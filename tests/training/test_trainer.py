@@ -16,11 +16,9 @@ from steps.config.sections import (
 )
 from steps.errors import UserError
 from steps.models.adapters import trainable_parameters
-from steps.papers.text import PaperText, Span
 from steps.training.arguments import optimizer_name
 from steps.training.trainer import ModelTrainer
-from tests.conftest import demo_texts
-from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer
+from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer, papers
 
 
 def settings(folder: Path, **hyperparameters: Any) -> Training:
@@ -39,13 +37,6 @@ def settings(folder: Path, **hyperparameters: Any) -> Training:
         memory_optimization=MemoryOptimization(gradient_checkpointing=False),
         hardware=Hardware(bf16=False),
     )
-
-
-def papers(count: int) -> list[PaperText]:
-    texts = demo_texts()[:count]
-    # Documents of unequal length.
-    cut = [text[: 150 + 90 * i] for i, text in enumerate(texts)]
-    return [PaperText(f"p{i}", t, (Span(0, len(t), "abstract"),)) for i, t in enumerate(cut)]
 
 
 def trainer(training: Training, folder: Path, **keywords: Any) -> ModelTrainer:

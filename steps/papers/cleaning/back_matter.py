@@ -2,7 +2,7 @@
 
 import re
 
-from steps.papers.sections import section_of_heading
+from steps.papers.headings import section_of_heading
 
 # Back matter ----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 from steps.papers.cleaning.characters import LONGEST_WRAPPED_LINE
-from steps.papers.sections import section_of_heading
+from steps.papers.headings import section_of_heading
 
 # Pages ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from fnmatch import fnmatch
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
@@ -28,16 +27,11 @@ import msgspec
 
 from steps.checkpoints.format import (
     MANIFEST,
-    RESUME_ONLY,
-    WEIGHTS,
     CheckpointInfo,
-    _Manifest,
-    _read_manifest,
     validate_checkpoint,
 )
 from steps.errors import UserError
 from steps.pruning.records import CheckpointKey, CheckpointRecord, PendingAction, RunState
-from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
 from steps.tracking.heartbeat import STALE_SECONDS, last_sign
 
 if TYPE_CHECKING:
@@ -50,12 +44,22 @@ from steps.tracking.checkpoints.layout import (
     LEFTOVER_NAME,
     LOCAL_TAG,
     RESUMED_TAG,
-    SLIMMED_TAG,
     checkpoint_of_model,
     is_pinned,
     model_is_pinned,
     resumed_from,
     run_state,
+)
+from steps.tracking.checkpoints.stored import (
+    StoredCheckpoint,
+    agrees_with_manifest,
+    artifact_repository,
+    is_missing,
+    listed_in_store,
+    stated_in_tags,
+    stored_files,
+    stored_manifest,
+    stored_steps,
 )
 
 """`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
@@ -95,23 +99,6 @@ class Inventory:
     best_needed: Mapping[CheckpointKey, str]
     can_resume: frozenset[str]
     registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """What the store holds of one checkpoint.
-
-    Attributes:
-        bytes: What all files take up.
-        resume_only: What those take up that only resuming needs.
-        is_whole: Whether the manifest is there, which comes last and goes first.
-        may_be_resumable: Whether the files that resuming needs seem to be there.
-    """
-
-    bytes: int = 0
-    resume_only: int = 0
-    is_whole: bool = False
-    may_be_resumable: bool = False
 
 
 class _TrainerState(msgspec.Struct):
@@ -240,21 +227,21 @@ def _describe(
     described: list[CheckpointRecord] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         repositories = {run.info.run_id: artifact_repository(run) for run in runs}
-        listed = pool.map(lambda run: _steps(repositories[run.info.run_id]), runs)
+        listed = pool.map(lambda run: stored_steps(repositories[run.info.run_id]), runs)
         stored = [(run, step) for run, steps in zip(runs, listed, strict=True) for step in steps]
 
-        def content_of(entry: "tuple[Run, int]") -> _Stored:
+        def content_of(entry: "tuple[Run, int]") -> StoredCheckpoint:
             run_id, step = entry[0].info.run_id, entry[1]
             model = models.get((run_id, step))
-            stated = None if list_all or model is None else _stated(model)
-            return stated or _listed(
+            stated = None if list_all or model is None else stated_in_tags(model)
+            return stated or listed_in_store(
                 stored_files(repositories[run_id], f"{FOLDER}/checkpoint-{step}")
             )
 
         files = pool.map(content_of, stored)
         with_some = list({run.info.run_id for run, _ in stored})
         histories = pool.map(lambda run_id: _history(client, run_id, metric), with_some)
-        contents: dict[str, dict[int, _Stored]] = {}
+        contents: dict[str, dict[int, StoredCheckpoint]] = {}
         for (run, step), content in zip(stored, files, strict=True):
             contents.setdefault(run.info.run_id, {})[step] = content
         values = dict(zip(with_some, histories, strict=True))
@@ -280,7 +267,7 @@ def _describe(
 def _records(
     run: "Run",
     repository: "ArtifactRepository",
-    stored: Mapping[int, _Stored],
+    stored: Mapping[int, StoredCheckpoint],
     folder: Path | None,
     values: Mapping[int, float],
     models: "Mapping[CheckpointKey, LoggedModel]",
@@ -306,13 +293,13 @@ def _records(
     for step in sorted(stored.keys() | local.keys(), reverse=True):
         key = (run.info.run_id, step)
         path = f"{FOLDER}/checkpoint-{step}"
-        files, copy = stored.get(step, _Stored()), local.get(step)
+        files, copy = stored.get(step, StoredCheckpoint()), local.get(step)
         info = validate_checkpoint(copy, hashes=False) if copy is not None else None
         in_store = files.may_be_resumable
         # Names alone do not tell whether an upload got through: of the ones that an unfinished
         # run may need, down to the newest that is whole, the sizes are compared as well.
         if in_store and state != "finished" and not found_newest:
-            in_store = found_newest = _agrees_with_manifest(repository, path)
+            in_store = found_newest = agrees_with_manifest(repository, path)
         resumable_here = isinstance(info, CheckpointInfo) and info.resumable
         is_whole = files.is_whole or (copy is not None and (copy / MANIFEST).is_file())
         # A deletion that was begun goes on while its run lives, unless a writer may be back at it.
@@ -378,7 +365,7 @@ def _created(
     run: "Run",
     repository: "ArtifactRepository",
     step: int,
-    files: _Stored,
+    files: StoredCheckpoint,
     info: CheckpointInfo | str | None,
     model: "LoggedModel | None",
     noted: datetime | None,
@@ -430,92 +417,6 @@ def _search_runs(client: "MlflowClient", experiments: list[str], filters: str) -
 
 def _history(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
     return {entry.step: entry.value for entry in client.get_metric_history(run_id, metric)}
-
-
-def is_missing(error: Exception) -> bool:
-    """Whether the store says that what was asked for does not exist."""
-    return bool(getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST")
-
-
-def artifact_repository(run: "Run") -> "ArtifactRepository":
-    """Where the artifacts of a run lie."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(run.info.artifact_uri)
-
-
-def _steps(repository: "ArtifactRepository") -> list[int]:
-    names = [
-        CHECKPOINT_NAME.fullmatch(entry.path.rpartition("/")[2])
-        for entry in repository.list_artifacts(FOLDER)
-        if entry.is_dir
-    ]
-    return [int(name[1]) for name in names if name]
-
-
-def stored_files(repository: "ArtifactRepository", path: str) -> dict[str, int]:
-    """List a folder of artifacts: path inside it to bytes."""
-    files: dict[str, int] = {}
-    pending = [path]
-    while pending:
-        for entry in repository.list_artifacts(pending.pop()):
-            if entry.is_dir:
-                pending.append(entry.path)
-            else:
-                files[entry.path.removeprefix(f"{path}/")] = int(entry.file_size or 0)
-    return files
-
-
-def _stated(model: "LoggedModel") -> _Stored | None:
-    """What the tags of a checkpoint's LoggedModel say; None: nothing that counts.
-
-    The LoggedModel is made after the upload, and the tag is spoilt before the first file goes.
-    """
-    tags = model.tags or {}
-    total, resume_only = tags.get(BYTES_TAG, ""), tags.get(RESUME_ONLY_TAG, "")
-    if not (total.isdigit() and resume_only.isdigit()):
-        return None
-    is_slimmed = SLIMMED_TAG in tags
-    return _Stored(int(total), int(resume_only), is_whole=True, may_be_resumable=not is_slimmed)
-
-
-def _listed(names: Mapping[str, int]) -> _Stored:
-    """What the files' names and sizes say; they let guess whether it can be resumed from."""
-    resume_only = _resume_only(names)
-    has_weights = any(_matches(name, WEIGHTS) for name in names)
-    return _Stored(
-        bytes=sum(names.values()),
-        resume_only=sum(names[name] for name in resume_only),
-        is_whole=MANIFEST in names,
-        may_be_resumable=MANIFEST in names and (bool(resume_only) or not has_weights),
-    )
-
-
-def _resume_only(names: Mapping[str, int]) -> list[str]:
-    """The files that slimming takes, by the rule that the writer marks them by."""
-    resume_only = [name for name in names if _matches(name, RESUME_ONLY)]
-    has_weights = any(_matches(name, WEIGHTS) for name in names if name not in resume_only)
-    return resume_only if has_weights else []
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
-
-
-def _agrees_with_manifest(repository: "ArtifactRepository", path: str) -> bool:
-    names = stored_files(repository, path)
-    manifest = stored_manifest(repository, path) if MANIFEST in names else None
-    return manifest is not None and all(
-        names.get(name) == entry.bytes for name, entry in manifest.files.items()
-    )
-
-
-def stored_manifest(repository: "ArtifactRepository", path: str) -> _Manifest | None:
-    """Read a manifest from the store; None where it is broken."""
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(repository.download_artifacts(f"{path}/{MANIFEST}", scratch))
-        manifest = _read_manifest(file.parent)
-    return None if isinstance(manifest, str) else manifest
 
 
 def _local_folders(root: Path) -> dict[int, Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from steps.pruning.policy import Protections
 from steps.pruning.records import Action, CheckpointKey, CheckpointRecord
-from steps.tracking.checkpoints.inventory import Inventory, is_missing
+from steps.tracking.checkpoints.inventory import Inventory
 from steps.tracking.checkpoints.inventory import _resumed_runs as resumed_runs
 from steps.tracking.checkpoints.layout import (
     FOLDER,
@@ -23,6 +23,7 @@ from steps.tracking.checkpoints.layout import (
     model_is_pinned,
     resumed_from,
 )
+from steps.tracking.checkpoints.stored import is_missing
 from steps.tracking.heartbeat import sign_of_life
 
 if TYPE_CHECKING:

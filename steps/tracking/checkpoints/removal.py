@@ -16,14 +16,14 @@ from steps.tracking.store import few_retries, reason
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
-from steps.tracking.checkpoints.inventory import (
-    Inventory,
+from steps.tracking.checkpoints.inventory import Inventory
+from steps.tracking.checkpoints.layout import CHECKPOINT_NAME, FOLDER, LEFTOVER_NAME, SLIMMED_TAG
+from steps.tracking.checkpoints.stored import (
     artifact_repository,
     is_missing,
     stored_files,
     stored_manifest,
 )
-from steps.tracking.checkpoints.layout import CHECKPOINT_NAME, FOLDER, LEFTOVER_NAME, SLIMMED_TAG
 
 LOCK_SECONDS = 1800
 

@@ -1,6 +1,6 @@
 """Which checkpoint a run goes on from, and whether it may.
 
-    expected = expectation(training, base, dataset_digest)
+    expected = resume_fingerprint(training, base, dataset_digest)
     found = find_resume_point(run, "auto", expected, say)
     if found is not None:
         take_over(run, found, {})       # history, tags
@@ -99,7 +99,7 @@ class _Place:
         return "local disk" if self.folder else "artifact store"
 
 
-def expectation(training: Training, base: "Base", dataset_digest: str) -> dict[str, Any]:
+def resume_fingerprint(training: Training, base: "Base", dataset_digest: str) -> dict[str, Any]:
     """What a checkpoint has to agree with: the dataset, the base, and the configuration.
 
     Returns:
@@ -130,7 +130,7 @@ def resume_key(expected: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
 
 
-def facts(run_id: str, dataset_digest: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+def metadata(run_id: str, dataset_digest: str, expected: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest of each checkpoint of a run states."""
     return {
         "dataset_digest": dataset_digest,

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from steps.checkpoints.format import validate_checkpoint
 from steps.pruning.records import Action, CheckpointRecord, PendingAction
-from steps.tracking.checkpoints.inventory import Inventory, artifact_repository, related
+from steps.tracking.checkpoints.inventory import Inventory, related
 from steps.tracking.checkpoints.layout import FOLDER, resumed_from
+from steps.tracking.checkpoints.stored import artifact_repository
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.prune import tracking_server
 from steps.tracking.heartbeat import _sign
+from tests.support.project import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 LAUNCH = """
 import sys
 from pathlib import Path

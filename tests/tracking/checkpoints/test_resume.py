@@ -21,8 +21,8 @@ from steps.tracking import heartbeat as heartbeats
 from steps.tracking.checkpoints.claims import claim
 from steps.tracking.checkpoints.resume import (
     Found,
-    facts,
     find_resume_point,
+    metadata,
     resumable_tags,
     resume_key,
     take_over,
@@ -75,7 +75,7 @@ class Store:
         return self.folder / "local" / run.id
 
     def save(self, run: StepRun, step: int, best: int | None = None, **changes: Any) -> Path:
-        stated = facts(run.id, "sha256:d", {**EXPECTED, **changes})
+        stated = metadata(run.id, "sha256:d", {**EXPECTED, **changes})
         with writing_checkpoint(self.local(run), step, stated) as folder:
             (folder / "adapter_model.safetensors").write_bytes(b"weights of %d" % step)
             (folder / "optimizer.pt").write_bytes(b"moments of %d" % step)
@@ -393,7 +393,7 @@ def test_the_key_of_auto_depends_on_every_value() -> None:
 
 def test_best_weights_beside_the_others_need_no_other_checkpoint(runs: Store) -> None:
     source = runs.killed()
-    stated = facts(source.id, "sha256:d", EXPECTED)
+    stated = metadata(source.id, "sha256:d", EXPECTED)
     with writing_checkpoint(runs.local(source), 10, stated) as folder:
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
         (folder / BEST_WEIGHTS_FILE).write_bytes(b"better ones")

@@ -1,60 +1,6 @@
-"""Sequence variants in the text of a paper: c.35delG, V600E, C677T, rs7903146, 17p13.1.
-
-The grammar follows the HGVS nomenclature (https://hgvs-nomenclature.org) and adds the
-older free-text forms that papers still use: IVS2+1G>A, 1691G>A, delF508, Arg506 to Gln,
-"C-->T transition at nucleotide 3916".
-
-    find_variants("The BRAF V600E (c.1799T>A) mutation")
-    -> V600E (protein_substitution), c.1799T>A (hgvs_coding)
-
-The patterns are put together from a few small parts. Every repetition in them is bounded, so
-the work at one character of the text is bounded too and the whole scan is linear in the
-length of the text, whatever the text. Most of a text names no variant: every notation says
-which anchors (600E, an arrow, "c.") its matches hold, and reads only the text around those.
-
-What is told in words alone ("a C to T transition", "arginine to glutamine at residue 753") is
-left out, as it is in annotated corpora of variant mentions.
-"""
-
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+"""How variants are written: HGVS, older notations, rs numbers, cytobands, as patterns."""
 
 import regex
-
-VariantKind = Literal[
-    "hgvs_coding",
-    "hgvs_protein",
-    "hgvs_genomic",
-    "protein_substitution",
-    "nucleotide_substitution",
-    "rsid",
-    "indel",
-    "protein_indel",
-    "cytoband",
-]
-
-
-@dataclass(frozen=True)
-class VariantMention:
-    """One variant named in a text.
-
-    Attributes:
-        start: First character, counted from 0.
-        end: One past the last character.
-        kind: Which notation the variant is written in. `hgvs_genomic` covers the
-            reference types g., m., n., o. and r.; `indel` covers deletions, insertions and
-            duplications without an HGVS prefix, `protein_indel` those of residues (F508del)
-            and frameshifts (Arg97fs).
-        surface: The mention as it stands, `text[start:end]`.
-    """
-
-    start: int
-    end: int
-    kind: VariantKind
-    surface: str
-
 
 # --- parts of the grammar -------------------------------------------------------------
 
@@ -64,6 +10,7 @@ RESIDUE_OR_STOP = r"(?:[ACDEFGHIKLMNPQRSTVWYX]|\*)"
 _THREE_LETTER_CODES = (
     "Ala Arg Asn Asp Cys Gln Glu Gly His Ile Leu Lys Met Phe Pro Ser Thr Trp Tyr Val"
 )
+
 # Val, VAL and slips such as GLn, but not the words "his" and "met".
 RESIDUE3 = (
     "(?:" + "|".join(f"{code[0]}(?i:{code[1:]})" for code in _THREE_LETTER_CODES.split()) + ")"
@@ -78,21 +25,22 @@ RESIDUE_NAME = (
 STOP3 = r"(?:Ter|TER|Stop|STOP|stop|term|X|\*)"
 RESIDUE3_OR_STOP = f"(?:{RESIDUE3}|{STOP3})"
 ANY_RESIDUE = f"(?:{RESIDUE3}|{RESIDUE})"
-
 MINUS = r"[-\u2010\u2011\u2012\u2013\u2212]"  # hyphens, en dash, minus sign
 UP_TO = r"[-_\u2010\u2011\u2012\u2013\u2212]"  # between the ends of a range
 SIGN = rf"(?:\+|{MINUS})"
+
 # ->, -->, ---->, -- >, ----, =>, >, &gt; left over from HTML, and the arrows of Unicode
 ARROW_SIGNS = "\u2192\u21d2\u27f6\u2794\u279c\u279d\u2b62"
 ARROW = rf"\s?(?:{MINUS}{{1,4}}\s?(?:>|&gt;)|-{{3,4}}|=?(?:>|&gt;)|[{ARROW_SIGNS}])\s?"
 SLASH_OR_ARROW = rf"(?:{ARROW}|\s?/\s?)"
-
 NUMBER = r"\d{1,9}"  # the longest chromosome has 249 million bases
 INTRON = r"(?:IVS|ivs)[\s-]?(?:\d{1,3}|[IVX]{1,5})(?:(?!n)[a-z])?"
+
 # Exonic 1799, intronic 357-3 and 33 + 2, untranslated -13 and *12, and IVS3+1.
 KILOBASES = r"\d{1,2}(?:\.\d)?\s?kb\s?"  # far inside an intron: 3849+10kbC>T
 OFFSET = rf"(?:\s?(?:{SIGN}|nt?\s?{SIGN}?)\s?(?:{KILOBASES}|{NUMBER}|\?))"
 POSITION = rf"(?:{INTRON}{OFFSET}?|ORF\d{{1,3}}{OFFSET}|(?:{SIGN}\s?|\*)?{NUMBER}{OFFSET}?)"
+
 # "33 + 2" is one position, but "6 -174" in "IL-6 -174G/C" is two numbers.
 PLAIN_OFFSET = rf"(?:{SIGN}\s?|\s{SIGN}\s)(?:{KILOBASES}|{NUMBER})"
 PLAIN_POSITION = rf"(?:{INTRON}{OFFSET}|{SIGN}?{NUMBER}(?:{PLAIN_OFFSET})?)"
@@ -104,6 +52,7 @@ PLAIN_RANGE = (
 # A word or a number must not go on across the edge of a mention.
 BEFORE = r"(?<![\w.])"
 AFTER = r"(?![\w])"
+
 # A signed position may be glued to the gene (TNF-308G/A, IL-10-1082A/G), a bare number only to
 # "nt" or, with a change of base after it, to a symbol in capitals (MTHFR677C>T).
 BEFORE_POSITION = (
@@ -137,7 +86,6 @@ _DNA_ALLELE = rf"\[{_DNA_CHANGE}(?:;\s?{_DNA_CHANGE}){{0,4}}\]"  # c.[76A>C;83G>
 _ANY_DNA_CHANGE = rf"(?:\({_DNA_CHANGE}\)|{_DNA_ALLELE}(?:\s?[;+]\s?{_DNA_ALLELE})?|{_DNA_CHANGE})"
 HGVS_CODING = rf"{BEFORE}(?:c\.\s?|C\.(?=\d)){_ANY_DNA_CHANGE}"
 HGVS_GENOMIC = rf"{BEFORE}(?:[gmnor]|mt)\.\s?{_ANY_DNA_CHANGE}"
-
 _PROTEIN_CHANGE = (
     rf"(?:(?:{RESIDUE3}|Ter){NUMBER}(?:{UP_TO}{RESIDUE3}?{NUMBER})?"
     rf"|{RESIDUE_OR_STOP}{NUMBER}(?:{UP_TO}{RESIDUE}?{NUMBER})?)"
@@ -173,9 +121,11 @@ _PLACE = (
     rf"(?:{_UNIT}(?:\s(?:positions?|number|no\.))?\s(?:[cgm]\.)?{PLAIN_POSITION}"
     rf"|{PLAIN_POSITION}\s(?:position|nucleotide|base))"
 )
+
 # "C-->T transition at nucleotide 3916", "(G --> C) substitution at position 1201"
 SUBSTITUTION_PHRASE = rf"(?<![\w/]){_CHANGE}\s(?:{_EVENT}\s)?{_PLACE}{AFTER}"
 _ALLELES = rf"{NUCLEOTIDE}{{1,12}}{SLASH_OR_ARROW}{NUCLEOTIDE}{{1,12}}"
+
 # "-1001C/T", "1493A>T", "IVSI-5 (G-->C)", "-924, A/G", "825 + 1 G-->C", "962 G-A"
 POSITION_FIRST = (
     rf"{BEFORE_POSITION}{PLAIN_POSITION}"
@@ -183,21 +133,25 @@ POSITION_FIRST = (
     rf"|\s?{NUCLEOTIDE}(?:\sto\s|-to-){NUCLEOTIDE}(?![\w/-])|\s?\({_ALLELES}\)"
     rf"|(?:\s|(?<=\d{{3}}))(?!A-T){NUCLEOTIDE}{MINUS}{NUCLEOTIDE}(?![\w-]))"
 )
+
 # "C677T", "G-395A", "C(-260)T", "T-1131C", "CAC(3543)TAC", "A3243-->G", "C-677-T"
 FLANKED_POSITION = (
     rf"(?<![\w.]){NUCLEOTIDE}(?:{SIGN}?\d{{2,6}}|\s?\(\s?{SIGN}?{NUMBER}\s?\)\s?"
     rf"|{NUMBER}{SIGN}{NUMBER}|{SIGN}?\d{{2,6}}{ARROW}|\d{{2,6}}\sto\s|{MINUS}\d{{2,5}}{MINUS}){NUCLEOTIDE}(?![\w])"
     rf"|(?<![\w.]){NUCLEOTIDE}{{3}}\({NUMBER}\){NUCLEOTIDE}{{3}}(?![\w])"
 )
+
 # "IVS9 + 217T", "IVS2-2A", "IVS12nt1"
 INTRON_ALLELE = (
     rf"{BEFORE}(?=IVS){INTRON}(?:{OFFSET}\s?{NUCLEOTIDE}|\s?nt?\s?{SIGN}?{NUMBER})(?![\w])"
 )
+
 # "G-->A", "C>T", "GAG-->GAA"
 BARE_CHANGE = (
     rf"(?:(?<![\w/>.-])|(?<=\brs\d{{3,10}}))"
     rf"{NUCLEOTIDE}{{1,12}}{ARROW}{NUCLEOTIDE}{{1,12}}(?![\w/>])"
 )
+
 # "C/T": alleles only beside a word that says so, for A/T is also an antigen, a ratio, a column.
 _ALLELE_PAIR = rf"{NUCLEOTIDE}\s?/\s?{NUCLEOTIDE}(?![\w/-])"
 SNP_ALLELES = (
@@ -216,11 +170,13 @@ THREE_LETTER_SUBSTITUTION = (
     rf"|{RESIDUE3}(?:\s|{MINUS}|\()?\d{{1,5}}\)?(?:\s|{MINUS}){RESIDUE3_OR_STOP}(?![A-Za-z0-9]|[\s-]\d)"
     rf"|(?i:{RESIDUE3})[\s-]?\d{{1,5}}{ARROW}(?i:{RESIDUE3}|ter|stop)(?![A-Za-z0-9]))"
 )
+
 # "arginine 150 proline"
 RESIDUE_NAME_SUBSTITUTION = (
     rf"(?<![A-Za-z]){RESIDUE_NAME}[\s-]?\d{{1,5}}"
     rf"(?:\sto\s|{ARROW}|[\s-])?{RESIDUE_NAME}(?![A-Za-z])"
 )
+
 # "Arg-->Leu", "6 Glu-->Val", "104(G11)Cys-->Tyr", "histidine --> tyrosine"; but "Val > Ala" ranks.
 BARE_RESIDUE_CHANGE = (
     rf"(?:(?<![\w.,-])\d{{1,4}}(?:\([A-H]{{1,2}}\d{{1,2}}\))?[\s-]?)?(?<![A-Za-z])"
@@ -228,17 +184,20 @@ BARE_RESIDUE_CHANGE = (
     rf"|(?i:{RESIDUE3})(?!\s?>){ARROW}(?i:{RESIDUE3}|ter|stop)"
     rf"|{RESIDUE_NAME}(?!\s?>){ARROW}{RESIDUE_NAME})(?![A-Za-z0-9]))"
 )
+
 # "192 Gln/Arg", and "192Q/R polymorphism"
 RESIDUE_PAIR = (
     rf"(?<![\w.,/])\d{{1,4}}[\s-]?{RESIDUE3}/{RESIDUE3}(?![\w/-])"
     rf"|(?<![\w.,/])\d{{2,4}}{RESIDUE}/{RESIDUE}(?=\)?\s(?:polymorphi|variant|genotyp|allel|mutation))"
 )
+
 # "Asn --> Ser substitution at codon 127", "Arg to Trp at position 64"
 RESIDUE_CHANGE_PHRASE = (
     rf"(?<![A-Za-z0-9]){RESIDUE3}(?:{ARROW}|\sto\s|-to-|/){RESIDUE3_OR_STOP}"
     rf"\s(?:{_EVENT}\s)?(?:at|in|of)\s(?:the\s)?"
     rf"(?:amino\sacid\s|codons?\s|residues?\s|positions?\s){{1,2}}\d{{1,5}}(?![\w])"
 )
+
 # "codon 12 GGT-->GAT", "codon 72 Arg/Pro", "CD17 (A>T)"
 _CODON_SWAP = (
     rf"(?:{NUCLEOTIDE}{{1,3}}{SLASH_OR_ARROW}{NUCLEOTIDE}{{1,3}}"
@@ -248,6 +207,7 @@ CODON_CHANGE = (
     rf"{BEFORE}(?:codon\s(?:\(CD\)\s?)?\d{{1,5}}\s?(?:{_CODON_SWAP}|\({_CODON_SWAP}\))(?![A-Za-z])"
     rf"|CD\s?\d{{1,5}}\s?\({NUCLEOTIDE}{{1,3}}{ARROW}{NUCLEOTIDE}{{1,3}}\))"
 )
+
 # "V600E", "R238X", and glued to the gene: "BRAFV600E", "JAK2V617F", "KrasG12D", "H3K27M"; but
 # not the marker D11S287E, nor R677C in "MTHFR677C>T"
 # What stands before the residue is looked at after it: capitals are rarer than places.
@@ -258,6 +218,7 @@ ONE_LETTER_SUBSTITUTION = (
     rf"|(?<=(?<![\w-])(?!D[\dXY]{{1,2}}S\d)[A-Z][A-Z0-9]{{2,7}}.)(?!\d{{2,5}}[ACGT](?:>|/[ACGT]\b|\u2192|--)))"
     rf"\d{{2,5}}(?:{RESIDUE}|X|\*|[Ss]top|STOP|Ter|ter|TER)(?![\w])"
 )
+
 # "P10-->R", "R506 to Q", "E873-TAG", "V600 E mutation", and "R-4Q" in a signal peptide
 ONE_LETTER_ARROW = (
     rf"(?<![\w.*]){RESIDUE}\s?[1-9]\d{{0,4}}\s?{ARROW}(?:{RESIDUE}|X|stop)(?![\w])"
@@ -265,6 +226,7 @@ ONE_LETTER_ARROW = (
     rf"|\s{RESIDUE}(?=\s(?:mutation|mutant|substitution|variant|polymorphism)))"
 )
 SIGNAL_PEPTIDE_SUBSTITUTION = rf"(?<![\w.-])(?!H-2){RESIDUE}-[1-9]\d?{RESIDUE}(?![\w-])"
+
 # A position of one digit looks like many other things, so it needs a word beside it, unless
 # it is the start codon.
 START_SUBSTITUTION = (
@@ -287,6 +249,7 @@ DELTA_INDEL = (
     rf"(?<![\w.]){PLAIN_RANGE}\s(?:Delta|delta|\u0394)-?"
     rf"(?:\d{{1,4}}\sbp(?:\sindel\s{SEQUENCE})?|[ACGT]{{1,30}}(?!\w))"
 )
+
 # "delTTCA", "del642T", "dup24bp", "del-(439-443)", "Tdel219"
 INDEL_FIRST = (
     rf"(?<![\w.])(?:del|ins|dup|Del)[\s-]?"
@@ -295,18 +258,21 @@ INDEL_FIRST = (
     rf"|\d{{1,6}}(?:{UP_TO}\d{{1,6}})?{NUCLEOTIDE}{{1,20}}(?![\w]))"
     rf"|(?<![\w.-])[ACGT]{{1,6}}(?:del|ins|dup)\d{{2,6}}(?!\w)"
 )
+
 # "delF508", "delE746-A750", "DeltaF508", "Delta F304/305"
 RESIDUE_DELETION = (
     rf"(?<![\w.])(?:del|ins|dup|Del)[\s-]?{ANY_RESIDUE}\d{{2,5}}(?:{UP_TO}{ANY_RESIDUE}\d{{2,5}})?(?![\w])"
     rf"|(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?{ANY_RESIDUE}\d{{2,5}}(?:/\d{{2,5}})?(?![\w])"
     rf"|(?<=[A-Z]\d{{0,2}}-?)(?:Delta|\u0394|\u2206){RESIDUE}\d{{2,4}}(?![\w])"
 )
+
 # "F471del", "Ile262fs", "R58fsX12", "Leu747_Pro753delinsSer", "E746-A750del"
 RESIDUE_INDEL = (
     rf"(?<![A-Za-z0-9.]){ANY_RESIDUE}{NUMBER}(?:{UP_TO}{ANY_RESIDUE}?{NUMBER})?"
     rf"(?:\s?{ANY_RESIDUE}?{FRAMESHIFT}"
     rf"|\s?(?:delins|del|ins|dup)(?:{RESIDUE3}{{1,8}}|{RESIDUE}{{1,20}})?)(?![A-Za-z0-9])"
 )
+
 # "Delta32", "CCR5Delta32", "deltaAGAA"
 DELTA = (
     r"(?<![A-Za-z]|[a-z]-)(?:Delta|delta|\u0394|\u2206)\s?-?"
@@ -314,6 +280,7 @@ DELTA = (
     r"(?!\s?desaturase)"
     r"|(?<=[A-Z]\d{0,2}-?)(?:Delta|\u0394|\u2206)\d{2,4}(?![\w])"
 )
+
 # "AGCTCC/-": an allele that is missing
 MISSING_ALLELE = (
     rf"(?<![\w/-])(?:{NUCLEOTIDE}{{1,40}}\s?/\s?{MINUS}(?![\w-])"
@@ -331,6 +298,7 @@ CYTOBAND = (
     rf"(?<![\w.\-/]){_CHROMOSOME}(?:[pq]{_BAND}(?:\s?{MINUS}\s?(?:(?:{_CHROMOSOME}?[pq])?{_BAND}|[pq]?ter|cen))?|[pq](?:ter|cen))"
     rf"(?:(?=DS\b)|(?![\w])(?!\.\d))"
 )
+
 # A whole arm, "16q", needs a word beside it.
 CHROMOSOME_ARM = (
     rf"(?<![\w.\-]){_CHROMOSOME}[pq](?![\w])(?:(?<={_BEFORE_ARM}..)|(?<={_BEFORE_ARM}...)"
@@ -346,6 +314,7 @@ F36P G418R G418S C127I F12K S100A S100B S100P H37R C57B F344N A549R P388D U251N 
 C18H C16H C12E
 """
 NOT_VARIANTS = frozenset(_LOOKALIKES.split())
+
 # A genotype (Met326Met, C677C) names no change.
 UNCHANGED = regex.compile(rf"({RESIDUE3}|[A-Z])\W?\d{{1,6}}\W?\1")
 
@@ -358,299 +327,3 @@ BETWEEN_LIST_ITEMS = regex.compile(r"\s?(?:[,/;]\s?(?:and\s|or\s)?|(?:and|or|plu
 PROTEIN_WORD_AFTER = regex.compile(
     r"\)?\s(?:and\s\S{1,12}\s)?(?:double\s)?(?:mutants?|proteins?|enzymes?|amino acid|residue)\b"
 )
-
-
-# --- where to look at all ------------------------------------------------------------------
-
-# The notations are costly, and most of a text names no variant. Every notation holds one of the
-# anchors below, so only the text around an anchor is read with the notations. The anchors are
-# searched with `re`, which skips to their first character faster than `regex`.
-_HYPHENS = r"\-\u2010\u2011\u2012\u2013\u2212"
-_CODE3 = (
-    "(?:A(?:la|LA|rg|RG|sn|SN|sp|SP)|C[yY][sS]|G[lL][nNuUyY]|H[iI][sS]|I[lL][eE]|L[eEyY][uUsS]"
-    "|M[eE][tT]|P[hHrR][eEoO]|S[eE][rR]|T[hHrRyY][rRpP]|V[aA][lL])"
-)
-_NAME_START = (
-    "(?:alan|argin|aspar|cystei|glutam|glyci|histid|isoleu|leuci|lysin|methio|phenyl|proli|serin"
-    "|threon|trypto|tyros|valin)"
-)
-_STOP = "(?:[sS]top|STOP|[tT]er(?!m)|TER)"
-_EVENT_START = r"(?:mut|sub|var|poly|gen|allel)"
-_INDEL_START = (
-    r"(?:(?:indel|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP"
-    r"|(?:deletion|insertion|duplication)\s?(?:/|of\s[ACGT]|[ACGT]))"
-)
-# What follows a number, by groups.
-AFTER_NUMBER = re.compile(
-    rf"""[0-9](?:
-    (?=[A-Z])(?:
-        (?P<stop>{_STOP}|X(?!\w))
-      | (?P<frameshift>[A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)|FS)
-      | (?P<bases>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)|(?:DEL|INS|DUP)[ACGT])
-      | (?P<letter>  # V600E, M1V, R-4Q; E2F only beside a word that says so
-            .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z0-9][+{_HYPHENS}][0-9].)(?<![A-Za-z][A-Z].[0-9].)
-            |(?=\s{_EVENT_START}))
-        )
-      | (?P<code>{_CODE3})  # 600Glu
-    )
-  | (?=[a-z])(?:
-        (?P<indel>(?:kb)?\s?{_INDEL_START}|fs)
-      | (?P<stop_word>{_STOP})
-      | (?P<arm>[pq](?:[0-9]|ter|cen|(?!\w)))
-    )
-  | (?P<star>\*)
-  | \s(?:
-        (?P<code_apart>\(?{_CODE3}|(?:to\s)?(?:{_NAME_START}|{_STOP})|to\s{_CODE3})
-      | (?P<bases_apart>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
-      | (?P<letter_apart>to\s[A-Z](?!\w)|[A-Z]\s{_EVENT_START})
-      | (?P<indel_apart>{_INDEL_START}|{_CODE3}?fs(?!\w))
-    )
-  | [/,){_HYPHENS}](?:
-        (?P<code_behind_mark>\s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP})|X(?!\w)|\*)
-      | (?P<letter_behind_mark>\s?[ACGTU]{{1,3}}(?!\w)|T[AG]{{2}}(?!\w))
-      | (?P<indel_behind_mark>\s?{_INDEL_START})
-    )
-  | (?P<number>[0-9](?:
-        [0-9](?:(?<=[rR][sS]...)|(?<=s[\s\#]...)|(?<=s\s\#...))
-      | (?<=del..)|(?<=ins..)|(?<=dup..)
-    ))
-  )""",
-    re.VERBOSE,
-)
-SEQUENCE_TYPE = re.compile(
-    r"(?P<prefix>\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}"
-    r"(?:[-+*?\u2010-\u2212]?\s?\d|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con))"
-)
-BETWEEN_ALLELES = re.compile(
-    rf"(?P<slash>/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
-    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s)"
-)
-TO_RESIDUE = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.)(?P<to>{_CODE3})")
-PATTERN_ANCHORS = (AFTER_NUMBER, SEQUENCE_TYPE, BETWEEN_ALLELES, TO_RESIDUE)
-_BEFORE_INDEL_OBJECT = re.compile(r"(?<![\w.])...[\s-]?[\d(A-Z]")
-_ARROW_INTO_CHANGE = re.compile(
-    rf"(?:&gt;|.)\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
-)
-# Literals are faster to find than any pattern: their group, and what must match at them.
-WORD_ANCHORS: tuple[tuple[str, str, re.Pattern[str] | None], ...] = (
-    *((word, "event", _BEFORE_INDEL_OBJECT) for word in ("del", "ins", "dup", "Del")),
-    *((sign, "arrow", _ARROW_INTO_CHANGE) for sign in (">", "&gt;", *ARROW_SIGNS)),
-    ("---", "arrow", None),
-    ("IVS", "intron", None),
-    *((word, "delta", None) for word in ("elta", "\u0394", "\u2206")),
-    *((word, "arm", None) for word in ("Xp", "Xq", "Yp", "Yq")),
-)
-
-
-@dataclass(frozen=True)
-class _Notation:
-    """One notation.
-
-    Attributes:
-        kind: The kind of what it matches.
-        regex: The notation itself.
-        anchors: Groups of anchors; every match holds an anchor of one of them.
-    """
-
-    kind: VariantKind
-    regex: regex.Pattern[str]
-    anchors: frozenset[str]
-
-
-def _notation(kind: VariantKind, pattern: str, anchors: str) -> _Notation:
-    return _Notation(kind, regex.compile(pattern), frozenset(anchors.split()))
-
-
-_NOTATIONS = (
-    _notation("hgvs_coding", HGVS_CODING, "prefix"),
-    _notation("hgvs_protein", HGVS_PROTEIN, "prefix"),
-    _notation("hgvs_genomic", HGVS_GENOMIC, "prefix"),
-    _notation("rsid", RSID, "number"),
-    _notation("nucleotide_substitution", SUBSTITUTION_PHRASE, "arrow"),
-    _notation("nucleotide_substitution", POSITION_FIRST, "arrow slash bases bases_apart"),
-    _notation(
-        "nucleotide_substitution",
-        FLANKED_POSITION,
-        "letter bases letter_apart letter_behind_mark arrow",
-    ),
-    _notation("nucleotide_substitution", INTRON_ALLELE, "intron"),
-    _notation("nucleotide_substitution", BARE_CHANGE, "arrow"),
-    _notation("nucleotide_substitution", SNP_ALLELES, "slash"),
-    _notation("nucleotide_substitution", CODON_CHANGE, "arrow slash code_apart"),
-    _notation(
-        "protein_substitution",
-        THREE_LETTER_SUBSTITUTION,
-        "code code_apart code_behind_mark arrow stop stop_word star",
-    ),
-    _notation("protein_substitution", RESIDUE_CHANGE_PHRASE, "arrow to slash"),
-    _notation("protein_substitution", ONE_LETTER_SUBSTITUTION, "letter bases stop stop_word star"),
-    _notation("protein_substitution", ONE_LETTER_ARROW, "arrow letter_apart letter_behind_mark"),
-    _notation("protein_substitution", BARE_RESIDUE_CHANGE, "arrow"),
-    _notation("protein_substitution", RESIDUE_PAIR, "letter code code_apart code_behind_mark"),
-    _notation(
-        "protein_substitution", RESIDUE_NAME_SUBSTITUTION, "code_apart code_behind_mark arrow"
-    ),
-    _notation("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, "letter"),
-    _notation("protein_substitution", START_SUBSTITUTION, "letter stop star"),
-    _notation("indel", POSITION_INDEL, "bases indel indel_apart indel_behind_mark"),
-    _notation("indel", DELTA_INDEL, "delta"),
-    _notation("indel", INDEL_FIRST, "event number"),
-    _notation("protein_indel", RESIDUE_DELETION, "event delta"),
-    _notation("protein_indel", RESIDUE_INDEL, "frameshift indel indel_apart"),
-    _notation("indel", DELTA, "delta"),
-    _notation("indel", MISSING_ALLELE, "slash"),
-    _notation("cytoband", CYTOBAND, "arm"),
-    _notation("cytoband", CHROMOSOME_ARM, "arm"),
-)
-_GROUPS = frozenset().union(*(notation.anchors for notation in _NOTATIONS))
-NOTATIONS_OF = {
-    group: tuple(notation for notation in _NOTATIONS if group in notation.anchors)
-    for group in sorted(_GROUPS)
-}
-# So far from an anchor a mention may reach, to the left and to the right, and beyond that what the
-# notations may ask of the context.
-FAR = (90, 130)
-NEAR = (40, 40)
-REACH = {
-    group: FAR if group in {"arrow", "prefix", "slash", "event", "delta", "intron"} else NEAR
-    for group in NOTATIONS_OF
-} | {"indel": (60, 90), "indel_apart": (60, 90), "number": (30, 90)}
-CONTEXT = 24
-
-
-def find_variants(text: str) -> list[VariantMention]:
-    """Find the sequence variants and cytobands named in a text.
-
-    Where two notations overlap the longer match wins, so "c.1799T>A" is one mention and
-    not also "1799T>A".
-
-    Args:
-        text: A title, an abstract or a section.
-
-    Returns:
-        Mentions in reading order; no two overlap.
-    """
-    return _find_in(
-        text,
-        [
-            (start, end, NOTATIONS_OF[group])
-            for group, places in _anchors(text).items()
-            for start, end in _windows(places, REACH[group], len(text))
-        ],
-    )
-
-
-def _find_in(
-    text: str, windows: list[tuple[int, int, tuple[_Notation, ...]]]
-) -> list[VariantMention]:
-    """Read stretches of a text, each from start to end with some notations."""
-    found = [mention for window in windows for mention in _read_window(text, *window)]
-    return _settle_kinds(text, _keep_longest(found)) if found else []
-
-
-def _anchors(text: str) -> dict[str, list[int]]:
-    """Where a text holds anchors, by their group, in reading order within one search."""
-    places: dict[str, list[int]] = {}
-    for pattern in PATTERN_ANCHORS:
-        for match in pattern.finditer(text):
-            places.setdefault(match.lastgroup or "", []).append(match.start())
-    for word, group, beside in WORD_ANCHORS:
-        place = text.find(word) if word[0] in text else -1
-        while place >= 0:
-            if beside is None or beside.match(text, place):
-                places.setdefault(group, []).append(place)
-            place = text.find(word, place + 1)
-    return places
-
-
-def _windows(places: list[int], reach: tuple[int, int], length: int) -> list[tuple[int, int]]:
-    """The stretches around some places, those that touch joined."""
-    windows: list[tuple[int, int]] = []
-    for place in sorted(places):
-        left = max(0, place - reach[0] - CONTEXT)
-        right = min(length, place + reach[1] + CONTEXT)
-        if windows and left <= windows[-1][1]:
-            windows[-1] = (windows[-1][0], right)
-        else:
-            windows.append((left, right))
-    return windows
-
-
-def _read_window(
-    text: str, start: int, end: int, notations: tuple[_Notation, ...]
-) -> Iterator[VariantMention]:
-    """The matches of some notations in one stretch, but those that its ends may have cut."""
-    whole_from = start + CONTEXT if start else 0
-    whole_until = end - CONTEXT if end < len(text) else end
-    for notation in notations:
-        for match in notation.regex.finditer(text, start, end):
-            if (
-                whole_from <= match.start()
-                and match.end() <= whole_until
-                and match.group() not in NOT_VARIANTS
-                and not UNCHANGED.fullmatch(match.group())
-            ):
-                yield VariantMention(match.start(), match.end(), notation.kind, match.group())
-
-
-def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
-    """Of matches that overlap keep the longest, and of equals the one found first."""
-    by_start = sorted(found, key=lambda mention: mention.start)
-    kept: list[VariantMention] = []
-    for mention in by_start:
-        if not kept or kept[-1].end <= mention.start:
-            kept.append(mention)
-        elif mention.end - mention.start > kept[-1].end - kept[-1].start:
-            kept[-1] = mention
-    return kept
-
-
-def _settle_kinds(text: str, mentions: list[VariantMention]) -> list[VariantMention]:
-    """Tell mutants such as G57T from nucleotide changes such as G1691A."""
-    if not any(EITHER_KIND.fullmatch(mention.surface) for mention in mentions):
-        return mentions
-    residues = {
-        int(match[1])
-        for mention in mentions
-        if (match := ONLY_RESIDUES.fullmatch(mention.surface))
-        and not EITHER_KIND.fullmatch(mention.surface)
-    }
-    settled: list[VariantMention] = []
-    first = 0
-    while first < len(mentions):
-        last = first
-        while last + 1 < len(mentions) and BETWEEN_LIST_ITEMS.fullmatch(
-            text, mentions[last].end, mentions[last + 1].start
-        ):
-            last += 1
-        items = mentions[first : last + 1]
-        of_proteins = any(
-            ONLY_RESIDUES.fullmatch(item.surface) and not EITHER_KIND.fullmatch(item.surface)
-            for item in items
-        ) or bool(
-            PROTEIN_WORD_AFTER.match(text, items[-1].end)
-            or PROTEIN_WORD_BEFORE.search(text, max(0, items[0].start - 40), items[0].start)
-        )
-        settled.extend(
-            replace(item, kind="protein_substitution")
-            if EITHER_KIND.fullmatch(item.surface)
-            and (of_proteins or _is_among_residues(item.surface, residues))
-            else item
-            for item in items
-        )
-        first = last + 1
-    return settled
-
-
-def _is_among_residues(surface: str, residues: set[int]) -> bool:
-    """Whether a text that names residues means one here: A49T, where V89L and R246W stand too.
-
-    Not so where one of the residues lies in that codon (T704C is M235T), give or take a
-    signal peptide, or where the position is beyond most proteins.
-    """
-    position = int(surface[1:-1])
-    return (
-        len(residues) > 1
-        and position < 1000
-        and not any(abs(position / 3 - residue) < 10 for residue in residues)
-    )

@@ -1,0 +1,1 @@
+"""Mentions of variants: how they are written, where to look, and the finder."""

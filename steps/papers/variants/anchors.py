@@ -1,0 +1,88 @@
+"""Short patterns by which places are found where a variant may stand, cheaply."""
+
+import re
+
+from steps.papers.variants.grammar import ARROW_SIGNS
+
+# --- where to look at all ------------------------------------------------------------------
+
+# The notations are costly, and most of a text names no variant. Every notation holds one of the
+# anchors below, so only the text around an anchor is read with the notations. The anchors are
+# searched with `re`, which skips to their first character faster than `regex`.
+_HYPHENS = r"\-\u2010\u2011\u2012\u2013\u2212"
+_CODE3 = (
+    "(?:A(?:la|LA|rg|RG|sn|SN|sp|SP)|C[yY][sS]|G[lL][nNuUyY]|H[iI][sS]|I[lL][eE]|L[eEyY][uUsS]"
+    "|M[eE][tT]|P[hHrR][eEoO]|S[eE][rR]|T[hHrRyY][rRpP]|V[aA][lL])"
+)
+_NAME_START = (
+    "(?:alan|argin|aspar|cystei|glutam|glyci|histid|isoleu|leuci|lysin|methio|phenyl|proli|serin"
+    "|threon|trypto|tyros|valin)"
+)
+_STOP = "(?:[sS]top|STOP|[tT]er(?!m)|TER)"
+_EVENT_START = r"(?:mut|sub|var|poly|gen|allel)"
+_INDEL_START = (
+    r"(?:(?:indel|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP"
+    r"|(?:deletion|insertion|duplication)\s?(?:/|of\s[ACGT]|[ACGT]))"
+)
+
+# What follows a number, by groups.
+AFTER_NUMBER = re.compile(
+    rf"""[0-9](?:
+    (?=[A-Z])(?:
+        (?P<stop>{_STOP}|X(?!\w))
+      | (?P<frameshift>[A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)|FS)
+      | (?P<bases>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)|(?:DEL|INS|DUP)[ACGT])
+      | (?P<letter>  # V600E, M1V, R-4Q; E2F only beside a word that says so
+            .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z0-9][+{_HYPHENS}][0-9].)(?<![A-Za-z][A-Z].[0-9].)
+            |(?=\s{_EVENT_START}))
+        )
+      | (?P<code>{_CODE3})  # 600Glu
+    )
+  | (?=[a-z])(?:
+        (?P<indel>(?:kb)?\s?{_INDEL_START}|fs)
+      | (?P<stop_word>{_STOP})
+      | (?P<arm>[pq](?:[0-9]|ter|cen|(?!\w)))
+    )
+  | (?P<star>\*)
+  | \s(?:
+        (?P<code_apart>\(?{_CODE3}|(?:to\s)?(?:{_NAME_START}|{_STOP})|to\s{_CODE3})
+      | (?P<bases_apart>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
+      | (?P<letter_apart>to\s[A-Z](?!\w)|[A-Z]\s{_EVENT_START})
+      | (?P<indel_apart>{_INDEL_START}|{_CODE3}?fs(?!\w))
+    )
+  | [/,){_HYPHENS}](?:
+        (?P<code_behind_mark>\s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP})|X(?!\w)|\*)
+      | (?P<letter_behind_mark>\s?[ACGTU]{{1,3}}(?!\w)|T[AG]{{2}}(?!\w))
+      | (?P<indel_behind_mark>\s?{_INDEL_START})
+    )
+  | (?P<number>[0-9](?:
+        [0-9](?:(?<=[rR][sS]...)|(?<=s[\s\#]...)|(?<=s\s\#...))
+      | (?<=del..)|(?<=ins..)|(?<=dup..)
+    ))
+  )""",
+    re.VERBOSE,
+)
+SEQUENCE_TYPE = re.compile(
+    r"(?P<prefix>\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}"
+    r"(?:[-+*?\u2010-\u2212]?\s?\d|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con))"
+)
+BETWEEN_ALLELES = re.compile(
+    rf"(?P<slash>/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
+    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s)"
+)
+TO_RESIDUE = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.)(?P<to>{_CODE3})")
+PATTERN_ANCHORS = (AFTER_NUMBER, SEQUENCE_TYPE, BETWEEN_ALLELES, TO_RESIDUE)
+_BEFORE_INDEL_OBJECT = re.compile(r"(?<![\w.])...[\s-]?[\d(A-Z]")
+_ARROW_INTO_CHANGE = re.compile(
+    rf"(?:&gt;|.)\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
+)
+
+# Literals are faster to find than any pattern: their group, and what must match at them.
+WORD_ANCHORS: tuple[tuple[str, str, re.Pattern[str] | None], ...] = (
+    *((word, "event", _BEFORE_INDEL_OBJECT) for word in ("del", "ins", "dup", "Del")),
+    *((sign, "arrow", _ARROW_INTO_CHANGE) for sign in (">", "&gt;", *ARROW_SIGNS)),
+    ("---", "arrow", None),
+    ("IVS", "intron", None),
+    *((word, "delta", None) for word in ("elta", "\u0394", "\u2206")),
+    *((word, "arm", None) for word in ("Xp", "Xq", "Yp", "Yq")),
+)

@@ -1,0 +1,310 @@
+"""Sequence variants in the text of a paper: c.35delG, V600E, C677T, rs7903146, 17p13.1.
+
+The grammar follows the HGVS nomenclature (https://hgvs-nomenclature.org) and adds the
+older free-text forms that papers still use: IVS2+1G>A, 1691G>A, delF508, Arg506 to Gln,
+"C-->T transition at nucleotide 3916".
+
+    find_variants("The BRAF V600E (c.1799T>A) mutation")
+    -> V600E (protein_substitution), c.1799T>A (hgvs_coding)
+
+The patterns are put together from a few small parts. Every repetition in them is bounded, so
+the work at one character of the text is bounded too and the whole scan is linear in the
+length of the text, whatever the text. Most of a text names no variant: every notation says
+which anchors (600E, an arrow, "c.") its matches hold, and reads only the text around those.
+
+What is told in words alone ("a C to T transition", "arginine to glutamine at residue 753") is
+left out, as it is in annotated corpora of variant mentions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import regex
+
+from steps.papers.variants.anchors import PATTERN_ANCHORS, WORD_ANCHORS
+from steps.papers.variants.grammar import (
+    BARE_CHANGE,
+    BARE_RESIDUE_CHANGE,
+    BETWEEN_LIST_ITEMS,
+    CHROMOSOME_ARM,
+    CODON_CHANGE,
+    CYTOBAND,
+    DELTA,
+    DELTA_INDEL,
+    EITHER_KIND,
+    FLANKED_POSITION,
+    HGVS_CODING,
+    HGVS_GENOMIC,
+    HGVS_PROTEIN,
+    INDEL_FIRST,
+    INTRON_ALLELE,
+    MISSING_ALLELE,
+    NOT_VARIANTS,
+    ONE_LETTER_ARROW,
+    ONE_LETTER_SUBSTITUTION,
+    ONLY_RESIDUES,
+    POSITION_FIRST,
+    POSITION_INDEL,
+    PROTEIN_WORD_AFTER,
+    PROTEIN_WORD_BEFORE,
+    RESIDUE_CHANGE_PHRASE,
+    RESIDUE_DELETION,
+    RESIDUE_INDEL,
+    RESIDUE_NAME_SUBSTITUTION,
+    RESIDUE_PAIR,
+    RSID,
+    SIGNAL_PEPTIDE_SUBSTITUTION,
+    SNP_ALLELES,
+    START_SUBSTITUTION,
+    SUBSTITUTION_PHRASE,
+    THREE_LETTER_SUBSTITUTION,
+    UNCHANGED,
+)
+
+VariantKind = Literal[
+    "hgvs_coding",
+    "hgvs_protein",
+    "hgvs_genomic",
+    "protein_substitution",
+    "nucleotide_substitution",
+    "rsid",
+    "indel",
+    "protein_indel",
+    "cytoband",
+]
+
+
+@dataclass(frozen=True)
+class VariantMention:
+    """One variant named in a text.
+
+    Attributes:
+        start: First character, counted from 0.
+        end: One past the last character.
+        kind: Which notation the variant is written in. `hgvs_genomic` covers the
+            reference types g., m., n., o. and r.; `indel` covers deletions, insertions and
+            duplications without an HGVS prefix, `protein_indel` those of residues (F508del)
+            and frameshifts (Arg97fs).
+        surface: The mention as it stands, `text[start:end]`.
+    """
+
+    start: int
+    end: int
+    kind: VariantKind
+    surface: str
+
+
+@dataclass(frozen=True)
+class _Notation:
+    """One notation.
+
+    Attributes:
+        kind: The kind of what it matches.
+        regex: The notation itself.
+        anchors: Groups of anchors; every match holds an anchor of one of them.
+    """
+
+    kind: VariantKind
+    regex: regex.Pattern[str]
+    anchors: frozenset[str]
+
+
+def _notation(kind: VariantKind, pattern: str, anchors: str) -> _Notation:
+    return _Notation(kind, regex.compile(pattern), frozenset(anchors.split()))
+
+
+_NOTATIONS = (
+    _notation("hgvs_coding", HGVS_CODING, "prefix"),
+    _notation("hgvs_protein", HGVS_PROTEIN, "prefix"),
+    _notation("hgvs_genomic", HGVS_GENOMIC, "prefix"),
+    _notation("rsid", RSID, "number"),
+    _notation("nucleotide_substitution", SUBSTITUTION_PHRASE, "arrow"),
+    _notation("nucleotide_substitution", POSITION_FIRST, "arrow slash bases bases_apart"),
+    _notation(
+        "nucleotide_substitution",
+        FLANKED_POSITION,
+        "letter bases letter_apart letter_behind_mark arrow",
+    ),
+    _notation("nucleotide_substitution", INTRON_ALLELE, "intron"),
+    _notation("nucleotide_substitution", BARE_CHANGE, "arrow"),
+    _notation("nucleotide_substitution", SNP_ALLELES, "slash"),
+    _notation("nucleotide_substitution", CODON_CHANGE, "arrow slash code_apart"),
+    _notation(
+        "protein_substitution",
+        THREE_LETTER_SUBSTITUTION,
+        "code code_apart code_behind_mark arrow stop stop_word star",
+    ),
+    _notation("protein_substitution", RESIDUE_CHANGE_PHRASE, "arrow to slash"),
+    _notation("protein_substitution", ONE_LETTER_SUBSTITUTION, "letter bases stop stop_word star"),
+    _notation("protein_substitution", ONE_LETTER_ARROW, "arrow letter_apart letter_behind_mark"),
+    _notation("protein_substitution", BARE_RESIDUE_CHANGE, "arrow"),
+    _notation("protein_substitution", RESIDUE_PAIR, "letter code code_apart code_behind_mark"),
+    _notation(
+        "protein_substitution", RESIDUE_NAME_SUBSTITUTION, "code_apart code_behind_mark arrow"
+    ),
+    _notation("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, "letter"),
+    _notation("protein_substitution", START_SUBSTITUTION, "letter stop star"),
+    _notation("indel", POSITION_INDEL, "bases indel indel_apart indel_behind_mark"),
+    _notation("indel", DELTA_INDEL, "delta"),
+    _notation("indel", INDEL_FIRST, "event number"),
+    _notation("protein_indel", RESIDUE_DELETION, "event delta"),
+    _notation("protein_indel", RESIDUE_INDEL, "frameshift indel indel_apart"),
+    _notation("indel", DELTA, "delta"),
+    _notation("indel", MISSING_ALLELE, "slash"),
+    _notation("cytoband", CYTOBAND, "arm"),
+    _notation("cytoband", CHROMOSOME_ARM, "arm"),
+)
+_GROUPS = frozenset().union(*(notation.anchors for notation in _NOTATIONS))
+NOTATIONS_OF = {
+    group: tuple(notation for notation in _NOTATIONS if group in notation.anchors)
+    for group in sorted(_GROUPS)
+}
+
+# So far from an anchor a mention may reach, to the left and to the right, and beyond that what the
+# notations may ask of the context.
+FAR = (90, 130)
+NEAR = (40, 40)
+REACH = {
+    group: FAR if group in {"arrow", "prefix", "slash", "event", "delta", "intron"} else NEAR
+    for group in NOTATIONS_OF
+} | {"indel": (60, 90), "indel_apart": (60, 90), "number": (30, 90)}
+CONTEXT = 24
+
+
+def find_variants(text: str) -> list[VariantMention]:
+    """Find the sequence variants and cytobands named in a text.
+
+    Where two notations overlap the longer match wins, so "c.1799T>A" is one mention and
+    not also "1799T>A".
+
+    Args:
+        text: A title, an abstract or a section.
+
+    Returns:
+        Mentions in reading order; no two overlap.
+    """
+    return _find_in(
+        text,
+        [
+            (start, end, NOTATIONS_OF[group])
+            for group, places in _anchors(text).items()
+            for start, end in _windows(places, REACH[group], len(text))
+        ],
+    )
+
+
+def _find_in(
+    text: str, windows: list[tuple[int, int, tuple[_Notation, ...]]]
+) -> list[VariantMention]:
+    """Read stretches of a text, each from start to end with some notations."""
+    found = [mention for window in windows for mention in _read_window(text, *window)]
+    return _settle_kinds(text, _keep_longest(found)) if found else []
+
+
+def _anchors(text: str) -> dict[str, list[int]]:
+    """Where a text holds anchors, by their group, in reading order within one search."""
+    places: dict[str, list[int]] = {}
+    for pattern in PATTERN_ANCHORS:
+        for match in pattern.finditer(text):
+            places.setdefault(match.lastgroup or "", []).append(match.start())
+    for word, group, beside in WORD_ANCHORS:
+        place = text.find(word) if word[0] in text else -1
+        while place >= 0:
+            if beside is None or beside.match(text, place):
+                places.setdefault(group, []).append(place)
+            place = text.find(word, place + 1)
+    return places
+
+
+def _windows(places: list[int], reach: tuple[int, int], length: int) -> list[tuple[int, int]]:
+    """The stretches around some places, those that touch joined."""
+    windows: list[tuple[int, int]] = []
+    for place in sorted(places):
+        left = max(0, place - reach[0] - CONTEXT)
+        right = min(length, place + reach[1] + CONTEXT)
+        if windows and left <= windows[-1][1]:
+            windows[-1] = (windows[-1][0], right)
+        else:
+            windows.append((left, right))
+    return windows
+
+
+def _read_window(
+    text: str, start: int, end: int, notations: tuple[_Notation, ...]
+) -> Iterator[VariantMention]:
+    """The matches of some notations in one stretch, but those that its ends may have cut."""
+    whole_from = start + CONTEXT if start else 0
+    whole_until = end - CONTEXT if end < len(text) else end
+    for notation in notations:
+        for match in notation.regex.finditer(text, start, end):
+            if (
+                whole_from <= match.start()
+                and match.end() <= whole_until
+                and match.group() not in NOT_VARIANTS
+                and not UNCHANGED.fullmatch(match.group())
+            ):
+                yield VariantMention(match.start(), match.end(), notation.kind, match.group())
+
+
+def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
+    """Of matches that overlap keep the longest, and of equals the one found first."""
+    by_start = sorted(found, key=lambda mention: mention.start)
+    kept: list[VariantMention] = []
+    for mention in by_start:
+        if not kept or kept[-1].end <= mention.start:
+            kept.append(mention)
+        elif mention.end - mention.start > kept[-1].end - kept[-1].start:
+            kept[-1] = mention
+    return kept
+
+
+def _settle_kinds(text: str, mentions: list[VariantMention]) -> list[VariantMention]:
+    """Tell mutants such as G57T from nucleotide changes such as G1691A."""
+    if not any(EITHER_KIND.fullmatch(mention.surface) for mention in mentions):
+        return mentions
+    residues = {
+        int(match[1])
+        for mention in mentions
+        if (match := ONLY_RESIDUES.fullmatch(mention.surface))
+        and not EITHER_KIND.fullmatch(mention.surface)
+    }
+    settled: list[VariantMention] = []
+    first = 0
+    while first < len(mentions):
+        last = first
+        while last + 1 < len(mentions) and BETWEEN_LIST_ITEMS.fullmatch(
+            text, mentions[last].end, mentions[last + 1].start
+        ):
+            last += 1
+        items = mentions[first : last + 1]
+        of_proteins = any(
+            ONLY_RESIDUES.fullmatch(item.surface) and not EITHER_KIND.fullmatch(item.surface)
+            for item in items
+        ) or bool(
+            PROTEIN_WORD_AFTER.match(text, items[-1].end)
+            or PROTEIN_WORD_BEFORE.search(text, max(0, items[0].start - 40), items[0].start)
+        )
+        settled.extend(
+            replace(item, kind="protein_substitution")
+            if EITHER_KIND.fullmatch(item.surface)
+            and (of_proteins or _is_among_residues(item.surface, residues))
+            else item
+            for item in items
+        )
+        first = last + 1
+    return settled
+
+
+def _is_among_residues(surface: str, residues: set[int]) -> bool:
+    """Whether a text that names residues means one here: A49T, where V89L and R246W stand too.
+
+    Not so where one of the residues lies in that codon (T704C is M235T), give or take a
+    signal peptide, or where the position is beyond most proteins.
+    """
+    position = int(surface[1:-1])
+    return (
+        len(residues) > 1
+        and position < 1000
+        and not any(abs(position / 3 - residue) < 10 for residue in residues)
+    )

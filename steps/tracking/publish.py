@@ -1,0 +1,74 @@
+"""What a finished training leaves behind: card and curves, and a registered version."""
+
+from pathlib import Path
+from typing import Any
+
+from steps.terminal import say
+from steps.tracking.cache import cache_tags
+from steps.tracking.checkpoints.agreement import remove_shared_checkpoints
+from steps.tracking.checkpoints.uploads import CheckpointUploads, NoUploads
+from steps.tracking.environment import library_versions
+from steps.tracking.job import PreparedJob
+from steps.tracking.registry.versions import register
+from steps.tracking.runs import StepRun
+from steps.training.job import TrainingResult
+
+
+def publish_files(
+    run: StepRun, prepared: PreparedJob, result: TrainingResult, recorder: Any
+) -> None:
+    """Write card and curves, and hand them and the adapter to the recorder.
+
+    Args:
+        run: The run of this step.
+        prepared: What was trained.
+        result: What came of it.
+        recorder: An `MlflowRecorder`, still open: it sends them when the store is there.
+    """
+    from steps.reports.model_card import TrainingData, write_model_card
+    from steps.reports.training_figures import write_training_curves
+
+    job, stored = prepared.job, prepared.dataset
+    data = TrainingData(
+        stored.digest, stored.run_id, stored.manifest["splits"], result.tokens_of_an_epoch
+    )
+    card = result.adapter / "README.md"
+    write_model_card(card, job.training, job.base, data, result.figures, library_versions())
+    figures: Path = run.scratch / "figures"
+    write_training_curves(result.history, figures / "training.png")
+    recorder.artifact(result.adapter)
+    recorder.artifact(figures)
+    if run.spool.last_error:
+        say(f"the tracking store is away ({run.spool.last_error}): waiting for it")
+
+
+def publish_version(
+    run: StepRun,
+    prepared: PreparedJob,
+    result: TrainingResult,
+    alias: str,
+    uploads: CheckpointUploads | NoUploads,
+) -> str:
+    """Register the adapter, once a fresh process has found it to give the trainer's logits.
+
+    Args:
+        run: The run of this step.
+        prepared: What was trained.
+        result: What came of it.
+        alias: Of the registered version.
+        uploads: Whether the store has every checkpoint.
+
+    Returns:
+        The URI of the version, or of the adapter where `mlflow.log_model` is false.
+    """
+    if uploads.complete:
+        remove_shared_checkpoints(run.id)
+    training = prepared.job.training
+    if training.mlflow.log_model:
+        say("checking the stored model in a fresh process")
+        version = register(run, result.adapter, training, alias, result.figures)
+    else:
+        version = f"runs:/{run.id}/adapter"
+        say(f"not registered, because mlflow.log_model is false: {version}")
+    run.tag(model_version=version, **cache_tags(prepared.cache_parts))
+    return version

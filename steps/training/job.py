@@ -1,0 +1,81 @@
+"""What a training is given before any weight is loaded, and what it gives back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.checkpoints.trainer_state import Progress, ResumePoint
+from steps.config.sections import Training
+from steps.models.devices import Placement
+from steps.models.sources import Base
+from steps.papers.text import PaperText
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training needs, settled and checked, on every rank the same.
+
+    Attributes:
+        training: The configuration, with `batch_size: auto` worked out.
+        base: The base model, whose files lie on this disk.
+        tokenizer: The base's.
+        placement: Where it is trained.
+        train_papers: What is learned from.
+        validation_papers: What checkpoints are ranked by; may be empty.
+        checkpoint_root: Where checkpoints are written.
+        resume: The checkpoint that it goes on from, or None.
+        deepspeed: DeepSpeed's settings, or None without DeepSpeed.
+    """
+
+    training: Training
+    base: Base
+    tokenizer: Any
+    placement: Placement
+    train_papers: Sequence[PaperText]
+    validation_papers: Sequence[PaperText]
+    checkpoint_root: Path
+    resume: ResumePoint | None
+    deepspeed: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training has made.
+
+    Attributes:
+        adapter: The folder of the adapter (or of the whole model, for `full`).
+        figures: What was measured, for the card and the version, by the store's names.
+        history: All that was reported, as transformers' `TrainerState.log_history`.
+        tokens_of_an_epoch: Tokens of the training rows.
+    """
+
+    adapter: Path
+    figures: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]]
+    tokens_of_an_epoch: int
+
+
+def figures_of(state: Any, progress: Progress) -> dict[str, float]:
+    """What a training measured, by the store's names.
+
+    Args:
+        state: Its `transformers.TrainerState`.
+        progress: What it remembers besides.
+    """
+    history = state.log_history
+    figures = {
+        "train/steps": float(state.global_step),
+        "train/tokens_seen": float(progress.tokens_seen),
+    }
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    if losses:
+        figures |= {"train/loss, first": losses[0], "train/loss, last": losses[-1]}
+    for key in ("bits_per_byte", "mlm_loss"):
+        values = [entry[f"eval_{key}"] for entry in history if f"eval_{key}" in entry]
+        if values:
+            figures |= {
+                f"validation/{key}, first": values[0],
+                f"validation/{key}, best": min(values),
+            }
+    return figures
