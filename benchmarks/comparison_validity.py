@@ -23,7 +23,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from steps.comparison.comparable import SideInfo
+from steps.comparison.comparable import EvaluatedModel
 from steps.comparison.decision import CONFIDENCE, decide
 from steps.comparison.statistics import (
     RatioTable,
@@ -115,7 +115,7 @@ def decision_rates(
     promoted = kept = covered = 0
     moved = with_gain(population, true_gain)
     for sample in samples_of(moved, papers, experiments, seed=papers):
-        champion, challenger = _sides(sample)
+        champion, challenger = _models_to_compare(sample)
         decision = decide(champion, challenger, rule)
         promoted += decision.outcome == "promote"
         kept += decision.outcome == "keep"
@@ -244,13 +244,13 @@ def _standard_lognormal(generator: np.random.Generator, sigma: float, size: int)
     return np.asarray((values - math.exp(sigma**2 / 2)) / math.sqrt(variance))
 
 
-def _sides(table: RatioTable) -> tuple[SideInfo, SideInfo]:
+def _models_to_compare(table: RatioTable) -> tuple[EvaluatedModel, EvaluatedModel]:
     """A table as two evaluated models."""
     import pandas as pd
 
     ids = [f"paper {i}" for i in range(len(table.values))]
     champion, challenger = (
-        SideInfo(
+        EvaluatedModel(
             name=name,
             version=name,
             dataset_digest="synthetic",

@@ -9,8 +9,9 @@ the evidence allows. `--rollback true` brings the previous champion back.
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,12 +22,11 @@ from steps.errors import UserError
 from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
-    from steps.comparison.comparable import SideInfo
+    from steps.comparison.comparable import EvaluatedModel
     from steps.comparison.decision import Decision
-    from steps.tracking.registry.model_reference import Side
+    from steps.tracking.datasets import StoredDataset
+    from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
-from steps.tracking.evaluations import side_info
-from steps.tracking.registry.promotion import comparison_inputs
 
 
 @click.command()
@@ -91,91 +91,139 @@ def main(
 def compare(
     run: "StepRun", loaded: LoadedConfig, champion: str, challenger: str, may_promote: bool
 ) -> None:
-    """Resolve the sides, evaluate what is missing, decide, and act on it."""
+    """Resolve the models, evaluate what is missing, decide, and act on it."""
     from steps.tracking.cache import cache_tags, key_parts
     from steps.tracking.datasets import fetch_dataset
-    from steps.tracking.registry.promotion import alias_state, promote_version
+    from steps.tracking.registry.promotion import alias_state, comparison_inputs
 
     training = loaded.training
-    before = alias_state(run.client, training.mlflow.registered_model_name)
-    sides = _sides(run, training, champion, challenger)
-    if sides is None:
+    name = training.mlflow.registered_model_name
+    before = alias_state(run.client, name)
+    references = _models_to_compare(run, training, champion, challenger)
+    if references is None:
         run.tag(decision="nothing to compare")
         return
-    ours, theirs = sides
+    ours, theirs = references
     stored = fetch_dataset(run.client, "latest", run.scratch / "data")
-    champion_info = side_info(run, training, ours, stored)
-    earlier = _decisions_on(run, stored.digest)
-    # Several challengers are several chances to be lucky: each gets its share of alpha.
-    rule = training.comparison.model_copy(update={"alpha": training.comparison.alpha / len(theirs)})
-
-    from steps.comparison.decision import decide
-    from steps.reports.comparison_report import write_comparison_report
-
-    decisions: list[tuple[Side, SideInfo, Decision]] = []
-    for side in theirs:
-        info = side_info(run, training, side, stored)
-        decisions.append(
-            (side, info, decide(champion_info, info, rule, decisions_taken_before=earlier))
-        )
-    better = [d for d in decisions if d[2].outcome == "promote"]
-    best = max(better or decisions, key=lambda d: d[2].primary.gain)
-    winner = best[0] if better else None
-
-    texts = _texts(stored.folder)
-    for side, info, decision in decisions:
-        name = "report.html" if side is best[0] else f"report-{side.name.replace('/', '-')}.html"
-        pictures = write_comparison_report(
-            run.scratch / name, decision, champion_info.per_paper, info.per_paper, texts
-        )
-        run.artifact(run.scratch / name)
-        if side is best[0]:
-            for picture in pictures:
-                run.artifact(picture, "figures")
-
-    moved = "no alias moved (promote=never)" if not may_promote else "no alias moved"
-    if winner is not None and may_promote and winner.version is None:
-        moved = (
-            f"{winner.uri} is better, but no registered version, so no alias was moved: name the "
-            "version that finetune registered"
-        )
-    elif winner is not None and may_promote:
-        moved = promote_version(run, training.mlflow.registered_model_name, winner, best[2], before)
+    opponents = _decide(run, training, ours, theirs, stored)
+    better = [one for one in opponents if one.decision.outcome == "promote"]
+    best = max(better or opponents, key=lambda one: one.decision.primary.gain)
+    _write_reports(run, opponents, best, stored)
+    moved = _promote(run, name, best if better else None, before, may_promote)
+    after = alias_state(run.client, name)
     content = {
         "champion": ours.uri,
-        "winner": winner.uri if winner else None,
+        "winner": best.reference.uri if better else None,
         "aliases": moved,
-        "aliases_after": alias_state(run.client, training.mlflow.registered_model_name),
+        "aliases_after": after,
         "decisions": [
-            {"challenger_uri": side.uri, **dataclasses.asdict(decision)}
-            for side, _, decision in decisions
+            {"challenger_uri": one.reference.uri, **dataclasses.asdict(one.decision)}
+            for one in opponents
         ],
     }
     file = run.scratch / "decision.json"
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
     run.artifact(file)
-    _log(run, decisions, best[2])
-    parts = key_parts(
-        "ab_compare", training, comparison_inputs([ours, *theirs], stored.digest, may_promote)
-    )
+    _log(run, best.decision)
+    inputs = comparison_inputs([ours, *theirs], stored.digest, may_promote)
     run.tag(
-        decision=best[2].outcome,
-        decision_reason=best[2].reason,
+        decision=best.decision.outcome,
+        decision_reason=best.decision.reason,
         dataset_digest=stored.digest,
         champion=ours.uri,
-        champion_after=alias_state(run.client, training.mlflow.registered_model_name).get(
-            "champion", ""
-        ),
-        **cache_tags(parts),
+        champion_after=after.get("champion", ""),
+        **cache_tags(key_parts("ab_compare", training, inputs)),
     )
-    for side, _, decision in decisions:
-        say(f"{side.name} against {ours.name}: {decision.outcome}. {decision.reason}")
+    for one in opponents:
+        outcome, reason = one.decision.outcome, one.decision.reason
+        say(f"{one.reference.name} against {ours.name}: {outcome}. {reason}")
     say(moved)
 
 
-def _sides(
+@dataclass(frozen=True)
+class Opponent:
+    """A challenger, and what was decided of it.
+
+    Attributes:
+        reference: As the registry knows it.
+        champion: The results that it was held against.
+        model: Its own results.
+        decision: What they say.
+    """
+
+    reference: "ModelReference"
+    champion: "EvaluatedModel"
+    model: "EvaluatedModel"
+    decision: "Decision"
+
+
+def _decide(
+    run: "StepRun",
+    training: Training,
+    champion: "ModelReference",
+    challengers: "list[ModelReference]",
+    stored: "StoredDataset",
+) -> list[Opponent]:
+    """Hold each challenger against the champion, with results from the store or measured now."""
+    from steps.comparison.decision import decide
+    from steps.tracking.evaluations import evaluated_model
+
+    held = evaluated_model(run, training, champion, stored)
+    earlier = _decisions_on(run, stored.digest)
+    # Several challengers are several chances to be lucky: each gets its share of alpha.
+    share = training.comparison.alpha / len(challengers)
+    rule = training.comparison.model_copy(update={"alpha": share})
+    opponents = []
+    for reference in challengers:
+        model = evaluated_model(run, training, reference, stored)
+        decision = decide(held, model, rule, decisions_taken_before=earlier)
+        opponents.append(Opponent(reference, held, model, decision))
+    return opponents
+
+
+def _write_reports(
+    run: "StepRun", opponents: list[Opponent], best: Opponent, stored: "StoredDataset"
+) -> None:
+    """A report for each challenger; the best one's is `report.html`, with its figures."""
+    from steps.reports.comparison_report import write_comparison_report
+
+    texts = _texts(stored.folder)
+    for one in opponents:
+        own_name = f"report-{one.reference.name.replace('/', '-')}.html"
+        file = run.scratch / ("report.html" if one is best else own_name)
+        pictures = write_comparison_report(
+            file, one.decision, one.champion.per_paper, one.model.per_paper, texts
+        )
+        run.artifact(file)
+        for picture in pictures if one is best else ():
+            run.artifact(picture, "figures")
+
+
+def _promote(
+    run: "StepRun",
+    name: str,
+    winner: Opponent | None,
+    before: dict[str, str],
+    may_promote: bool,
+) -> str:
+    """Move the alias to the winner, if there is one and it may be moved; what was done."""
+    from steps.tracking.registry.promotion import promote_version
+
+    if not may_promote:
+        return "no alias moved (promote=never)"
+    if winner is None:
+        return "no alias moved"
+    if winner.reference.version is None:
+        return (
+            f"{winner.reference.uri} is better, but no registered version, so no alias was moved: "
+            "name the version that finetune registered"
+        )
+    return promote_version(run, name, winner.reference, winner.decision, before)
+
+
+def _models_to_compare(
     run: "StepRun", training: Training, champion: str, challenger: str
-) -> "tuple[Side, list[Side]] | None":
+) -> "tuple[ModelReference, list[ModelReference]] | None":
     """The champion and its challengers; None where there is nothing to compare.
 
     Raises:
@@ -184,26 +232,26 @@ def _sides(
     from steps.tracking.registry.model_reference import (
         CHALLENGER,
         CHAMPION,
-        Side,
+        ModelReference,
         find_alias,
-        resolve_side,
+        resolve_model,
     )
 
     name = training.mlflow.registered_model_name
     if champion:
-        ours = resolve_side(run.client, champion, training)
+        ours = resolve_model(run.client, champion, training)
     else:
-        ours = find_alias(run.client, name, CHAMPION) or Side("base", None, None)
+        ours = find_alias(run.client, name, CHAMPION) or ModelReference("base", None, None)
     if challenger:
         references = [part.strip() for part in challenger.split(",") if part.strip()]
-        theirs = [resolve_side(run.client, reference, training) for reference in references]
+        theirs = [resolve_model(run.client, reference, training) for reference in references]
     else:
         found = find_alias(run.client, name, CHALLENGER)
         if found is None:
             say(f"nothing to compare: {name} has no version with the alias @{CHALLENGER}")
             return None
         theirs = [found]
-    uris = [side.uri for side in (ours, *theirs)]
+    uris = [reference.uri for reference in (ours, *theirs)]
     if len(set(uris)) < len(uris):
         if not champion and not challenger:
             say(f"nothing to compare: champion and challenger are both {ours.name}")
@@ -232,17 +280,17 @@ def _texts(dataset: Path) -> dict[str, str]:
     return {paper.paper_id: paper.text for paper in read_papers(dataset, "test")}
 
 
-def _log(run: "StepRun", decisions: "list[tuple[Side, SideInfo, Decision]]", best: Any) -> None:
-    run.metrics(
-        {
-            "comparison/gain": best.primary.gain,
-            "comparison/gain_ci_low": best.primary.low,
-            "comparison/gain_ci_high": best.primary.high,
-            "comparison/p_value": best.primary.p_value,
-            "comparison/papers": best.papers,
-            "comparison/decisions_taken_before": best.decisions_taken_before,
-        }
-    )
+def _log(run: "StepRun", best: "Decision") -> None:
+    figures = {
+        "comparison/gain": best.primary.gain,
+        "comparison/gain_ci_low": best.primary.low,
+        "comparison/gain_ci_high": best.primary.high,
+        "comparison/p_value": best.primary.p_value,
+        "comparison/papers": best.papers,
+        "comparison/decisions_taken_before": best.decisions_taken_before,
+    }
+    # Too few papers carry no interval.
+    run.metrics({name: value for name, value in figures.items() if value is not None})
 
 
 if __name__ == "__main__":

@@ -8,17 +8,11 @@ and figures of them in its run. The paper is the unit: any comparison can be rec
 `per_paper.parquet`. A model is shown beside its base, which is evaluated first if need be.
 """
 
-from typing import TYPE_CHECKING
-
 import click
 
 from steps.cli import step_command
 from steps.config.file import load_config
 from steps.terminal import say, show_notices
-
-if TYPE_CHECKING:
-    pass
-from steps.tracking.evaluations import evaluate_side
 
 SPLITS = ("train", "validation", "test")
 
@@ -46,14 +40,15 @@ def main(
     show_notices(loaded.notices)
 
     from steps.tracking.datasets import fetch_dataset
-    from steps.tracking.registry.model_reference import resolve_side
+    from steps.tracking.evaluations import evaluate_model
+    from steps.tracking.registry.model_reference import resolve_model
     from steps.tracking.runs import step_run
 
     with step_run("evaluate", training, verbose=verbose) as run:
-        side = resolve_side(run.client, model, training)
+        reference = resolve_model(run.client, model, training)
         stored = fetch_dataset(run.client, dataset, run.scratch / "data")
-        results = evaluate_side(run, training, side, stored, split, evaluate_base=True)
-        say(f"{side.name} on {split} ({len(results.per_paper)} papers)")
+        results = evaluate_model(run, training, reference, stored, split, evaluate_base=True)
+        say(f"{reference.name} on {split} ({len(results.per_paper)} papers)")
         for line in headline(results.metrics):
             say(f"  {line}")
 

@@ -23,7 +23,7 @@ from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
     from steps.reports.summary_table import FinishedRun
-    from steps.tracking.registry.model_reference import Side
+    from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
 
 # glibc's defaults give memory back to the system after each training step and fault it in
@@ -128,7 +128,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
     from steps.tracking.inputs import find_papers, input_digests, with_local_files
     from steps.tracking.nested import read_json, tracking_uri
-    from steps.tracking.registry.model_reference import Side, resolve_side
+    from steps.tracking.registry.model_reference import ModelReference, resolve_model
 
     started = time.monotonic()
     run, loaded, training = pipeline.run, pipeline.loaded, pipeline.loaded.training
@@ -141,8 +141,8 @@ def run_pipeline(pipeline: Pipeline) -> None:
     digest = prepared.data.tags["forge.dataset_digest"]
     dataset = prepared.info.run_id
 
-    trained: dict[str, "FinishedRun"] = {}
-    sides: dict[str, Side] = {}
+    trained: dict[str, FinishedRun] = {}
+    references: dict[str, ModelReference] = {}
     for variant in training.variants:
         overlaid = load_config(loaded.path, loaded.variant_overrides(variant))
         trained[variant] = pipeline.step(
@@ -153,14 +153,14 @@ def run_pipeline(pipeline: Pipeline) -> None:
             overlaid,
         )
         version = trained[variant].data.tags["forge.model_version"]
-        sides[variant] = resolve_side(run.client, version, training)
+        references[variant] = resolve_model(run.client, version, training)
 
-    base = Side("base", None, None)
+    base = ModelReference("base", None, None)
     measured = {"base": _evaluate(pipeline, base, "base", dataset, digest)}
-    for variant, side in sides.items():
-        measured[variant] = _evaluate(pipeline, side, variant, dataset, digest)
+    for variant, reference in references.items():
+        measured[variant] = _evaluate(pipeline, reference, variant, dataset, digest)
 
-    compared = _compare(pipeline, sides, digest)
+    compared = _compare(pipeline, references, digest)
     _prune(pipeline, trained)
 
     from steps.reports.summary_table import show_summary
@@ -176,24 +176,26 @@ def run_pipeline(pipeline: Pipeline) -> None:
 
 
 def _evaluate(
-    pipeline: Pipeline, side: "Side", name: str, dataset: str, digest: str
+    pipeline: Pipeline, reference: "ModelReference", name: str, dataset: str, digest: str
 ) -> "FinishedRun":
     from steps.tracking.evaluations import evaluation_inputs
 
-    inputs = evaluation_inputs(pipeline.loaded.training, side, digest, "test")
+    inputs = evaluation_inputs(pipeline.loaded.training, reference, digest, "test")
     return pipeline.step(
-        "evaluate", f"evaluate {name}", inputs, {"model": side.uri, "dataset": dataset}
+        "evaluate", f"evaluate {name}", inputs, {"model": reference.uri, "dataset": dataset}
     )
 
 
-def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "FinishedRun":
+def _compare(
+    pipeline: Pipeline, references: "dict[str, ModelReference]", digest: str
+) -> "FinishedRun":
     """Compare the new versions with the champion, unless the same was decided and still stands."""
     from steps.tracking.cache import find_reusable, key_parts
     from steps.tracking.registry.promotion import alias_state, comparison_inputs
 
     run, training = pipeline.run, pipeline.loaded.training
     champion = alias_state(run.client, training.mlflow.registered_model_name).get("champion", "")
-    contenders = list(sides.values())
+    contenders = list(references.values())
     parts = key_parts("ab_compare", training, comparison_inputs(contenders, digest, True))
     found, reason = find_reusable(run.client, run.experiment_id, "ab_compare", parts)
     if found is not None:
@@ -204,7 +206,7 @@ def _compare(pipeline: Pipeline, sides: "dict[str, Side]", digest: str) -> "Fini
             return decided
         reason = "the champion has been moved since"
     # A champion cannot challenge itself: the others challenge it.
-    challengers = ",".join(side.uri for side in contenders if side.uri != champion)
+    challengers = ",".join(reference.uri for reference in contenders if reference.uri != champion)
     parameters = {"challenger": challengers, "champion": champion or "base"}
     return pipeline.start("ab_compare", "ab_compare", parameters, reason)
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from steps.pruning.policy import Verdict
-    from steps.pruning.records import Action, CheckpointRecord
+    from steps.pruning.records import Action, CheckpointRecord, PendingAction
+    from steps.tracking.checkpoints.inventory import Inventory
     from steps.tracking.runs import StepRun
 
 # Longer plans are shown as one row a run; plan.json has each checkpoint.
@@ -72,11 +73,9 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
     from contextlib import nullcontext
 
     from steps.pruning.journal import Journal, carry_out
-    from steps.pruning.policy import actions_to_take, plan_pruning
     from steps.tracking.checkpoints.inventory import finetune_runs, take_inventory
-    from steps.tracking.checkpoints.references import find_protections, still_protected
+    from steps.tracking.checkpoints.references import still_protected
     from steps.tracking.checkpoints.removal import journal_file, pruning_lock, remove
-    from steps.tracking.checkpoints.verification import runs_at_stake, with_intact_resume_points
 
     policy = training.pruning
     output = training.output.output_dir
@@ -102,17 +101,7 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
             pending,
             list_all=apply,
         )
-        now, read = datetime.now(UTC), set[str]()
-        while True:
-            protections = find_protections(run.client, run.experiment_id, which, inventory)
-            verdicts = plan_pruning(inventory.records, policy, now, protections, pending)
-            actions = actions_to_take(verdicts, protections, pending)
-            # What stays in the place of what goes has to be intact; if not, the plan is another.
-            unread = runs_at_stake(inventory, actions) - read if apply else set()
-            if not unread:
-                break
-            inventory = with_intact_resume_points(inventory, unread, pending, say)
-            read |= unread
+        inventory, verdicts, actions = _plan(run, training, which, inventory, pending, apply)
         shown = [verdict for verdict in verdicts if which in ("all", verdict.record.run_id)]
         before = _total([verdict.record for verdict in shown])
         to_free = sum(verdict.freed_bytes for verdict in shown)
@@ -148,6 +137,45 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
     elif shown and not apply:
         hint = "delete with apply=true" if to_free else "the policy keeps all of them"
         say(f"{_size(to_free)} of {_size(before)} would be freed; {hint}")
+
+
+def _plan(
+    run: "StepRun",
+    training: Training,
+    which: str,
+    inventory: "Inventory",
+    pending: "Sequence[PendingAction]",
+    apply: bool,
+) -> "tuple[Inventory, list[Verdict], list[Action]]":
+    """Decide what goes; before anything does, what stays in its place is read whole.
+
+    Where that is broken, the plan becomes another one, and is checked again.
+
+    Args:
+        run: The run of this step.
+        training: The configuration, with the policy.
+        which: `all`, or the run to prune.
+        inventory: The checkpoints that there are.
+        pending: What an interrupted pruning has left to do.
+        apply: Whether it will be carried out.
+
+    Returns:
+        The inventory without broken checkpoints, a verdict a checkpoint, and what to do.
+    """
+    from steps.pruning.policy import actions_to_take, plan_pruning
+    from steps.tracking.checkpoints.references import find_protections
+    from steps.tracking.checkpoints.verification import runs_at_stake, with_intact_resume_points
+
+    now, read = datetime.now(UTC), set[str]()
+    while True:
+        protections = find_protections(run.client, run.experiment_id, which, inventory)
+        verdicts = plan_pruning(inventory.records, training.pruning, now, protections, pending)
+        actions = actions_to_take(verdicts, protections, pending)
+        unread = runs_at_stake(inventory, actions) - read if apply else set()
+        if not unread:
+            return inventory, verdicts, actions
+        inventory = with_intact_resume_points(inventory, unread, pending, say)
+        read |= unread
 
 
 def _refuse_remains(

@@ -173,7 +173,7 @@ def test_lineage_goes_back_to_the_runs_that_a_run_was_resumed_from(
 ) -> None:
     from steps.tracking.datasets import fetch_dataset
     from steps.tracking.registry.lineage import training_lineage
-    from steps.tracking.registry.model_reference import Side
+    from steps.tracking.registry.model_reference import ModelReference
 
     experiment = trained.client.get_experiment_by_name("tiny").experiment_id
     resumed = trained.client.create_run(experiment).info.run_id
@@ -182,13 +182,19 @@ def test_lineage_goes_back_to_the_runs_that_a_run_was_resumed_from(
     trained.client.set_tag(again, "forge.resumed_from", resumed)
     trained.client.set_tag(again, "forge.dataset_run", "0123456789abcdef")
     stored = fetch_dataset(trained.client, trained.dataset, tmp_path / "data")
-    lineage = training_lineage(trained.client, Side("runs:/x", None, again), stored, tmp_path)
+    lineage = training_lineage(
+        trained.client, ModelReference("runs:/x", None, again), stored, tmp_path
+    )
     assert lineage.trained_papers() == set(stored.manifest["splits"]["train"]["paper_ids"])
     assert "0123456789abcdef has no dataset that can be read" in lineage.gap
     # A run that points to itself, or to one that is gone, ends the walk.
     trained.client.set_tag(resumed, "forge.resumed_from", again)
-    assert len(training_lineage(trained.client, Side("x", None, again), stored, tmp_path).datasets)
-    gone = training_lineage(trained.client, Side("x", None, "f" * 32), stored, tmp_path)
+    assert len(
+        training_lineage(
+            trained.client, ModelReference("x", None, again), stored, tmp_path
+        ).datasets
+    )
+    gone = training_lineage(trained.client, ModelReference("x", None, "f" * 32), stored, tmp_path)
     assert "is gone" in gone.gap
 
 

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from tests.support.project import ROOT
 
 STEPS = ROOT / "steps"

@@ -15,10 +15,15 @@ The best validated weights are those of the best step's own checkpoint.
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
+
+from steps.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
 
 PROGRESS_FILE = "progress.json"
 
@@ -94,6 +99,27 @@ def write_progress(folder: Path, progress: Progress) -> None:
 def read_progress(folder: Path) -> Progress:
     """Read `progress.json` of a checkpoint."""
     return msgspec.json.decode((folder / PROGRESS_FILE).read_bytes(), type=Progress)
+
+
+def read_trainer_state(folder: Path, rows: int) -> "TrainerState":
+    """Read transformers' own state of a checkpoint.
+
+    Args:
+        folder: The checkpoint.
+        rows: Rows of one forward pass now.
+
+    Raises:
+        UserError: The run that wrote it took another number of rows at once.
+    """
+    from transformers import TrainerState
+
+    state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+    if state.train_batch_size != rows:
+        raise UserError(
+            f"resume: a pass held {state.train_batch_size} rows, now it holds {rows}: set "
+            "hyperparameters.batch_size to the former"
+        )
+    return state
 
 
 def best_step(folder: Path) -> int | None:

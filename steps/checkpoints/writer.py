@@ -36,7 +36,7 @@ class CheckpointParts:
         write_weights: Writes the trained tensors; all ranks call it.
         write_optimizer: Writes optimiser, schedule and loss scale; all ranks call it.
         write_random_state: Writes one file with this rank's random state.
-        write_trainer_state: Writes transformers' `trainer_state.json`; rank 0 calls it.
+        trainer_state: Transformers' own state, a `TrainerState`.
         best_weights: The best validated weights, where their step has no checkpoint of its own.
     """
 
@@ -46,7 +46,7 @@ class CheckpointParts:
     write_weights: WritePart
     write_optimizer: WritePart
     write_random_state: WritePart
-    write_trainer_state: WritePart
+    trainer_state: Any
     best_weights: Mapping[str, torch.Tensor]
 
 
@@ -109,7 +109,7 @@ def _write_state(folder: Path, parts: CheckpointParts, random_states: Mapping[st
         (folder / name).unlink(missing_ok=True)
     for name, content in random_states.items():
         (folder / name).write_bytes(content)
-    parts.write_trainer_state(folder)
+    parts.trainer_state.save_to_json(str(folder / "trainer_state.json"))
     write_progress(folder, parts.progress)
     if parts.best_weights:
         save_file(dict(parts.best_weights), folder / BEST_WEIGHTS_FILE)

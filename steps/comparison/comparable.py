@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steps.comparison.statistics import (
-    LIKELIHOODS,
     BootstrapGain,
     columns_of,
     has_metric,
-    likelihood_of,
     metrics_beside,
 )
 from steps.errors import UserError
+from steps.metrics import LIKELIHOODS, likelihood_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +24,8 @@ GENERAL = "general_"
 
 
 @dataclass(frozen=True, eq=False)
-class SideInfo:
-    """One side of a comparison: what was measured, and on what.
+class EvaluatedModel:
+    """A model in a comparison: what was measured, and on what.
 
     Attributes:
         name: What the user calls it, such as `models:/genomics/3`.
@@ -51,21 +50,21 @@ class SideInfo:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def check_comparable(a: SideInfo, b: SideInfo, metric: str = "bits_per_byte") -> None:
-    """Refuse two sides whose figures do not mean the same.
+def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_per_byte") -> None:
+    """Refuse two models whose figures do not mean the same.
 
     Args:
-        a: One side.
-        b: The other side.
+        a: One model.
+        b: The other.
         metric: The metric that they are to be compared by.
 
     Raises:
         UserError: Naming the first difference found.
     """
-    sides = f"{a.name} and {b.name} cannot be compared"
+    models = f"{a.name} and {b.name} cannot be compared"
     if a.version == b.version:
         raise UserError(
-            f"{sides}: both are version {a.version}; expected two versions, so name another one"
+            f"{models}: both are version {a.version}; expected two versions, so name another one"
         )
     for what, ours, theirs, fix in (
         ("dataset digest", a.dataset_digest, b.dataset_digest, "evaluate both on one dataset"),
@@ -74,7 +73,7 @@ def check_comparable(a: SideInfo, b: SideInfo, metric: str = "bits_per_byte") ->
         ("objective", a.objective, b.objective, "compare causal with causal, masked with masked"),
     ):
         if ours != theirs:
-            raise UserError(f"{sides}: {what} {ours} against {theirs}; {fix}")
+            raise UserError(f"{models}: {what} {ours} against {theirs}; {fix}")
 
     kind = likelihood_of(metric)
     if kind is None:
@@ -85,14 +84,14 @@ def check_comparable(a: SideInfo, b: SideInfo, metric: str = "bits_per_byte") ->
     if (kind == "bits_per_byte") != (a.objective == "causal"):
         fitting = "bits_per_byte" if a.objective == "causal" else "pseudo_bits_per_byte or mlm_loss"
         raise UserError(
-            f"{sides} by {metric}: they are {a.objective} models, which have none; "
+            f"{models} by {metric}: they are {a.objective} models, which have none; "
             f"set comparison.metric to {fitting}"
         )
 
     _check_same_papers(a.name, a.per_paper, b.name, b.per_paper, "papers")
     if len(a.per_paper) == 1:
         raise UserError(
-            f"{sides}: split {a.split} holds a single paper ({a.per_paper['paper_id'].iloc[0]}); "
+            f"{models}: split {a.split} holds a single paper ({a.per_paper['paper_id'].iloc[0]}); "
             "expected several, as papers are what is resampled; use a larger split"
         )
     _check_figures(a.name, a.per_paper, metric)
@@ -165,9 +164,13 @@ def check_finite(name: str, frame: "pd.DataFrame", metric: str) -> None:
 
 
 def _check_same_text(
-    a: SideInfo, frame_a: "pd.DataFrame", b: SideInfo, frame_b: "pd.DataFrame", metric: str
+    a: EvaluatedModel,
+    frame_a: "pd.DataFrame",
+    b: EvaluatedModel,
+    frame_b: "pd.DataFrame",
+    metric: str,
 ) -> None:
-    """Refuse frames whose denominators differ: the sides were not scored on the same text."""
+    """Refuse frames whose denominators differ: the models were not scored on the same text."""
     columns = columns_of(metric)
     aligned = in_order_of(frame_a, frame_b)
     if same_denominators(aligned, frame_b, metric):
@@ -187,7 +190,7 @@ def _check_same_text(
 
 
 def same_denominators(a: "pd.DataFrame", b: "pd.DataFrame", metric: str) -> bool:
-    """Whether both sides divide by the same, paper by paper."""
+    """Whether both models divide by the same, paper by paper."""
     columns = columns_of(metric)
     return bool(
         np.allclose(

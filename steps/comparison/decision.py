@@ -23,6 +23,15 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from steps.comparison.comparable import (
+    GENERAL,
+    EvaluatedModel,
+    check_comparable,
+    in_order_of,
+    interval_bounds,
+    same_denominators,
+)
+from steps.comparison.guards import GuardResult, check_guard
 from steps.comparison.statistics import (
     POWER,
     BootstrapGain,
@@ -39,16 +48,10 @@ from steps.comparison.statistics import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from steps.config.sections import Comparison
-from steps.comparison.comparable import (
-    GENERAL,
-    SideInfo,
-    check_comparable,
-    in_order_of,
-    interval_bounds,
-    same_denominators,
-)
-from steps.comparison.guards import GuardResult, check_guard
+
 
 Outcome = Literal["promote", "keep", "inconclusive"]
 CONFIDENCE = 0.95
@@ -60,7 +63,7 @@ SKEWED = 1.5
 
 @dataclass(frozen=True)
 class MetricGain:
-    """One metric on both sides.
+    """One metric of both models.
 
     Attributes:
         metric: Its name.
@@ -149,8 +152,8 @@ class Decision:
 
 
 def decide(
-    champion: SideInfo,
-    challenger: SideInfo,
+    champion: EvaluatedModel,
+    challenger: EvaluatedModel,
     rule: "Comparison",
     *,
     decisions_taken_before: int = 0,
@@ -158,8 +161,8 @@ def decide(
     """Apply the rule to two evaluated models.
 
     Args:
-        champion: The side that has to be beaten.
-        challenger: The side that wants its place.
+        champion: The model that has to be beaten.
+        challenger: The model that wants its place.
         rule: Section `comparison` of the configuration.
         decisions_taken_before: How many decisions this test split has already served.
 
@@ -167,35 +170,13 @@ def decide(
         The decision with all figures behind it.
 
     Raises:
-        UserError: If the sides cannot be compared, or the rule names an unknown metric.
+        UserError: If the models cannot be compared, or the rule names an unknown metric.
     """
     rule = fitted(rule, challenger.objective)
     check_comparable(champion, challenger, rule.metric)
     ours = challenger.per_paper
-    theirs = in_order_of(champion.per_paper, ours)
-
-    primary = ratio_table(theirs, ours, rule.metric)
-    secondary = [
-        name
-        for name in metrics_beside(ours, rule.metric)
-        if has_metric(theirs, name) and same_denominators(theirs, ours, name)
-    ]
-    tables = [primary, *(ratio_table(theirs, ours, name) for name in secondary)]
-    boots = bootstrap_gains(tables, samples=rule.bootstrap_samples, seed=rule.seed)
-    differences = np.column_stack(
-        [primary.differences(rule.min_gain), *(t.differences() for t in tables[1:])]
-    )
-    flips = sign_flip_tests(differences, flips=rule.permutations, seed=rule.seed)
-
-    # The larger p-value counts: sign flips hold the level for few papers and heavy tails,
-    # the studentised bootstrap where a few papers get much worse.
-    p_bootstrap = boots[0].p_not_above(rule.min_gain)
-    p_above = max(flips[0].greater, p_bootstrap)
-    p_below = max(flips[0].less, boots[0].p_not_below(rule.min_gain))
-    adjusted = holm([test.two_sided for test in flips[1:]])
-
-    papers = primary.carrying
-    gain = _metric_gain(rule.metric, primary, boots[0], p_above, None)
+    evidence = _weigh(in_order_of(champion.per_paper, ours), ours, rule)
+    primary, gain, papers = evidence.primary, evidence.gain, evidence.primary.carrying
     guards = tuple(check_guard(guard, champion, challenger, rule) for guard in rule.guards)
     needed = papers_needed(
         gain.gain, primary.standard_error, papers, alpha=rule.alpha, minimum_gain=rule.min_gain
@@ -204,7 +185,7 @@ def decide(
         primary.standard_error, papers, alpha=rule.alpha, minimum_gain=rule.min_gain
     )
     outcome, why = _verdict(
-        primary, gain, p_below, guards, rule, needed=needed, detectable=detectable
+        primary, gain, evidence.p_below, guards, rule, needed=needed, detectable=detectable
     )
     opening = {
         "promote": f"{challenger.name} takes the place of {champion.name}",
@@ -224,9 +205,9 @@ def decide(
         min_gain=rule.min_gain,
         confidence=CONFIDENCE,
         primary=gain,
-        p_sign_flip=flips[0].greater,
-        p_bootstrap=p_bootstrap,
-        p_below=p_below,
+        p_sign_flip=evidence.p_sign_flip,
+        p_bootstrap=evidence.p_bootstrap,
+        p_below=evidence.p_below,
         relative_gain=gain.gain / gain.champion if gain.champion else 0.0,
         standardised_gain=primary.standardised_gain,
         papers_better=float((primary.differences() > 0).mean()),
@@ -236,14 +217,64 @@ def decide(
         smallest_detectable_gain=detectable,
         papers_needed=needed,
         guards=guards,
+        secondary=evidence.secondary,
+        decisions_taken_before=decisions_taken_before,
+        notes=_notes(primary, guards, decisions_taken_before, rule),
+    )
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What the papers say, before any rule is applied.
+
+    Attributes:
+        primary: The deciding metric, paper by paper.
+        gain: Its gain, with interval and p-value.
+        p_sign_flip: That the gain is no more than the minimum, by sign flips.
+        p_bootstrap: The same by the bootstrap.
+        p_below: That the gain is no less than the minimum.
+        secondary: Gains of parts and cloze tests, with p-values adjusted by Holm.
+    """
+
+    primary: RatioTable
+    gain: MetricGain
+    p_sign_flip: float
+    p_bootstrap: float
+    p_below: float
+    secondary: tuple[MetricGain, ...]
+
+
+def _weigh(champion: "pd.DataFrame", challenger: "pd.DataFrame", rule: "Comparison") -> _Evidence:
+    """Measure the gains between two frames of the same papers in the same order."""
+    primary = ratio_table(champion, challenger, rule.metric)
+    names = [
+        name
+        for name in metrics_beside(challenger, rule.metric)
+        if has_metric(champion, name) and same_denominators(champion, challenger, name)
+    ]
+    tables = [primary, *(ratio_table(champion, challenger, name) for name in names)]
+    boots = bootstrap_gains(tables, samples=rule.bootstrap_samples, seed=rule.seed)
+    differences = np.column_stack(
+        [primary.differences(rule.min_gain), *(t.differences() for t in tables[1:])]
+    )
+    flips = sign_flip_tests(differences, flips=rule.permutations, seed=rule.seed)
+    # The larger p-value counts: sign flips hold the level for few papers and heavy tails,
+    # the studentised bootstrap where a few papers get much worse.
+    p_bootstrap = boots[0].p_not_above(rule.min_gain)
+    p_above = max(flips[0].greater, p_bootstrap)
+    adjusted = holm([test.two_sided for test in flips[1:]])
+    return _Evidence(
+        primary=primary,
+        gain=_metric_gain(rule.metric, primary, boots[0], p_above, None),
+        p_sign_flip=flips[0].greater,
+        p_bootstrap=p_bootstrap,
+        p_below=max(flips[0].less, boots[0].p_not_below(rule.min_gain)),
         secondary=tuple(
             _metric_gain(name, table, boot, test.two_sided, p)
             for name, table, boot, test, p in zip(
-                secondary, tables[1:], boots[1:], flips[1:], adjusted, strict=True
+                names, tables[1:], boots[1:], flips[1:], adjusted, strict=True
             )
         ),
-        decisions_taken_before=decisions_taken_before,
-        notes=_notes(primary, guards, decisions_taken_before, rule),
     )
 
 

@@ -4,25 +4,26 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from steps.comparison.comparable import (
+    GENERAL,
+    EvaluatedModel,
+    check_finite,
+    in_order_of,
+    interval_bounds,
+)
 from steps.comparison.statistics import (
     RatioTable,
     bootstrap_gains,
     has_metric,
     papers_needed,
-    ratio_columns,
+    ratio_metric,
     ratio_table,
 )
 from steps.errors import UserError
 
 if TYPE_CHECKING:
     from steps.config.sections import Comparison, Guard
-from steps.comparison.comparable import (
-    GENERAL,
-    SideInfo,
-    check_finite,
-    in_order_of,
-    interval_bounds,
-)
+
 
 GuardOutcome = Literal["holds", "fails", "unproven", "no data", "not checked"]
 
@@ -62,7 +63,7 @@ class GuardResult:
 
 
 def check_guard(
-    guard: "Guard", champion: SideInfo, challenger: SideInfo, rule: "Comparison"
+    guard: "Guard", champion: EvaluatedModel, challenger: EvaluatedModel, rule: "Comparison"
 ) -> GuardResult:
     """Hold the challenger against a guard: by bounds over papers, else by the two figures."""
     against = guard.reference or champion.name
@@ -83,10 +84,10 @@ def check_guard(
             reason=f"guard {guard.metric} has no figure for {missing}, so evaluate it with one "
             "or set the guard's optional to true",
         )
-    for side, figure in ((other, reference), (challenger, value)):
+    for model, figure in ((other, reference), (challenger, value)):
         if not math.isfinite(figure):
             raise UserError(
-                f"{side.name}: {guard.metric} is {figure}, expected a finite number; "
+                f"{model.name}: {guard.metric} is {figure}, expected a finite number; "
                 "evaluate it again"
             )
     worse_by = value - reference if guard.direction == "lower_is_better" else reference - value
@@ -105,10 +106,12 @@ def check_guard(
     )
 
 
-def _guard_table(guard: "Guard", champion: SideInfo, challenger: SideInfo) -> RatioTable | None:
+def _guard_table(
+    guard: "Guard", champion: EvaluatedModel, challenger: EvaluatedModel
+) -> RatioTable | None:
     """The guard's figures paper by paper, or None where the frames do not hold them."""
     metric = guard.metric.removeprefix(GENERAL)
-    columns = ratio_columns(metric)
+    columns = ratio_metric(metric)
     if columns is None:
         return None
     if columns.higher_is_better != (guard.direction == "higher_is_better"):

@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steps.comparison.comparable import (
+    EvaluatedModel,
+    check_comparable,
+    in_order_of,
+    interval_bounds,
+)
+from steps.comparison.decision import CONFIDENCE, fitted
 from steps.comparison.statistics import (
     RatioTable,
     bootstrap_gains,
@@ -18,17 +25,15 @@ from steps.errors import UserError
 
 if TYPE_CHECKING:
     from steps.config.sections import Comparison
-from steps.comparison.comparable import SideInfo, check_comparable, in_order_of, interval_bounds
-from steps.comparison.decision import CONFIDENCE, fitted
 
 
 @dataclass(frozen=True)
-class RankedSide:
+class RankedModel:
     """A model in a ranking.
 
     Attributes:
         rank: 1 is the best.
-        name: Name of the side.
+        name: Name of the model.
         value: The metric.
         low: Lower bound of its 95 % interval over papers; None where papers are too few.
         high: Upper bound.
@@ -70,15 +75,15 @@ class Ranking:
 
     metric: str
     papers: int
-    sides: tuple[RankedSide, ...]
+    models: tuple[RankedModel, ...]
     pairs: tuple[RankedPair, ...]
 
 
-def rank(sides: Sequence[SideInfo], rule: "Comparison") -> Ranking:
+def rank(models: Sequence[EvaluatedModel], rule: "Comparison") -> Ranking:
     """Order several models by the primary metric, and test all pairs.
 
     Args:
-        sides: Two or more evaluated models.
+        models: Two or more evaluated models.
         rule: Section `comparison` of the configuration; its guards play no part here.
 
     Returns:
@@ -86,21 +91,21 @@ def rank(sides: Sequence[SideInfo], rule: "Comparison") -> Ranking:
         differ.
 
     Raises:
-        UserError: If there are fewer than two sides, or two of them cannot be compared.
+        UserError: If there are fewer than two models, or two of them cannot be compared.
     """
-    if len(sides) < 2:
-        raise UserError(f"a ranking needs at least 2 models, not {len(sides)}; name another one")
-    rule = fitted(rule, sides[0].objective)
-    for a, b in combinations(sides, 2):
+    if len(models) < 2:
+        raise UserError(f"a ranking needs at least 2 models, not {len(models)}; name another one")
+    rule = fitted(rule, models[0].objective)
+    for a, b in combinations(models, 2):
         check_comparable(a, b, rule.metric)
-    first = sides[0].per_paper
-    frames = [in_order_of(side.per_paper, first) for side in sides]
+    first = models[0].per_paper
+    frames = [in_order_of(model.per_paper, first) for model in models]
 
-    # A side held against nothing has its own value as the difference.
+    # A model held against nothing has its own value as the difference.
     own = [ratio_table(frame, frame, rule.metric) for frame in frames]
     alone = [RatioTable(table.values * [1.0, 1.0, 0.0, 1.0], abs(table.scale)) for table in own]
     best_first = sorted(
-        range(len(sides)),
+        range(len(models)),
         key=lambda i: -alone[i].gain if own[i].higher_is_better else alone[i].gain,
     )
     pairs = list(combinations(best_first, 2))
@@ -117,21 +122,21 @@ def rank(sides: Sequence[SideInfo], rule: "Comparison") -> Ranking:
     return Ranking(
         metric=rule.metric,
         papers=len(first),
-        sides=tuple(
-            RankedSide(place, sides[i].name, boot.gain, *interval_bounds(boot, CONFIDENCE))
+        models=tuple(
+            RankedModel(place, models[i].name, boot.gain, *interval_bounds(boot, CONFIDENCE))
             for place, (i, boot) in enumerate(zip(best_first, boots, strict=False), start=1)
         ),
         pairs=tuple(
             RankedPair(
-                sides[better].name,
-                sides[worse].name,
+                models[better].name,
+                models[worse].name,
                 boot.gain,
                 *interval_bounds(boot, CONFIDENCE),
                 test.two_sided,
                 p,
             )
             for (better, worse), boot, test, p in zip(
-                pairs, boots[len(sides) :], tests, adjusted, strict=True
+                pairs, boots[len(models) :], tests, adjusted, strict=True
             )
         ),
     )

@@ -31,6 +31,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from steps.metrics import (
+    CLOZE_ACCURACIES,
+    METRICS,
+    SHOWN_STRATA,
+    Metric,
+    find_metric,
+    likelihood_of,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -42,94 +51,30 @@ POWER = 0.8
 _CELLS_AT_A_TIME = 2_000_000
 
 
-@dataclass(frozen=True)
-class RatioColumns:
-    """The columns whose totals make up a metric.
-
-    Attributes:
-        numerator: Column of the numerator.
-        denominator: Column of the denominator.
-        scale: The metric is scale * sum(numerator) / sum(denominator).
-        higher_is_better: Whether a larger value is the better one.
-    """
-
-    numerator: str
-    denominator: str
-    scale: float = 1.0
-    higher_is_better: bool = False
+def ratio_metric(name: str) -> Metric | None:
+    """The definition of a metric, or None for one that is no plain ratio over papers."""
+    metric = find_metric(name)
+    return metric if metric is not None and metric.is_plain_ratio else None
 
 
-STRATA = ("gene", "variant", "number", "rest")
-
-# Likelihoods, which a frame may also hold for strata and sections. The longer name stands
-# first, because "pseudo_bits_per_byte" also ends in "bits_per_byte".
-LIKELIHOODS = {
-    "pseudo_bits_per_byte": RatioColumns("pseudo_nats", "pseudo_bytes", 1 / math.log(2)),
-    "bits_per_byte": RatioColumns("nats", "bytes", 1 / math.log(2)),
-    "mlm_loss": RatioColumns("mlm_nats", "mlm_targets"),
-    "mlm_accuracy": RatioColumns("mlm_hits", "mlm_targets", higher_is_better=True),
-}
-
-# Cloze answers come as counts a paper. McNemar's test would need the items one by one, and
-# the items of one paper are not independent, so they are tested over papers like the rest.
-CLOZE = {
-    "gene_cloze_accuracy": RatioColumns(
-        "gene_cloze_hits", "gene_cloze_items", higher_is_better=True
-    ),
-    "variant_cloze_accuracy": RatioColumns(
-        "variant_cloze_hits", "variant_cloze_items", higher_is_better=True
-    ),
-}
-
-GENERATION = {
-    "unknown_gene_share": RatioColumns("generated_symbols_unknown", "generated_symbols"),
-    "reference_unknown_gene_share": RatioColumns("reference_symbols_unknown", "reference_symbols"),
-    "copied_share": RatioColumns("windows_copied", "generated_windows"),
-}
-
-
-def ratio_columns(metric: str) -> RatioColumns | None:
-    """The columns of a metric, or None for a metric that is no ratio over papers.
-
-    Args:
-        metric: A name as the evaluation logs it: `bits_per_byte`, `gene_bits_per_byte`
-            (a stratum), `methods_bits_per_byte` (a section), `gene_cloze_accuracy`, ...
-    """
-    if metric in CLOZE or metric in GENERATION:
-        return (CLOZE | GENERATION)[metric]
-    for name, columns in LIKELIHOODS.items():
-        if metric == name:
-            return columns
-        if metric.endswith(f"_{name}"):
-            part = metric.removesuffix(f"_{name}")
-            suffix = part if part in STRATA else f"section_{part}"
-            return RatioColumns(
-                f"{columns.numerator}_{suffix}",
-                f"{columns.denominator}_{suffix}",
-                columns.scale,
-                columns.higher_is_better,
-            )
-    return None
-
-
-def columns_of(metric: str) -> RatioColumns:
-    """The columns of a metric that is known to be a ratio over papers.
+def columns_of(name: str) -> Metric:
+    """The definition of a metric that is known to be a ratio over papers.
 
     Raises:
         ValueError: If it is none.
     """
-    columns = ratio_columns(metric)
-    if columns is None:
-        raise ValueError(f"{metric} is no ratio over papers")
-    return columns
+    metric = ratio_metric(name)
+    if metric is None:
+        raise ValueError(f"{name} is no ratio over papers")
+    return metric
 
 
 def has_metric(frame: "pd.DataFrame", metric: str) -> bool:
     """Whether a frame holds the columns of a metric, with a denominator above 0."""
-    columns = ratio_columns(metric)
+    columns = ratio_metric(metric)
     return (
         columns is not None
-        and {columns.numerator, columns.denominator} <= set(frame.columns)
+        and set(columns.columns) <= set(frame.columns)
         and float(frame[columns.denominator].sum()) > 0
     )
 
@@ -147,22 +92,17 @@ def metrics_beside(frame: "pd.DataFrame", metric: str) -> list[str]:
     kind = likelihood_of(metric)
     names: list[str] = []
     if kind is not None:
-        prefix = f"{LIKELIHOODS[kind].denominator}_section_"
+        prefix = f"{METRICS[kind].denominator}_section_"
         sections = [c.removeprefix(prefix) for c in frame.columns if c.startswith(prefix)]
-        names = [kind, *(f"{part}_{kind}" for part in (*STRATA, *sections))]
-    return [name for name in (*names, *CLOZE) if name != metric and has_metric(frame, name)]
-
-
-def likelihood_of(metric: str) -> str | None:
-    """The likelihood that a metric is or is a part of: `gene_mlm_loss` gives `mlm_loss`."""
-    return next(
-        (name for name in LIKELIHOODS if metric == name or metric.endswith(f"_{name}")), None
-    )
+        names = [kind, *(f"{part}_{kind}" for part in (*SHOWN_STRATA, *sections))]
+    return [
+        name for name in (*names, *CLOZE_ACCURACIES) if name != metric and has_metric(frame, name)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
 class RatioTable:
-    """Numerators and denominators of one metric for two sides, paper by paper.
+    """Numerators and denominators of one metric for two models, paper by paper.
 
     Attributes:
         values: float64 `[papers, 4]`: champion's numerator and denominator, challenger's
@@ -228,7 +168,7 @@ class RatioTable:
 
     @property
     def carrying(self) -> int:
-        """How many papers carry the metric: a denominator above 0 on either side."""
+        """How many papers carry the metric: a denominator above 0 in either model."""
         return int(((self.values[:, 1] > 0) | (self.values[:, 3] > 0)).sum())
 
     @property
@@ -267,8 +207,8 @@ def ratio_table(
     Args:
         champion: One row a paper, the order of `challenger`'s rows.
         challenger: One row a paper.
-        metric: A metric for which `ratio_columns` knows the columns.
-        against: Metric of the champion's side where it has another name (a reference).
+        metric: A metric for which `ratio_metric` knows the columns.
+        against: Metric of the champion where it has another name (a reference).
     """
     ours, theirs = columns_of(metric), columns_of(against or metric)
     values = np.column_stack(

@@ -22,15 +22,17 @@ import numpy.typing as npt
 
 from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
-from steps.evaluation.strata import STRATA, byte_strata, section_bytes, spread_over_bytes
+from steps.evaluation.strata import byte_strata, section_bytes, spread_over_bytes
+from steps.metrics import STRATA
 from steps.models.attention import document_borders, per_document_attention, supports_packing
 from steps.models.sharded import is_partitioned, whole_shape
+from steps.models.tokenizer import start_token
 from steps.papers.text import PaperText
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-from steps.models.tokenizer import start_token
+
 
 # Logits that exist at one time: positions by entries of the vocabulary. On a CPU a tile should
 # stay in its caches; a GPU has to be kept busy. 512 by 65,536 in float32 are 134 MB.

@@ -26,13 +26,15 @@ from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.likelihood import Progress
 from steps.evaluation.seeds import generator_for
-from steps.evaluation.strata import STRATA, byte_strata, section_bytes
+from steps.evaluation.strata import byte_strata, section_bytes
+from steps.metrics import STRATA
+from steps.models.tokenizer import special_tokens, with_special_tokens
 from steps.papers.text import PaperText
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
-from steps.models.tokenizer import special_tokens, with_special_tokens
+
 
 MASKED_SHARE = 0.15
 

@@ -5,17 +5,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
+from steps.evaluation.likelihood import TokenScore
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from steps.models.adapted import AdaptedModel
     from steps.papers.text import PaperText
-
-from steps.evaluation.likelihood import TokenScore
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 GENERATION_COLUMNS = ["paper_id", "prompt", "generation", "reference"]

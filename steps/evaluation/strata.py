@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.evaluation.byte_spans import character_bytes
+from steps.metrics import STRATA
 from steps.papers.text import PaperText, Span
-
-STRATA = ("rest", "number", "gene", "variant")
 
 # A number stands by itself: not the 53 of p53, nor the 2 of IL-2, but both of "10-20" and
 # the 5 of "5 kb" as well as of "5kb".

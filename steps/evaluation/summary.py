@@ -5,11 +5,10 @@
 The frame alone decides: each metric is computed from the columns that it needs, where they
 are there. The papers are the units that were sampled, so an interval resamples papers and
 recomputes the ratio of sums (percentile bootstrap, Efron & Tibshirani 1993, chapter 13).
-The formulas stand in `steps.evaluation.metrics`.
+What a metric is made of stands in `steps.metrics`.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.errors import UserError
-from steps.evaluation.metrics.bits_per_byte.formula import bits_per_byte
-from steps.evaluation.metrics.gene_f1.formula import gene_f1, gene_precision, gene_recall
-from steps.evaluation.metrics.mlm_accuracy.formula import mlm_accuracy
-from steps.evaluation.metrics.mlm_loss.formula import mlm_loss
-from steps.evaluation.metrics.pseudo_bits_per_byte.formula import pseudo_bits_per_byte
-from steps.evaluation.metrics.token_perplexity.formula import token_perplexity
-from steps.evaluation.metrics.word_perplexity.formula import word_perplexity
+from steps.metrics import METRICS, Metric, metrics_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +26,6 @@ CONFIDENCE = 0.95
 PAPERS_FOR_RELIABLE_INTERVALS = 60
 
 _RESAMPLES_AT_A_TIME = 200
-
-Formula = Callable[..., "npt.NDArray[np.float64]"]
 
 
 def summarise(
@@ -62,7 +53,7 @@ def summarise(
     """
     if not len(frame):
         raise UserError("there is no paper to summarise: expected at least 1; score the split")
-    definitions = _definitions(list(frame.columns))
+    definitions = metrics_of(list(frame.columns))
     columns = sorted({column for d in definitions for column in d.columns})
     values = frame[columns].to_numpy(dtype=np.float64)
     totals = dict(zip(columns, values.sum(axis=0), strict=True))
@@ -79,14 +70,12 @@ def summarise(
             denominator = sum(totals[column] for column in definition.denominators)
             if denominator == 0:
                 continue
-            metrics[definition.name] = float(
-                definition.formula(*(totals[column] for column in definition.columns))
-            )
+            metrics[definition.name] = float(definition.value(totals))
             carrying = int((frame[list(definition.denominators)] > 0).any(axis=1).sum())
-            if definition.interval and carrying < len(frame):
+            if not definition.is_known and carrying < len(frame):
                 metrics[f"{definition.name}_papers"] = float(carrying)
-            if definition.interval and carrying >= 2:
-                draws = definition.formula(*(resampled[column] for column in definition.columns))
+            if not definition.is_known and carrying >= 2:
+                draws = definition.value(resampled)
                 low, high = np.nanpercentile(draws, [tail, 100 - tail])
                 metrics[f"{definition.name}_ci_low"] = float(low)
                 metrics[f"{definition.name}_ci_high"] = float(high)
@@ -144,10 +133,9 @@ def forgotten(
         positive where something was forgotten, with the bounds of its 95 % interval, in which
         both models see the same resamples; empty unless both were scored on the same texts.
     """
-    for name, formula, above, below in (
-        ("bits_per_byte", bits_per_byte, "nats", "bytes"),
-        ("mlm_loss", mlm_loss, "mlm_nats", "mlm_targets"),
-    ):
+    for name in ("bits_per_byte", "mlm_loss"):
+        definition = METRICS[name]
+        above, below = definition.columns
         if not {above, below} <= set(frame.columns) & set(base.columns):
             continue
         both = frame[["paper_id", above, below]].merge(base, on="paper_id", suffixes=("", "_base"))
@@ -156,21 +144,30 @@ def forgotten(
         if not len(both) == len(frame) == len(base) or (values[:, 1] != values[:, 3]).any():
             return {}
 
-        def difference(
-            totals: "npt.NDArray[np.float64]", formula: Formula = formula
-        ) -> "npt.NDArray[np.float64]":
-            return formula(totals[..., 0], totals[..., 1]) - formula(totals[..., 2], totals[..., 3])
-
         metric = f"general_{name}_above_base"
         tail = 100 * (1 - CONFIDENCE) / 2
-        draws = difference(_resampled_totals(values, seed, resamples))
+        draws = _difference(definition, _resampled_totals(values, seed, resamples))
         low, high = np.percentile(draws, [tail, 100 - tail])
         return {
-            metric: float(difference(values.sum(axis=0))),
+            metric: float(_difference(definition, values.sum(axis=0))),
             f"{metric}_ci_low": float(low),
             f"{metric}_ci_high": float(high),
         }
     return {}
+
+
+def _difference(metric: Metric, totals: "npt.NDArray[np.float64]") -> "npt.NDArray[np.float64]":
+    """A metric of a model less that of its base.
+
+    Args:
+        metric: A plain ratio.
+        totals: `[..., 4]`, numerator and denominator of the model, then those of the base.
+    """
+    above, below = metric.columns
+    of_model, of_base = (
+        metric.value({above: totals[..., place], below: totals[..., place + 1]}) for place in (0, 2)
+    )
+    return of_model - of_base
 
 
 def join_per_paper(frame: "pd.DataFrame", *others: "pd.DataFrame") -> "pd.DataFrame":
@@ -188,74 +185,6 @@ def join_per_paper(frame: "pd.DataFrame", *others: "pd.DataFrame") -> "pd.DataFr
         frame = frame.merge(other, on="paper_id", how="left", validate="one_to_one")
         frame[added] = frame[added].fillna(0)
     return frame
-
-
-@dataclass(frozen=True)
-class _Definition:
-    """A metric, the columns whose totals go into its formula, and those it divides by."""
-
-    name: str
-    formula: Formula
-    columns: tuple[str, ...]
-    denominators: tuple[str, ...]
-    interval: bool = True
-
-
-def _definitions(columns: list[str]) -> list[_Definition]:
-    """The metrics that a set of columns allows."""
-    # name, formula, numerator, denominator
-    ratios: list[tuple[str, Formula, str, str]] = []
-    for part, suffix in [("", ""), *_parts(columns)]:
-        ratios += [
-            (f"{part}bits_per_byte", bits_per_byte, f"nats{suffix}", f"bytes{suffix}"),
-            (f"{part}mlm_loss", mlm_loss, f"mlm_nats{suffix}", f"mlm_targets{suffix}"),
-            (f"{part}mlm_accuracy", mlm_accuracy, f"mlm_hits{suffix}", f"mlm_targets{suffix}"),
-            (
-                f"{part}pseudo_bits_per_byte",
-                pseudo_bits_per_byte,
-                f"pseudo_nats{suffix}",
-                f"pseudo_bytes{suffix}",
-            ),
-        ]
-    ratios += [
-        ("perplexity", token_perplexity, "nats", "tokens"),
-        ("word_perplexity", word_perplexity, "nats", "words"),
-        ("gene_precision", gene_precision, "gene_hits", "genes_generated"),
-        ("gene_recall", gene_recall, "gene_hits", "genes_expected"),
-        ("unknown_gene_share", _share, "generated_symbols_unknown", "generated_symbols"),
-        ("reference_unknown_gene_share", _share, "reference_symbols_unknown", "reference_symbols"),
-        ("distinct_1", _share, "distinct_words", "generated_words"),
-        ("distinct_2", _share, "distinct_word_pairs", "generated_word_pairs"),
-        ("memorised_share", _share, "memorised_tokens", "generated_tokens"),
-    ]
-    for task in ("gene_cloze", "variant_cloze"):
-        ratios += [
-            (f"{task}_accuracy", _share, f"{task}_hits", f"{task}_items"),
-            (f"{task}_mrr", _share, f"{task}_reciprocal_rank", f"{task}_items"),
-            (f"{task}_chance", _share, f"{task}_chance_sum", f"{task}_items"),
-            (f"{task}_mrr_chance", _share, f"{task}_chance_reciprocal_rank", f"{task}_items"),
-        ]
-    definitions = [
-        # Chance is known, not estimated.
-        _Definition(name, formula, (above, below), (below,), not name.endswith("_chance"))
-        for name, formula, above, below in ratios
-    ]
-    genes = ("genes_generated", "genes_expected")
-    definitions.append(_Definition("gene_f1", gene_f1, ("gene_hits", *genes), genes))
-    there = set(columns)
-    return [definition for definition in definitions if there.issuperset(definition.columns)]
-
-
-def _parts(columns: list[str]) -> list[tuple[str, str]]:
-    """Prefix of the metric and suffix of the column for each stratum and section."""
-    suffixes = []
-    for start in ("bytes_", "mlm_targets_", "pseudo_bytes_"):
-        suffixes += [column.removeprefix(start) for column in columns if column.startswith(start)]
-    return [(f"{s.removeprefix('section_')}_", f"_{s}") for s in dict.fromkeys(suffixes)]
-
-
-def _share(part: "npt.ArrayLike", whole: "npt.ArrayLike") -> "npt.NDArray[np.float64]":
-    return np.asarray(part, dtype=np.float64) / np.asarray(whole, dtype=np.float64)
 
 
 def _resampled_totals(

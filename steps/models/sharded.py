@@ -4,11 +4,12 @@ Under ZeRO-3 a parameter is empty on every rank until DeepSpeed brings its parts
 takes all ranks at once, so whatever needs whole weights is done by all of them in step.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -44,6 +45,24 @@ def gathered_parameters(
         shared_out, modifier_rank=0 if changing else None
     )
     return context
+
+
+def copy_parameters(parameters: "Mapping[str, nn.Parameter]") -> "dict[str, torch.Tensor]":
+    """Copies of whole parameters on the CPU, by name; under ZeRO-3 all ranks call it."""
+    with gathered_parameters(parameters.values()):
+        return {name: one.detach().to("cpu", copy=True) for name, one in parameters.items()}
+
+
+def set_parameters(
+    parameters: "Mapping[str, nn.Parameter]", weights: "Mapping[str, torch.Tensor]"
+) -> None:
+    """Give parameters the weights of the same name; those without stay as they are."""
+    import torch
+
+    named = {name: one for name, one in parameters.items() if name in weights}
+    with torch.no_grad(), gathered_parameters(named.values(), changing=True):
+        for name, parameter in named.items():
+            parameter.copy_(weights[name])
 
 
 def share_out_head_use(model: Any) -> None:

@@ -2,13 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from steps.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-from steps.errors import first_line
+from steps.errors import UserError, first_line
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steps.comparison.decision import Decision, MetricGain
-from steps.comparison.statistics import columns_of, likelihood_of
+from steps.comparison.statistics import columns_of
+from steps.metrics import likelihood_of
 
 if TYPE_CHECKING:
     import pandas as pd

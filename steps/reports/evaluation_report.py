@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.evaluation.likelihood import TokenScore
+from steps.evaluation.measure import TokenExample
 from steps.evaluation.summary import PAPERS_FOR_RELIABLE_INTERVALS
+from steps.metrics import LIKELIHOODS, likelihood_of
 from steps.reports.page import format_cell, inline_svg
 
 if TYPE_CHECKING:
     import pandas as pd
     from jinja2 import Template
     from matplotlib.figure import Figure
-from steps.evaluation.measure import TokenExample
+
 
 TEMPLATE = Path(__file__).with_name("evaluation.html.j2")
 _GENERATIONS_SHOWN = 12
@@ -34,7 +36,6 @@ _LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0763, 0.2
 # Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
 _BITS_OF_FULL_COLOUR = 10.0
 _BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"
-_HEADLINES = ("bits_per_byte", "pseudo_bits_per_byte", "mlm_loss")
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,10 @@ def _in_lines(tokens: Sequence[TokenScore]) -> list[tuple[int, int, TokenScore]]
 
 def headline(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> str:
     """The result in one sentence, or "" for metrics without a likelihood."""
-    name = next((name for name in _HEADLINES if name in metrics), None)
+    name = next(
+        (name for name in ("bits_per_byte", "pseudo_bits_per_byte", "mlm_loss") if name in metrics),
+        None,
+    )
     if name is None:
         return ""
     sentence = f"{metrics[name]:.4f} {_in_words(name)}"
@@ -237,22 +241,15 @@ def _figures(
 ) -> "dict[str, Figure]":
     """One figure for each kind of likelihood that has parts: whole text, strata, sections."""
     figures = {}
-    for kind in (*_HEADLINES, "mlm_accuracy"):
+    for kind in LIKELIHOODS:
         parts = [
             name
             for name in metrics
-            if name == kind or (name.endswith(f"_{kind}") and not _is_of_another_kind(name, kind))
+            if likelihood_of(name) == kind and not name.startswith("general_")
         ]
         if kind in metrics and len(parts) > 1:
             figures[kind] = _draw(parts, kind, metrics, base_metrics)
     return figures
-
-
-def _is_of_another_kind(name: str, kind: str) -> bool:
-    """Whether a name that ends as a kind does is one of a longer kind, or of other texts."""
-    return name.startswith("general_") or (
-        kind == "bits_per_byte" and name.endswith("pseudo_bits_per_byte")
-    )
 
 
 def _draw(

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import UserError
+from steps.tracking.store import newest_run, one_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
-
-from steps.tracking.store import newest_run, one_line
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,45 @@
 """The results of a model on a split: stored ones, or measured now."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.evaluation.measure import Results, measure, token_examples
+from steps.metrics import METRIC_VERSION
+from steps.papers.general_texts import general_file, read_general_texts
 from steps.terminal import say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from steps.comparison.comparable import EvaluatedModel
     from steps.evaluation.measure import TokenExample
     from steps.models.adapted import AdaptedModel
     from steps.tracking.datasets import StoredDataset
     from steps.tracking.registry.lineage import Lineage
-    from steps.tracking.registry.model_reference import Side
+    from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
-if TYPE_CHECKING:
-    from steps.comparison.comparable import SideInfo
-    from steps.tracking.datasets import StoredDataset
-    from steps.tracking.registry.model_reference import Side
-    from steps.tracking.runs import StepRun
-from steps.evaluation.measure import GENERATION_COLUMNS, Results, measure, token_examples
-from steps.metrics import METRIC_VERSION
-from steps.papers.general_texts import general_file, read_general_texts
+
+
+# Artifacts of an evaluation run that others read.
+METRICS_FILE = "metrics.json"
+PER_PAPER_FILE = "per_paper.parquet"
+GENERAL_FILE = "general.parquet"
 
 
 def evaluation_inputs(
-    training: Training, side: "Side", dataset_digest: str, split: str
+    training: Training, reference: "ModelReference", dataset_digest: str, split: str
 ) -> dict[str, str]:
     """What an evaluation depends on besides its sections of the configuration."""
     from steps.tracking.cache import base_identity, digest_of_files
 
-    identity: Any = base_identity(training.model) if side.uri == "base" else side.run_id
+    identity: Any = base_identity(training.model) if reference.uri == "base" else reference.run_id
     texts = training.evaluation.general_texts
     return {
-        "model": json.dumps([side.uri, identity], sort_keys=True),
+        "model": json.dumps([reference.uri, identity], sort_keys=True),
         "dataset": dataset_digest,
         "split": split,
         "context": str(training.evaluation.context or training.model.max_length),
@@ -42,10 +47,10 @@ def evaluation_inputs(
     }
 
 
-def evaluate_side(
+def evaluate_model(
     run: "StepRun",
     training: Training,
-    side: "Side",
+    reference: "ModelReference",
     stored: "StoredDataset",
     split: str,
     *,
@@ -56,7 +61,7 @@ def evaluate_side(
     Args:
         run: The run of this evaluation.
         training: The configuration.
-        side: The model.
+        reference: The model.
         stored: The dataset.
         split: Which of its splits.
         evaluate_base: Evaluate the base too where it has no results on this split yet; else the
@@ -68,7 +73,6 @@ def evaluate_side(
     from steps.evaluation.summary import forgotten
     from steps.papers.text import read_papers
     from steps.terminal import quieten_handlers
-    from steps.tracking.cache import cache_tags, key_parts
     from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
     from steps.tracking.registry.lineage import training_lineage
     from steps.tracking.registry.model_reference import fetch_adapter, logged_model_id
@@ -79,29 +83,19 @@ def evaluate_side(
             f"split {split!r} of dataset {stored.digest[:19]}… holds no paper: raise "
             f"training.scientific_data.split.{split}_fraction and run preprocess again"
         )
-    lineage = training_lineage(run.client, side, stored, run.scratch / "trained-on")
-    trained_papers = check_trained_papers(training, side, stored, split, lineage)
+    lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
+    trained_papers = check_trained_papers(training, reference, stored, split, lineage)
     texts = read_general_texts(training.evaluation.general_texts)
     # Whatever may be missing is looked for before minutes go into the base.
-    adapter = None if side.uri == "base" else fetch_adapter(run.client, side, run.scratch)
-    base = base_results(run, training, side, stored, split, evaluate_base)
-    parts = key_parts("evaluate", training, evaluation_inputs(training, side, stored.digest, split))
+    adapter = None if reference.uri == "base" else fetch_adapter(run.client, reference, run.scratch)
+    base = results_of_base(run, training, reference, stored, split, evaluate_base)
     log_dataset_input(stored.run_id, "papers", stored.digest, context="evaluation")
-    adapted = load_side(training, adapter)
+    adapted = load_model_of(training, adapter)
     quieten_handlers()
+    _tag(run, training, reference, stored, split, adapted)
     run.tag(
-        dataset_digest=stored.digest,
-        dataset_run=stored.run_id,
-        split=split,
-        model_uri=side.uri,
-        model_run=side.run_id,
-        metric_version=METRIC_VERSION,
-        objective=adapted.objective,
-        base_model=adapted.description["base"]["name"],
-        base_note=adapted.description["base"]["note"],
         trained_papers_scored=str(trained_papers) if trained_papers else None,
         lineage_gap=lineage.gap or None,
-        **cache_tags(parts),
     )
     train_papers = read_papers(stored.folder, "train")
     learned = [
@@ -116,8 +110,8 @@ def evaluate_side(
     if base is not None and results.general is not None and base.general is not None:
         seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
         results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
-    _write(run, side, adapted, results, base, split, token_examples(training, adapted, papers))
-    model_id = logged_model_id(side)
+    _write(run, reference, adapted, results, base, split, token_examples(training, adapted, papers))
+    model_id = logged_model_id(reference)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
     where = {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
     if model_id:
@@ -127,67 +121,150 @@ def evaluate_side(
     return results
 
 
-def base_results(
+def _tag(
     run: "StepRun",
     training: Training,
-    side: "Side",
+    reference: "ModelReference",
     stored: "StoredDataset",
     split: str,
-    evaluate: bool,
-) -> Results | None:
-    """What this code measured of the model's base on the same split.
+    adapted: "AdaptedModel",
+) -> None:
+    """Say in the run what is measured, on what, and by which key it can be found again."""
+    from steps.tracking.cache import cache_tags, key_parts
+
+    inputs = evaluation_inputs(training, reference, stored.digest, split)
+    run.tag(
+        dataset_digest=stored.digest,
+        dataset_run=stored.run_id,
+        split=split,
+        model_uri=reference.uri,
+        model_run=reference.run_id,
+        metric_version=METRIC_VERSION,
+        objective=adapted.objective,
+        base_model=adapted.description["base"]["name"],
+        base_note=adapted.description["base"]["note"],
+        **cache_tags(key_parts("evaluate", training, inputs)),
+    )
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """What an evaluation run has left of one model on one split.
+
+    Attributes:
+        run_id: The evaluation run.
+        tags: Of that run.
+        per_paper: One row a paper of the split.
+        general: The same of the general texts, or None.
+        metrics: By name, without the split in front.
+    """
+
+    run_id: str
+    tags: dict[str, str]
+    per_paper: "pd.DataFrame"
+    general: "pd.DataFrame | None"
+    metrics: dict[str, float]
+
+
+def results_of(
+    run: "StepRun",
+    training: Training,
+    reference: "ModelReference",
+    stored: "StoredDataset",
+    split: str,
+    *,
+    measure_now: bool,
+) -> StoredResults | None:
+    """The results of a model on a split, as this code and configuration measure them.
+
+    Args:
+        run: The run that wants to know.
+        training: The configuration.
+        reference: The model.
+        stored: The dataset.
+        split: Which of its splits.
+        measure_now: Measure the model, in a run of its own, where it was not yet.
+
+    Returns:
+        None where there are no results and none are to be measured.
+    """
+    from steps.tracking.cache import find_reusable, key_parts
+    from steps.tracking.runs import step_run
+
+    inputs = evaluation_inputs(training, reference, stored.digest, split)
+    parts = key_parts("evaluate", training, inputs)
+    found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
+    # Results whose files were deleted are none.
+    if found is not None and _files_of(run, found.info.run_id) >= {METRICS_FILE, PER_PAPER_FILE}:
+        return _read_results(run, found.info.run_id)
+    if not measure_now:
+        return None
+    name = "the base" if reference.uri == "base" else reference.name
+    say(f"{name} has no results on this split yet: evaluating it now")
+    title = f"evaluate {reference.name}"
+    with step_run("evaluate", training, verbose=False, run_name=title) as inner:
+        evaluate_model(inner, training, reference, stored, split)
+    return _read_results(run, inner.id)
+
+
+def _files_of(run: "StepRun", run_id: str) -> set[str]:
+    return {file.path for file in run.client.list_artifacts(run_id)}
+
+
+def _read_results(run: "StepRun", run_id: str) -> StoredResults:
+    import pandas as pd
+
+    target = run.scratch / "evaluations" / run_id
+    target.mkdir(parents=True, exist_ok=True)
+
+    def fetch(name: str) -> Path:
+        return Path(run.client.download_artifacts(run_id, name, str(target)))
+
+    metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
+    has_general = GENERAL_FILE in _files_of(run, run_id)
+    return StoredResults(
+        run_id=run_id,
+        tags=dict(run.client.get_run(run_id).data.tags),
+        per_paper=pd.read_parquet(fetch(PER_PAPER_FILE)),
+        general=pd.read_parquet(fetch(GENERAL_FILE)) if has_general else None,
+        metrics={name.partition("/")[2]: value for name, value in metrics.items()},
+    )
+
+
+def results_of_base(
+    run: "StepRun",
+    training: Training,
+    reference: "ModelReference",
+    stored: "StoredDataset",
+    split: str,
+    measure_now: bool,
+) -> StoredResults | None:
+    """The results of a model's base on the same split.
 
     Args:
         run: The run of the model's evaluation.
         training: The configuration, whose model is the base.
-        side: The model.
+        reference: The model.
         stored: The dataset.
         split: Which of its splits.
-        evaluate: Measure the base now where it was not yet, in a run of its own.
+        measure_now: Measure the base, in a run of its own, where it was not yet.
 
     Returns:
         None for a base itself, for a model made from another base than the configuration
         names, and where there are no results.
     """
-    import pandas as pd
-
     from steps.models.sources import resolve_base
-    from steps.tracking.cache import find_reusable, key_parts
-    from steps.tracking.registry.model_reference import Side, trained_on_base
-    from steps.tracking.runs import step_run
+    from steps.tracking.registry.model_reference import ModelReference, trained_on_base
 
-    if side.uri == "base" or not trained_on_base(run.client, side, resolve_base(training.model)):
+    if reference.uri == "base":
         return None
-    base = Side("base", None, None)
-    parts = key_parts("evaluate", training, evaluation_inputs(training, base, stored.digest, split))
-    found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
-    names: set[str] = set()
-    if found is not None:
-        names = {file.path for file in run.client.list_artifacts(found.info.run_id)}
-    # Results whose files were deleted are none.
-    if found is None or not names >= {"per_paper.parquet", "metrics.json"}:
-        if not evaluate:
-            return None
-        say("the base has no results on this split yet: evaluating it now")
-        with step_run("evaluate", training, verbose=False, run_name="evaluate base") as inner:
-            return evaluate_side(inner, training, base, stored, split)
-    base_run, target = found.info.run_id, run.scratch / "base"
-    target.mkdir()
-
-    def fetch(name: str) -> Path:
-        return Path(run.client.download_artifacts(base_run, name, str(target)))
-
-    metrics = json.loads(fetch("metrics.json").read_text(encoding="utf-8"))
-    general = "general.parquet"
-    return Results(
-        pd.read_parquet(fetch("per_paper.parquet")),
-        pd.read_parquet(fetch(general)) if general in names else None,
-        pd.DataFrame(columns=GENERATION_COLUMNS),
-        {name.partition("/")[2]: value for name, value in metrics.items()},
-    )
+    if not trained_on_base(run.client, reference, resolve_base(training.model)):
+        return None
+    base = ModelReference("base", None, None)
+    return results_of(run, training, base, stored, split, measure_now=measure_now)
 
 
-def load_side(training: Training, adapter: Path | None) -> "AdaptedModel":
+def load_model_of(training: Training, adapter: Path | None) -> "AdaptedModel":
     """Load an adapter folder with its base, or the base that the configuration names."""
     from steps.models.adapted import load_adapted, load_base
     from steps.models.sources import resolve_base
@@ -198,7 +275,11 @@ def load_side(training: Training, adapter: Path | None) -> "AdaptedModel":
 
 
 def check_trained_papers(
-    training: Training, side: "Side", stored: "StoredDataset", split: str, lineage: "Lineage"
+    training: Training,
+    reference: "ModelReference",
+    stored: "StoredDataset",
+    split: str,
+    lineage: "Lineage",
 ) -> int:
     """Look for papers of the split that the model was trained on.
 
@@ -215,43 +296,43 @@ def check_trained_papers(
     way_out = "set training.evaluation.allow_trained_papers=true to see the figures all the same"
     if seen:
         raise UserError(
-            f"{side.name} was trained on {len(seen)} of the {len(scored)} papers of split "
+            f"{reference.name} was trained on {len(seen)} of the {len(scored)} papers of split "
             f"{split!r} (such as {seen[0]}): score another split, or {way_out}"
         )
     if lineage.gap:
         raise UserError(
-            f"{side.name}: what it was trained on cannot be seen, so it may know the papers of "
-            f"split {split!r}: {lineage.gap}; or {way_out}"
+            f"{reference.name}: what it was trained on cannot be seen, so it may know the papers "
+            f"of split {split!r}: {lineage.gap}; or {way_out}"
         )
     return 0
 
 
-def _shown_name(side: "Side", adapted: "AdaptedModel") -> str:
+def _shown_name(reference: "ModelReference", adapted: "AdaptedModel") -> str:
     base = adapted.description["base"]
     note = f"; {base['note']}" if base["note"] else ""
-    return f"{side.name} ({base['name']}{note})"
+    return f"{reference.name} ({base['name']}{note})"
 
 
 def _write(
     run: "StepRun",
-    side: "Side",
+    reference: "ModelReference",
     adapted: "AdaptedModel",
     results: Results,
-    base: Results | None,
+    base: StoredResults | None,
     split: str,
     examples: "list[TokenExample]",
 ) -> None:
     from steps.reports.evaluation_report import write_evaluation_report
 
-    results.per_paper.to_parquet(run.scratch / "per_paper.parquet", index=False)
+    results.per_paper.to_parquet(run.scratch / PER_PAPER_FILE, index=False)
     results.generations.to_parquet(run.scratch / "generations.parquet", index=False)
-    (run.scratch / "metrics.json").write_text(
+    (run.scratch / METRICS_FILE).write_text(
         json.dumps({f"{split}/{k}": v for k, v in results.metrics.items()}, indent=1),
         encoding="utf-8",
     )
     pictures = write_evaluation_report(
         run.scratch / "report.html",
-        model_name=_shown_name(side, adapted),
+        model_name=_shown_name(reference, adapted),
         metrics=results.metrics,
         per_paper=results.per_paper,
         base_metrics=None if base is None else base.metrics,
@@ -259,10 +340,10 @@ def _write(
         generations=results.generations,
         token_examples=examples,
     )
-    names = ["per_paper.parquet", "generations.parquet", "metrics.json", "report.html"]
+    names = [PER_PAPER_FILE, "generations.parquet", METRICS_FILE, "report.html"]
     if results.general is not None:
-        results.general.to_parquet(run.scratch / "general.parquet", index=False)
-        names.append("general.parquet")
+        results.general.to_parquet(run.scratch / GENERAL_FILE, index=False)
+        names.append(GENERAL_FILE)
     for name in names:
         run.artifact(run.scratch / name)
     for picture in pictures:
@@ -272,52 +353,22 @@ def _write(
     run.table("tables/generations.json", results.generations)
 
 
-def side_info(
-    run: "StepRun", training: Training, side: "Side", stored: "StoredDataset"
-) -> "SideInfo":
-    """The results of a side on the test split, from the store or measured now."""
-    import mlflow
-    import pandas as pd
+def evaluated_model(
+    run: "StepRun", training: Training, reference: "ModelReference", stored: "StoredDataset"
+) -> "EvaluatedModel":
+    """A model with its results on the test split, from the store or measured now."""
+    from steps.comparison.comparable import EvaluatedModel
 
-    from steps.comparison.comparable import SideInfo
-    from steps.metrics import METRIC_VERSION
-    from steps.tracking.cache import find_reusable, key_parts
-    from steps.tracking.runs import step_run
-
-    split = "test"
-    parts = key_parts("evaluate", training, evaluation_inputs(training, side, stored.digest, split))
-    found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
-    if found is None:
-        say(f"{side.name} has no results on this split yet: evaluating it now")
-        with step_run(
-            "evaluate", training, verbose=False, run_name=f"evaluate {side.name}"
-        ) as inner:
-            evaluate_side(inner, training, side, stored, split)
-            evaluation_id = inner.id
-        found = run.client.get_run(evaluation_id)
-    evaluation_id = found.info.run_id
-    target = run.scratch / "evaluations" / evaluation_id
-    target.mkdir(parents=True, exist_ok=True)
-
-    def fetch(name: str) -> Path:
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                run_id=evaluation_id, artifact_path=name, dst_path=str(target)
-            )
-        )
-
-    metrics = json.loads(fetch("metrics.json").read_text(encoding="utf-8"))
-    names = {file.path for file in run.client.list_artifacts(evaluation_id)}
-    general = pd.read_parquet(fetch("general.parquet")) if "general.parquet" in names else None
-    tags = found.data.tags
-    return SideInfo(
-        name=side.name,
-        version=side.uri,
-        dataset_digest=tags["forge.dataset_digest"],
-        split=tags["forge.split"],
-        metric_version=tags.get("forge.metric_version", METRIC_VERSION),
-        objective=tags["forge.objective"],
-        per_paper=pd.read_parquet(fetch("per_paper.parquet")),
-        general=general,
-        metrics={key.partition("/")[2]: value for key, value in metrics.items()},
+    results = results_of(run, training, reference, stored, "test", measure_now=True)
+    assert results is not None
+    return EvaluatedModel(
+        name=reference.name,
+        version=reference.uri,
+        dataset_digest=results.tags["forge.dataset_digest"],
+        split=results.tags["forge.split"],
+        metric_version=results.tags.get("forge.metric_version", METRIC_VERSION),
+        objective=results.tags["forge.objective"],
+        per_paper=results.per_paper,
+        general=results.general,
+        metrics=results.metrics,
     )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.terminal import logging_to
 from steps.tracking.keep_killed import leave_behind
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
@@ -37,7 +38,7 @@ from steps.tracking.store import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.tracking import MlflowClient
-from steps.terminal import logging_to
+
 
 MAX_TAG = 4000
 MAX_PARAM = 6000

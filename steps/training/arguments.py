@@ -9,6 +9,7 @@ import transformers
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.metrics import METRICS, VALIDATION_METRICS
 from steps.models.devices import Placement
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
@@ -66,7 +67,7 @@ def training_arguments(
         save_strategy=logging.save_strategy,
         save_steps=logging.save_steps,
         metric_for_best_model=metric if validates else None,
-        greater_is_better=logging.greater_is_better,
+        greater_is_better=_greater_is_better(training, metric),
         load_best_model_at_end=False,
         save_total_limit=None,
         seed=values.seed,
@@ -108,10 +109,7 @@ def best_metric(wanted: str, objective: Objective) -> str:
     Raises:
         UserError: A model of this objective is not validated by that metric.
     """
-    known = {
-        "causal": ("eval_bits_per_byte", "eval_loss"),
-        "masked": ("eval_mlm_loss", "eval_mlm_accuracy"),
-    }[objective]
+    known = [f"eval_{metric.name}" for metric in VALIDATION_METRICS[objective]]
     name = wanted.replace("validation/", "eval_")
     if name == "auto" or (objective, name) == ("masked", "eval_loss"):
         return known[0]
@@ -123,6 +121,12 @@ def best_metric(wanted: str, objective: Objective) -> str:
             f"{objective} model: use auto, {' or '.join(known)}"
         )
     return name
+
+
+def _greater_is_better(training: Training, metric: str) -> bool:
+    """Which way is better is the metric's own; the configuration may turn a loss round."""
+    higher_is_better = METRICS[metric.removeprefix("eval_")].higher_is_better
+    return higher_is_better or training.logging.greater_is_better
 
 
 def early_stopping(

@@ -31,6 +31,7 @@ from steps.checkpoints.trainer_state import (
     ResumePoint,
     make_deterministic,
     read_progress,
+    read_trainer_state,
 )
 from steps.checkpoints.writer import CheckpointParts, write_checkpoint
 from steps.config.sections import Training
@@ -40,7 +41,13 @@ from steps.errors import UserError
 from steps.metrics import finite
 from steps.models.devices import peak_memory_bytes
 from steps.models.loading import objective_of
-from steps.models.sharded import check_wrapper, gathered_parameters, is_partitioned
+from steps.models.sharded import (
+    check_wrapper,
+    copy_parameters,
+    gathered_parameters,
+    is_partitioned,
+    set_parameters,
+)
 from steps.papers.text import PaperText
 from steps.planning.out_of_memory import stopping_when_out_of_memory
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
@@ -185,14 +192,13 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             Whether rank 0's clock says that a checkpoint is due.
         """
         requested = self.stop.requested
-        interrupted, ended, due, tokens = all_reduce_sum(
-            [
-                float(requested == signal.SIGINT),
-                float(requested not in (None, signal.SIGINT)),
-                float(self.rank.is_first and self.schedule.is_due()),
-                float(self._new_tokens),
-            ]
+        own = (
+            requested == signal.SIGINT,
+            requested not in (None, signal.SIGINT),
+            self.rank.is_first and self.schedule.is_due(),
+            self._new_tokens,
         )
+        interrupted, ended, due, tokens = all_reduce_sum([float(value) for value in own])
         self.progress.tokens_seen += int(tokens)
         self._new_tokens = 0
         if interrupted or ended:
@@ -246,7 +252,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         try:
-            metrics: dict[str, float] = super()._evaluate(*arguments, **keywords)
+            metrics = dict(super()._evaluate(*arguments, **keywords))
         except StopRequested:
             # Saved as before the validation, which the resumed run begins with.
             self._save_checkpoint(self.model, None)
@@ -270,9 +276,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         """Copies of the trained parameters on the CPU; under ZeRO-3 all ranks call it."""
-        trained = self.trained()
-        with gathered_parameters(trained.values()):
-            return {name: one.detach().to("cpu", copy=True) for name, one in trained.items()}
+        return copy_parameters(self.trained())
 
     def whole_weights(self) -> dict[str, torch.Tensor] | None:
         """All weights of a model that ZeRO-3 shares out and trains whole, on rank 0's CPU.
@@ -284,8 +288,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """
         if not is_partitioned(self.model) or self.training_config.qlora.adapts:
             return None
-        weights: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.deepspeed)
-        return weights
+        return dict(self.accelerator.get_state_dict(self.deepspeed))
 
     def train(self, *arguments: Any, resume: ResumePoint | None = None, **keywords: Any) -> Any:
         """Train, and end on the best validated weights if the configuration says so.
@@ -326,19 +329,12 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 self._save_checkpoint(self.model, None)
                 raise SystemExit(exit_code(self.stop_requested))
         if self._keeps_best() and self.best_weights:
-            self._set_weights(self.best_weights)
+            set_parameters(self.trained(), self.best_weights)
         return output
 
     def _prepare_to_resume(self, resume: ResumePoint) -> None:
         self.progress, self._resuming = read_progress(resume.folder), True
-        self.state = transformers.TrainerState.load_from_json(
-            str(resume.folder / "trainer_state.json")
-        )
-        if self.state.train_batch_size != self._train_batch_size:
-            raise UserError(
-                f"resume: a pass held {self.state.train_batch_size} rows, now it holds "
-                f"{self._train_batch_size}: set hyperparameters.batch_size to the former"
-            )
+        self.state = read_trainer_state(resume.folder, self._train_batch_size)
         best = self.state.best_global_step
         if best is None or not self._keeps_best():
             return
@@ -381,13 +377,11 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def _current_progress(self) -> Progress:
         """The progress with what Trainer counts by itself, as of this step; all ranks call it."""
         step, progress = self.state.global_step, self.progress
+        epoch = float(self.state.epoch or 0.5)
         # The last epoch counts as ended wherever it is left.
-        ends_epoch = (
-            float(self.state.epoch or 0.5).is_integer() or self.control.should_training_stop
-        )
-        expected = self.evaluation_expected == step or (
-            ends_epoch and self.args.eval_strategy == "epoch"
-        )
+        ends_epoch = epoch.is_integer() or self.control.should_training_stop
+        by_epoch = ends_epoch and self.args.eval_strategy == "epoch"
+        expected = self.evaluation_expected == step or by_epoch
         progress.evaluation_due = expected and progress.evaluated_step != step
         progress.seconds = self.seconds
         progress.loss_since_report = all_gather(float(self._tr_loss))
@@ -396,12 +390,6 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.early_stopping is not None:
             progress.without_gain = self.early_stopping.early_stopping_patience_counter
         return progress
-
-    def _set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        trained = {name: one for name, one in self.trained().items() if name in weights}
-        with torch.no_grad(), gathered_parameters(trained.values(), changing=True):
-            for name, parameter in trained.items():
-                parameter.copy_(weights[name])
 
     @property
     def seconds(self) -> float:
@@ -496,9 +484,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             write_weights=self._write_weights,
             write_optimizer=self._write_optimizer,
             write_random_state=lambda folder: self._save_rng_state(str(folder)),
-            write_trainer_state=lambda folder: self.state.save_to_json(
-                str(folder / "trainer_state.json")
-            ),
+            trainer_state=self.state,
             best_weights={} if best_has_its_own else self.best_weights,
         )
 

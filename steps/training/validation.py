@@ -1,12 +1,12 @@
 """The figures by which checkpoints are ranked, as `evaluate` defines them."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from steps.config.sections import Training
 from steps.evaluation.likelihood import score_papers
 from steps.evaluation.masked import score_papers_masked
+from steps.metrics import VALIDATION_METRICS
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
 
@@ -18,10 +18,16 @@ STORE_NAMES = {
     "loss": "train/loss",
     "grad_norm": "train/gradient_norm",
     "learning_rate": "train/learning_rate",
-    "eval_loss": "validation/loss",
-    "eval_bits_per_byte": "validation/bits_per_byte",
-    "eval_mlm_loss": "validation/mlm_loss",
-    "eval_mlm_accuracy": "validation/mlm_accuracy",
+    **{
+        f"eval_{metric.name}": f"validation/{metric.name}"
+        for metrics in VALIDATION_METRICS.values()
+        for metric in metrics
+    },
+}
+# What each objective's metrics are made of, in the order of the sums.
+SUMMED_COLUMNS = {
+    "causal": ("nats", "tokens", "bytes"),
+    "masked": ("mlm_nats", "mlm_targets", "mlm_hits"),
 }
 
 
@@ -32,11 +38,10 @@ def validation_sums(
     tokenizer: Any,
     papers: Sequence[PaperText],
 ) -> list[float]:
-    """Three sums over papers, which add up over ranks.
+    """Sums over papers, which add up over ranks.
 
     Returns:
-        Of a causal model nats, tokens and UTF-8 bytes; of a masked one nats, number and hits of
-        the masked tokens. Zeros where there is no paper.
+        The totals of `SUMMED_COLUMNS`; zeros where there is no paper.
     """
     if not papers:
         return [0.0, 0.0, 0.0]
@@ -52,7 +57,6 @@ def validation_sums(
             pseudo_tokens=0,
             seed=training.evaluation.seed,
         )
-        columns = ("mlm_nats", "mlm_targets", "mlm_hits")
     else:
         frame = score_papers(
             model,
@@ -62,14 +66,10 @@ def validation_sums(
             stride=max(1, context // 2),
             batch_tokens=batch_tokens,
         )
-        columns = ("nats", "tokens", "bytes")
-    return [float(frame[name].sum()) for name in columns]
+    return [float(frame[name].sum()) for name in SUMMED_COLUMNS[objective]]
 
 
 def validation_metrics(objective: Objective, sums: Sequence[float]) -> dict[str, float]:
-    """What the sums of `validation_sums` say: `loss` and `bits_per_byte`, or the masked ones."""
-    if objective == "masked":
-        nats, targets, hits = sums
-        return {"mlm_loss": nats / targets, "mlm_accuracy": hits / targets}
-    nats, tokens, size = sums
-    return {"loss": nats / tokens, "bits_per_byte": nats / (math.log(2) * size)}
+    """The objective's validation metrics, by name, from the totals of `SUMMED_COLUMNS`."""
+    totals = dict(zip(SUMMED_COLUMNS[objective], sums, strict=True))
+    return {metric.name: float(metric.value(totals)) for metric in VALIDATION_METRICS[objective]}

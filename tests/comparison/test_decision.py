@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from steps.comparison.comparable import SideInfo, check_comparable
+from steps.comparison.comparable import EvaluatedModel, check_comparable
 from steps.comparison.decision import decide
 from steps.comparison.ranking import rank
 from steps.config.sections import Comparison, Guard
@@ -272,13 +272,13 @@ def test_masked_models_are_compared_by_their_own_metrics() -> None:
         decide(champion, challenger, rule)
 
 
-Change = Callable[[SideInfo], SideInfo]
+Change = Callable[[EvaluatedModel], EvaluatedModel]
 
 
 def with_figure(column: str, value: float) -> Change:
     """A side in which one figure of the third paper is another."""
 
-    def change(side: SideInfo) -> SideInfo:
+    def change(side: EvaluatedModel) -> EvaluatedModel:
         frame = side.per_paper.astype({column: float})
         frame.loc[2, column] = value
         return replace(side, per_paper=frame)
@@ -372,12 +372,12 @@ def test_a_ranking_puts_the_best_first_and_tests_all_pairs() -> None:
         ),
     )
     ranking = rank([base, better, twin], NO_GUARDS)
-    assert [side.rank for side in ranking.sides] == [1, 2, 3]
-    assert ranking.sides[-1].name == base.name
-    values = [side.value for side in ranking.sides]
+    assert [side.rank for side in ranking.models] == [1, 2, 3]
+    assert ranking.models[-1].name == base.name
+    values = [side.value for side in ranking.models]
     assert values == sorted(values)
     assert values[-1] == pytest.approx(decide(base, better, NO_GUARDS).primary.champion)
-    for side in ranking.sides:
+    for side in ranking.models:
         assert side.low is not None
         assert side.high is not None
         assert side.low < side.value < side.high

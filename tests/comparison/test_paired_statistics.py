@@ -14,7 +14,7 @@ from steps.comparison.statistics import (
     holm,
     metrics_beside,
     papers_needed,
-    ratio_columns,
+    ratio_metric,
     ratio_table,
     sign_flip_tests,
     smallest_attainable_p,
@@ -236,7 +236,8 @@ def test_metric_names_lead_to_their_columns() -> None:
     assert columns_of("methods_bits_per_byte").denominator == "bytes_section_methods"
     assert columns_of("pseudo_bits_per_byte").numerator == "pseudo_nats"
     assert columns_of("mlm_loss").scale == 1
-    assert ratio_columns("memorised_share") is None
+    assert columns_of("memorised_share").denominator == "generated_tokens"
+    assert ratio_metric("perplexity") is None
 
 
 def test_beside_the_primary_metric_stand_its_parts_and_the_cloze_tests() -> None:

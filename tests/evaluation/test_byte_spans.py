@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from steps.errors import UserError
 from steps.evaluation.byte_spans import _offset_bytes, character_bytes, tokens_and_bytes
-from steps.evaluation.strata import STRATA, byte_strata, spread_over_bytes
+from steps.evaluation.strata import byte_strata, spread_over_bytes
+from steps.metrics import STRATA
 from tests.support.example_papers import SENTENCES, paper_of
 
 TOKENIZERS = ["byte_level_tokenizer", "byte_fallback_tokenizer", "wordpiece_tokenizer"]

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluation import load, our_nats, papers_of, peer_nats, read_texts
-from steps.evaluation.metrics.bits_per_byte.formula import bits_per_byte
-from steps.evaluation.metrics.token_perplexity.formula import token_perplexity
-from steps.evaluation.metrics.word_perplexity.formula import word_perplexity
+from steps.metrics import METRICS
 from tests.support.project import ROOT
 
 SHARED_DATA = Path(os.environ.get("FORGE_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -41,14 +39,18 @@ def test_figures_are_those_of_lm_evaluation_harness(bf16: str, tolerance: float)
 
     size = sum(len(text.encode()) for text in texts)
     words = sum(len(text.split()) for text in texts)
-    for formula, count in (
-        (bits_per_byte, size),
-        (token_perplexity, sum(tokens)),
-        (word_perplexity, words),
+    for name, count in (
+        ("bits_per_byte", size),
+        ("perplexity", sum(tokens)),
+        ("word_perplexity", words),
     ):
-        mine, peers = float(formula(ours.sum(), count)), float(formula(theirs.sum(), count))
+        metric = METRICS[name]
+        mine, peers = (
+            float(metric.value({metric.numerator: nats.sum(), metric.denominator: count}))
+            for nats in (ours, theirs)
+        )
         # A perplexity magnifies: its logarithm is what both sides measured.
-        if formula is not bits_per_byte:
+        if metric.exponential:
             mine, peers = math.log(mine), math.log(peers)
-        assert mine == pytest.approx(peers, rel=tolerance), formula.__name__
+        assert mine == pytest.approx(peers, rel=tolerance), name
     np.testing.assert_allclose(ours, theirs, rtol=10 * tolerance)

@@ -5,7 +5,7 @@ import pytest
 
 from steps.errors import UserError
 from steps.evaluation.likelihood import score_papers, score_tokens
-from steps.evaluation.strata import STRATA
+from steps.metrics import STRATA
 from steps.models.tokenizer import start_token
 from tests.support.example_papers import SENTENCES, paper_of
 

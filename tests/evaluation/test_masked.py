@@ -5,8 +5,8 @@ import pytest
 
 from steps.errors import UserError
 from steps.evaluation.masked import MaskedRow, restore, score_papers_masked
-from steps.evaluation.strata import STRATA
 from steps.evaluation.summary import summarise
+from steps.metrics import STRATA
 from steps.models.tokenizer import with_special_tokens
 from tests.support.example_papers import SENTENCES, paper_of
 

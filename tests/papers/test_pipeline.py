@@ -19,7 +19,7 @@ from datasets import load_from_disk
 
 from steps.config.sections import Deduplication, Filters, Limits, ScientificData, Split
 from steps.errors import UserError
-from steps.papers import pipeline
+from steps.papers import chunks
 from steps.papers.dataset import digest_of_dataset
 from steps.papers.pipeline import Preparation, prepare_dataset
 
@@ -213,7 +213,7 @@ def test_the_result_does_not_depend_on_processes_chunks_or_packing(
     packed = tmp_path / "papers.json.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     one = prepare_dataset([plain], ScientificData(num_workers=1), tmp_path / "one")
-    monkeypatch.setattr(pipeline, "CHUNK_RECORDS", records_a_chunk)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", records_a_chunk)
     two = prepare_dataset([packed], ScientificData(num_workers=workers), tmp_path / "two")
     assert two.digest == one.digest
     same = ("dataset_digest", "funnel", "splits", "leakage", "configuration", "versions")
@@ -277,7 +277,7 @@ def test_several_files_are_one_collection(tmp_path: Path) -> None:
 
 
 def test_progress_counts_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "CHUNK_RECORDS", 10)
+    monkeypatch.setattr(chunks, "CHUNK_RECORDS", 10)
     seen: list[tuple[str, int]] = []
     path = write_papers(tmp_path, made_up_papers(25))
     prepare_dataset(
@@ -488,14 +488,14 @@ KILLED_PROGRAM = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
 from steps.config.sections import ScientificData
-from steps.papers import pipeline
+from steps.papers import chunks, pipeline
 
 def killed(stage, done):
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 if __name__ == "__main__":
-    pipeline.CHUNK_RECORDS = 4
+    chunks.CHUNK_RECORDS = 4
     pipeline.prepare_dataset(
         [Path(sys.argv[1])], ScientificData(num_workers=2), Path(sys.argv[2]), killed
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from steps.comparison.comparable import SideInfo
+from steps.comparison.comparable import EvaluatedModel
 from steps.comparison.decision import Decision, decide
 from steps.config.sections import Comparison, Guard
 from steps.reports.comparison_report import paper_gains, write_comparison_report
@@ -26,7 +26,7 @@ def compare(
     """A decision with the frames behind it."""
     frames = frame_of_papers(papers, gain, 0.02)
     champion, challenger = (
-        SideInfo(who, who, "sha256:aa", "test", "1", "causal", frame)
+        EvaluatedModel(who, who, "sha256:aa", "test", "1", "causal", frame)
         for who, frame in zip(("models:/genomics/1", name), frames, strict=True)
     )
     return decide(champion, challenger, RULE), *frames

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from steps.comparison.comparable import SideInfo
+from steps.comparison.comparable import EvaluatedModel
 
 PARTS = ("gene", "variant", "section_abstract", "section_methods")
 
@@ -41,12 +41,12 @@ def make_sides(
     forgetting: float = 0.0,
     seed: int = 0,
     **fields: Any,
-) -> tuple[SideInfo, SideInfo]:
+) -> tuple[EvaluatedModel, EvaluatedModel]:
     """Two comparable sides; further keyword arguments replace fields of both."""
     frames = frame_of_papers(papers, gain, spread, seed)
     general = frame_of_papers(60, -forgetting, 0.005, seed + 1)
     champion, challenger = (
-        SideInfo(
+        EvaluatedModel(
             name=f"models:/genomics/{version}",
             version=f"genomics/{version}",
             dataset_digest="sha256:aa",

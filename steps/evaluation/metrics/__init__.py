@@ -1,4 +1,1 @@
-"""Metrics as modules of the `evaluate` library, and the one place where their formulas stand.
-
-Each folder is one metric: `evaluate.load("steps/evaluation/metrics/bits_per_byte")`.
-"""
+"""Metrics as modules of the `evaluate` library: `evaluate.load` takes each by its folder."""

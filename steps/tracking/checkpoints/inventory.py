@@ -14,7 +14,6 @@ deletes has every folder listed (`list_all`).
 """
 
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -23,8 +22,6 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from steps.checkpoints.format import (
     MANIFEST,
     CheckpointInfo,
@@ -32,18 +29,14 @@ from steps.checkpoints.format import (
 )
 from steps.errors import UserError
 from steps.pruning.records import CheckpointKey, CheckpointRecord, PendingAction, RunState
-from steps.tracking.heartbeat import STALE_SECONDS, last_sign
-
-if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
-    from mlflow.tracking import MlflowClient
+from steps.tracking.checkpoints.best_steps import best_steps_needed
 from steps.tracking.checkpoints.layout import (
     CHECKPOINT_NAME,
     FOLDER,
     LEFTOVER_NAME,
     LOCAL_TAG,
     RESUMED_TAG,
+    THREADS,
     checkpoint_of_model,
     is_pinned,
     model_is_pinned,
@@ -61,13 +54,18 @@ from steps.tracking.checkpoints.stored import (
     stored_manifest,
     stored_steps,
 )
+from steps.tracking.heartbeat import STALE_SECONDS, last_sign
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.tracking import MlflowClient
+
 
 """`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
 """On a run: all its checkpoints stay. On a checkpoint's LoggedModel: that one stays.
 `forge.pin.checkpoint-N` on a run: checkpoint N stays. The value `false` takes a pin back."""
 
-# The server answers small requests slower than it could: several are under way at a time.
-_THREADS = 8
 _PAGE = 1000
 
 
@@ -99,12 +97,6 @@ class Inventory:
     best_needed: Mapping[CheckpointKey, str]
     can_resume: frozenset[str]
     registered: "dict[str, LoggedModel | None]" = field(default_factory=dict)
-
-
-class _TrainerState(msgspec.Struct):
-    """What of a checkpoint's `trainer_state.json` is looked at."""
-
-    best_global_step: int | None = None
 
 
 def finetune_runs(client: "MlflowClient", experiment_id: str, which: str) -> "list[Run]":
@@ -210,7 +202,7 @@ def related(inventory: Inventory) -> Inventory:
     ]
     others = [record for record in found if record.run_id in inventory.heirs]
     runs = [*inventory.runs.values(), *inventory.heirs.values()]
-    best = _best_needed(runs, inventory.resumed, records + others)
+    best = best_steps_needed(runs, inventory.resumed, records + others)
     return replace(inventory, records=records, can_resume=can_resume, best_needed=best)
 
 
@@ -225,7 +217,7 @@ def _describe(
 ) -> list[CheckpointRecord]:
     """Look at the artifacts and folders of these runs, with several requests under way."""
     described: list[CheckpointRecord] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         repositories = {run.info.run_id: artifact_repository(run) for run in runs}
         listed = pool.map(lambda run: stored_steps(repositories[run.info.run_id]), runs)
         stored = [(run, step) for run, steps in zip(runs, listed, strict=True) for step in steps]
@@ -447,55 +439,3 @@ def _local_folder(run: "Run", output_folder: Path | None) -> Path | None:
     if host == socket.gethostname() and Path(path).name == run_id:
         return Path(path)
     return output_folder / run_id if output_folder is not None else None
-
-
-def _best_needed(
-    runs: "Sequence[Run]", resumed: "Sequence[Run]", records: Sequence[CheckpointRecord]
-) -> dict[CheckpointKey, str]:
-    """Find the checkpoints that hold the best weights of runs that may be resumed.
-
-    The best step may lie before a run's own start: then it is one of its origin's.
-    """
-    origins = {run.info.run_id: key[0] for run in resumed if (key := resumed_from(run))}
-    asked: list[tuple[Run, CheckpointRecord]] = []
-    for run in runs:
-        mine = [record for record in records if record.run_id == run.info.run_id]
-        able = [r for r in mine if r.resumable and r.run_state != "finished"]
-        able.sort(key=lambda record: record.step)
-        stored = [record for record in able if record.in_store]
-        points = {record.step: record for record in able[-1:] + stored[-1:]}
-        asked.extend((run, record) for record in points.values())
-    needed: dict[CheckpointKey, str] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        bests = pool.map(lambda entry: _best_step(*entry), asked)
-        for (run, record), best in zip(asked, bests, strict=True):
-            owner: str | None = run.info.run_id
-            passed: set[str] = set()
-            while best not in (None, record.step) and owner is not None and owner not in passed:
-                passed.add(owner)
-                needed[owner, best or 0] = run.info.run_id
-                owner = origins.get(owner)
-    return needed
-
-
-def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
-    """The best validated step up to a checkpoint, from its trainer state; None: there is none."""
-    path = f"{FOLDER}/checkpoint-{record.step}/trainer_state.json"
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(record.folder) / "trainer_state.json" if record.folder else None
-        if record.in_store:
-            repository = artifact_repository(run)
-            if not any(
-                entry.path == path for entry in repository.list_artifacts(str(Path(path).parent))
-            ):
-                return None
-            file = Path(repository.download_artifacts(path, scratch))
-        if file is None or not file.is_file():
-            return None
-        content = file.read_bytes()
-    try:
-        best = msgspec.json.decode(content, type=_TrainerState).best_global_step
-    except msgspec.MsgspecError:
-        # Nobody can resume from a checkpoint with a broken state.
-        return None
-    return best or None

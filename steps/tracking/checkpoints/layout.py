@@ -20,6 +20,8 @@ CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 LEFTOVER_NAME = re.compile(r"\.checkpoint-([0-9]+)\.(partial|trash)-[0-9]+")
 _CHECKPOINT_URI = re.compile(rf"(?:^|/){FOLDER}/checkpoint-([0-9]+)/?$")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+# The server answers small requests slower than it could: several are under way at a time.
+THREADS = 8
 
 
 def resumed_from(run: "Run") -> CheckpointKey | None:

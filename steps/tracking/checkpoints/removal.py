@@ -10,12 +10,6 @@ from steps.cache_folder import cache_folder
 from steps.checkpoints.format import MANIFEST, CheckpointInfo, validate_checkpoint
 from steps.errors import UserError
 from steps.pruning.records import Action
-from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
-from steps.tracking.store import few_retries, reason
-
-if TYPE_CHECKING:
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
-    from mlflow.tracking import MlflowClient
 from steps.tracking.checkpoints.inventory import Inventory
 from steps.tracking.checkpoints.layout import CHECKPOINT_NAME, FOLDER, LEFTOVER_NAME, SLIMMED_TAG
 from steps.tracking.checkpoints.stored import (
@@ -24,6 +18,13 @@ from steps.tracking.checkpoints.stored import (
     stored_files,
     stored_manifest,
 )
+from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
+from steps.tracking.store import few_retries, reason
+
+if TYPE_CHECKING:
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+    from mlflow.tracking import MlflowClient
+
 
 LOCK_SECONDS = 1800
 

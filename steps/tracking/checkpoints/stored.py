@@ -14,16 +14,16 @@ from steps.checkpoints.format import (
     _Manifest,
     _read_manifest,
 )
-from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
-
-if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from steps.tracking.checkpoints.layout import (
     CHECKPOINT_NAME,
     FOLDER,
     SLIMMED_TAG,
 )
+from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.errors import UserError
 from steps.tracking.datasets import StoredDataset, fetch_dataset
-from steps.tracking.registry.model_reference import Side
+from steps.tracking.registry.model_reference import ModelReference
 from steps.tracking.store import one_line
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class Lineage:
 
 
 def training_lineage(
-    client: "MlflowClient", side: Side, stored: StoredDataset, scratch: Path
+    client: "MlflowClient", reference: ModelReference, stored: StoredDataset, scratch: Path
 ) -> Lineage:
     """Follow a model's training run, and those that it was resumed from, to their datasets.
 
     Args:
         client: Client of the store.
-        side: The model; a base model has no lineage here.
+        reference: The model; a base model has no lineage here.
         stored: A dataset that is on this machine already.
         scratch: Where to put the others.
     """
@@ -50,7 +50,7 @@ def training_lineage(
     datasets: dict[str, StoredDataset] = {}
     gaps: list[str] = []
     seen: set[str] = set()
-    run_id = side.run_id
+    run_id = reference.run_id
     while run_id and run_id not in seen:
         seen.add(run_id)
         try:

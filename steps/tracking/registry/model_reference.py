@@ -21,7 +21,7 @@ PREVIOUS = "previous_champion"
 
 
 @dataclass(frozen=True)
-class Side:
+class ModelReference:
     """A model that can be evaluated and compared.
 
     Attributes:
@@ -40,7 +40,7 @@ class Side:
         return self.uri.removeprefix("models:/")
 
 
-def resolve_side(client: "MlflowClient", reference: str, training: Training) -> Side:
+def resolve_model(client: "MlflowClient", reference: str, training: Training) -> ModelReference:
     """Find a model by alias, version, run or as `base`.
 
     Raises:
@@ -49,7 +49,7 @@ def resolve_side(client: "MlflowClient", reference: str, training: Training) -> 
     from mlflow.exceptions import MlflowException
 
     if reference == "base":
-        return Side("base", None, None)
+        return ModelReference("base", None, None)
     name = training.mlflow.registered_model_name
     if not reference:
         reference = f"models:/{name}@{CHALLENGER}"
@@ -62,7 +62,9 @@ def resolve_side(client: "MlflowClient", reference: str, training: Training) -> 
             else:
                 model, _, number = rest.rpartition("/")
                 version = client.get_model_version(model, number)
-            return Side(f"models:/{version.name}/{version.version}", version, version.run_id)
+            return ModelReference(
+                f"models:/{version.name}/{version.version}", version, version.run_id
+            )
         run_id = reference.removeprefix("runs:/").split("/")[0]
         client.get_run(run_id)
         if not any(f.path == "adapter" for f in client.list_artifacts(run_id)):
@@ -74,17 +76,17 @@ def resolve_side(client: "MlflowClient", reference: str, training: Training) -> 
             f"model {reference!r} is not in the registry or the store ({one_line(error)}): give "
             "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base"
         ) from None
-    return Side(f"runs:/{run_id}/adapter", None, run_id)
+    return ModelReference(f"runs:/{run_id}/adapter", None, run_id)
 
 
-def trained_on_base(client: "MlflowClient", side: Side, base: "Base") -> bool:
+def trained_on_base(client: "MlflowClient", reference: ModelReference, base: "Base") -> bool:
     """Whether the run that trained a model says that it began with these weights."""
     from mlflow.exceptions import MlflowException
 
-    if side.run_id is None:
+    if reference.run_id is None:
         return False
     try:
-        tags = client.get_run(side.run_id).data.tags
+        tags = client.get_run(reference.run_id).data.tags
     except MlflowException:
         return False
     return (tags.get("forge.base_model"), tags.get("forge.base_sha256")) == (
@@ -93,18 +95,18 @@ def trained_on_base(client: "MlflowClient", side: Side, base: "Base") -> bool:
     ) and tags.get("forge.base_revision") == base.revision
 
 
-def logged_model_id(side: Side) -> str | None:
+def logged_model_id(reference: ModelReference) -> str | None:
     """Id of the LoggedModel behind a version, for its metrics; None where there is none.
 
     The registry does not hand out the id that a version was made with, but its source names it.
     """
-    if side.version is None:
+    if reference.version is None:
         return None
-    source = str(side.version.source or "")
+    source = str(reference.version.source or "")
     return source.removeprefix("models:/") if source.startswith("models:/m-") else None
 
 
-def find_alias(client: "MlflowClient", name: str, alias: str) -> Side | None:
+def find_alias(client: "MlflowClient", name: str, alias: str) -> ModelReference | None:
     """The version behind an alias, or None where there is none."""
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
@@ -116,11 +118,11 @@ def find_alias(client: "MlflowClient", name: str, alias: str) -> Side | None:
         if error.error_code == absent or "not found" in str(error):
             return None
         raise
-    return Side(f"models:/{version.name}/{version.version}", version, version.run_id)
+    return ModelReference(f"models:/{version.name}/{version.version}", version, version.run_id)
 
 
-def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
-    """Bring the adapter folder of a side to this machine.
+def fetch_adapter(client: "MlflowClient", reference: ModelReference, scratch: Path) -> Path:
+    """Bring the adapter folder of a model to this machine.
 
     Raises:
         UserError: Its bytes are gone.
@@ -128,14 +130,14 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    uri = side.uri if side.version is None else f"{side.uri}/artifacts/adapter"
+    uri = reference.uri if reference.version is None else f"{reference.uri}/artifacts/adapter"
     try:
-        if side.version is None:
+        if reference.version is None:
             return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch)))
-        folder = Path(mlflow.artifacts.download_artifacts(side.uri, dst_path=str(scratch)))
+        folder = Path(mlflow.artifacts.download_artifacts(reference.uri, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise UserError(
-            f"model {side.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
+            f"model {reference.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
             "was the artifact deleted? Register it again with finetune"
         ) from None
     adapter = folder / "artifacts" / "adapter"
@@ -143,8 +145,8 @@ def fetch_adapter(client: "MlflowClient", side: Side, scratch: Path) -> Path:
         found = [path.parent for path in folder.rglob("base.json")]
         if not found:
             raise UserError(
-                f"model {side.uri} holds no adapter: its weights were deleted, or finetune did not "
-                "make it; name another version, or register it again with finetune"
+                f"model {reference.uri} holds no adapter: its weights were deleted, or finetune did "
+                "not make it; name another version, or register it again with finetune"
             )
         adapter = found[0]
     return adapter

@@ -1,26 +1,19 @@
 """Moving aliases: the champion's place changes hands here and nowhere else."""
 
 import json
-from typing import TYPE_CHECKING
-
-from steps.config.sections import Training
-from steps.errors import UserError
-
-if TYPE_CHECKING:
-    from steps.comparison.decision import Decision
-    from steps.tracking.registry.model_reference import Side
-    from steps.tracking.runs import StepRun
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from steps.config.sections import Training
+from steps.errors import UserError
 from steps.tracking.registry.model_reference import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
-    Side,
+    ModelReference,
     find_alias,
 )
 from steps.tracking.runs import StepRun
@@ -29,17 +22,19 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from steps.comparison.decision import Decision
+    from steps.tracking.registry.model_reference import ModelReference
+    from steps.tracking.runs import StepRun
 
 
 def comparison_inputs(
-    sides: "list[Side]", dataset_digest: str, may_promote: bool
+    references: "list[ModelReference]", dataset_digest: str, may_promote: bool
 ) -> dict[str, str]:
     """What a decision depends on, besides its section of the configuration.
 
     Who was champion is not among it: whether a decision still stands is told by the tag
     `forge.champion_after`.
     """
-    versions = sorted(side.uri for side in sides if side.uri != "base")
+    versions = sorted(reference.uri for reference in references if reference.uri != "base")
     return {
         "versions": json.dumps(versions),
         "dataset": dataset_digest,
@@ -81,14 +76,14 @@ def alias_state(client: "MlflowClient", name: str) -> dict[str, str]:
     """Alias to version URI, for the three aliases that a decision reads or moves."""
     state = {}
     for alias in (CHAMPION, CHALLENGER, PREVIOUS):
-        side = find_alias(client, name, alias)
-        if side is not None:
-            state[alias] = side.uri
+        reference = find_alias(client, name, alias)
+        if reference is not None:
+            state[alias] = reference.uri
     return state
 
 
 def promote_version(
-    run: StepRun, name: str, winner: Side, decision: "Decision", before: Mapping[str, str]
+    run: StepRun, name: str, winner: ModelReference, decision: "Decision", before: Mapping[str, str]
 ) -> str:
     """Make the winner champion, keep the old one as previous_champion, drop challenger.
 

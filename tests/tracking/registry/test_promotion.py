@@ -10,7 +10,7 @@ import pytest
 
 from steps.comparison.decision import Decision
 from steps.errors import UserError
-from steps.tracking.registry.model_reference import Side
+from steps.tracking.registry.model_reference import ModelReference
 from steps.tracking.registry.promotion import (
     JOURNAL,
     alias_state,
@@ -74,7 +74,7 @@ def run(store: str, tmp_path: Path) -> StepRun:
 def promote(run: StepRun, number: int) -> str:
     version = run.client.get_model_version(NAME, str(number))
     before = alias_state(mlflow.MlflowClient(), NAME)
-    return promote_version(run, NAME, Side(uri(number), version, None), DECISION, before)
+    return promote_version(run, NAME, ModelReference(uri(number), version, None), DECISION, before)
 
 
 def audits(run: StepRun, number: int) -> list[str]:
@@ -140,7 +140,7 @@ def test_an_alias_that_moved_since_the_decision_stops_the_promotion(run: StepRun
     run.client.set_registered_model_alias(NAME, "champion", "3")
     version = run.client.get_model_version(NAME, "2")
     with pytest.raises(UserError, match="moved meanwhile"):
-        promote_version(run, NAME, Side(uri(2), version, None), DECISION, before)
+        promote_version(run, NAME, ModelReference(uri(2), version, None), DECISION, before)
     assert alias_state(run.client, NAME)["champion"] == uri(3)
 
 

@@ -15,8 +15,9 @@ import datasets
 import evaluate
 import numpy as np
 
-# `evaluate` copies this file away and takes along what it imports from beside it.
-from .formula import gene_f1, gene_precision, gene_recall
+# `evaluate` copies this file away and takes along what it imports from beside it, which is a
+# link to the one table in steps/metrics.py.
+from .table import METRICS
 
 _CITATION = "Morgan et al. 2008, Overview of BioCreative II gene normalization, Genome Biology 9:S3"
 
@@ -38,13 +39,14 @@ class GeneF1(evaluate.Metric):  # type: ignore[misc]
         )
 
     def _compute(self, hits: Any, predicted: Any, expected: Any) -> dict[str, float]:
-        all_hits, all_predicted, all_expected = np.sum(hits), np.sum(predicted), np.sum(expected)
+        totals = {
+            "gene_hits": np.sum(hits),
+            "genes_generated": np.sum(predicted),
+            "genes_expected": np.sum(expected),
+        }
         # Without a prediction precision is undefined; it is left out rather than called 0.
-        result = {}
-        if all_predicted:
-            result["gene_precision"] = float(gene_precision(all_hits, all_predicted))
-        if all_expected:
-            result["gene_recall"] = float(gene_recall(all_hits, all_expected))
-        if all_predicted + all_expected:
-            result["gene_f1"] = float(gene_f1(all_hits, all_predicted, all_expected))
-        return result
+        return {
+            name: float(METRICS[name].value(totals))
+            for name in ("gene_precision", "gene_recall", "gene_f1")
+            if sum(totals[column] for column in METRICS[name].denominators)
+        }

@@ -1,0 +1,92 @@
+"""Records in chunks, prepared by several processes and given back in their order."""
+
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from steps.config.sections import Limits, ScientificData
+from steps.papers.preparation import PreparedChunk
+from steps.papers.scanner import RawRecord, read_records
+
+Chunk = list[tuple[int, RawRecord]]  # input file number and record
+
+CHUNK_RECORDS = 256
+CHUNK_BYTES = 1 << 20
+# Below this a second process costs more than it saves.
+MIN_BYTES_FOR_PROCESSES = 8_000_000
+CHUNKS_IN_FLIGHT = 3
+
+
+def chunks_of(inputs: Sequence[Path], limits: Limits) -> Iterator[Chunk]:
+    """Records in chunks of at most `CHUNK_RECORDS` and about `CHUNK_BYTES`."""
+    chunk: Chunk = []
+    size = 0
+    for number, path in enumerate(inputs):
+        for record in read_records(path, limits.max_decompressed_bytes, limits.max_record_bytes):
+            chunk.append((number, record))
+            size += len(record.data)
+            if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def processes_for(inputs: Sequence[Path], settings: ScientificData) -> int:
+    """How many processes prepare papers: what the configuration says, or one a core."""
+    if settings.num_workers:
+        return settings.num_workers
+    if sum(path.stat().st_size for path in inputs) < MIN_BYTES_FOR_PROCESSES:
+        return 1
+    # Where a batch system grants some of the cores, only Linux says which.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def prepared_in_order(
+    chunks: Iterator[Chunk], prepare: Callable[[Sequence[bytes]], PreparedChunk], num_processes: int
+) -> Iterator[tuple[Chunk, PreparedChunk]]:
+    """Prepare chunks in several processes and give them back in their order."""
+    if num_processes == 1:
+        for chunk in chunks:
+            yield chunk, prepare([record.data for _, record in chunk])
+        return
+    waiting: deque[tuple[Chunk, Future[PreparedChunk]]] = deque()
+    # Spawned, not forked: a fork of a process with threads (Arrow, MLflow) can hang.
+    with ProcessPoolExecutor(
+        num_processes, mp_context=get_context("spawn"), initializer=_follow_the_main_process
+    ) as pool:
+        try:
+            for chunk in chunks:
+                data = [record.data for _, record in chunk]
+                waiting.append((chunk, pool.submit(prepare, data)))
+                if len(waiting) > CHUNKS_IN_FLIGHT * num_processes:
+                    done, future = waiting.popleft()
+                    yield done, future.result()
+            while waiting:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _follow_the_main_process() -> None:
+    """Leave Ctrl-C to the main process, and end when it has been killed.
+
+    Otherwise a worker waits for its next chunk for ever: it holds both ends of the queue.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main = parent_process()
+
+    def wait_and_leave() -> None:
+        if main is not None:
+            main.join()
+            os._exit(1)
+
+    threading.Thread(target=wait_and_leave, daemon=True).start()
