@@ -2,7 +2,7 @@
 
     with writing_checkpoint(root, step=50, facts={"dataset_digest": "sha256:..."}) as folder:
         model.save_pretrained(folder)
-    checkpoint = newest_valid(root, on_skipped=lambda folder, reason: print(folder, reason))
+    checkpoint = validate_checkpoint(root / "checkpoint-50")     # or the reason why it is none
 
 A checkpoint is a folder `checkpoint-N` (N: optimiser steps) with a `manifest.json` that lists
 the size and SHA-256 of every other file. It is written into a hidden folder beside its final
@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -206,40 +206,6 @@ def list_checkpoints(root: Path, *, hashes: bool = False) -> list[CheckpointInfo
 def list_names(root: Path) -> list[tuple[int, Path]]:
     """List what is named checkpoint-N under `root`, valid or not, by ascending N."""
     return [(int(folder.name.rpartition("-")[2]), folder) for folder in _folders(root)]
-
-
-def newest_valid(
-    root: Path,
-    on_skipped: Callable[[Path, str], None],
-    facts: Mapping[str, Any] | None = None,
-) -> CheckpointInfo | None:
-    """Find the checkpoint to resume from: the newest that is valid and still resumable.
-
-    Args:
-        root: Folder of a run's checkpoints; need not exist.
-        on_skipped: Told each newer folder that was passed over, and the reason.
-        facts: Where given, checkpoints of other facts are passed over: those a run with another
-            dataset or configuration left behind may well have higher steps.
-    """
-    while True:
-        rotated_away = False
-        for folder in reversed(_folders(root)):
-            checkpoint = validate_checkpoint(folder)
-            if isinstance(checkpoint, str):
-                # A living writer may have rotated it away since it was listed, with a newer one
-                # in its place that this listing does not know of.
-                if not os.path.lexists(folder):
-                    rotated_away = True
-                else:
-                    on_skipped(folder, checkpoint)
-            elif not checkpoint.resumable:
-                on_skipped(folder, "its optimizer state has been pruned")
-            elif facts is not None and checkpoint.facts != _as_json(facts):
-                on_skipped(folder, _difference(checkpoint.facts, _as_json(facts)))
-            else:
-                return checkpoint
-        if not rotated_away:
-            return None
 
 
 def remove_leftovers(root: Path) -> list[Path]:

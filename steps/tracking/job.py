@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.checkpoints.format import remove_leftovers
 from steps.config.dotted import flatten
 from steps.config.file import LoadedConfig, resolved_yaml
 from steps.config.older_layout import deepspeed_file
@@ -304,6 +305,9 @@ def _checkpoint_root(training: Training, run: StepRun, rank: Rank) -> Path:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root):
                 pass
+            if rank.is_first:
+                # What an attempt before left when it was killed in the middle of a save.
+                remove_leftovers(root)
         except OSError as error:
             raise UserError(
                 f"training.output.output_dir is {output!r}, where nothing can be written "

@@ -191,10 +191,9 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         Returns:
             Whether rank 0's clock says that a checkpoint is due.
         """
-        requested = self.stop.requested
         own = (
-            requested == signal.SIGINT,
-            requested not in (None, signal.SIGINT),
+            self.stop.requested == signal.SIGINT,
+            self.stop.requested not in (None, signal.SIGINT),
             self.rank.is_first and self.schedule.is_due(),
             self._new_tokens,
         )

@@ -187,6 +187,26 @@ def test_counts_a_paper_turn_a_share_into_bounds() -> None:
     assert outcomes[8].papers == 8
 
 
+def test_copied_text_is_judged_by_bounds_over_the_papers_that_were_asked() -> None:
+    """Four generations prove nothing either way; eighty do."""
+    guard = Guard(metric="memorised_share", margin=0.02)
+    outcomes = {}
+    for prompts in (4, 80):
+        champion, challenger = make_sides()
+        asked = np.arange(80) < prompts
+        generator = np.random.default_rng(5)
+        for model in (champion, challenger):
+            model.per_paper["generated_tokens"] = 64 * asked
+            model.per_paper["memorised_tokens"] = generator.binomial(64, 0.01, 80) * asked
+        decision = decide(champion, challenger, RULE.model_copy(update={"guards": (guard,)}))
+        outcomes[prompts] = decision.guards[0]
+    assert outcomes[80].outcome == "holds"
+    assert outcomes[80].papers == 80
+    assert outcomes[80].high is not None
+    assert outcomes[80].high < 0.02
+    assert outcomes[4].outcome == "unproven"
+
+
 def test_a_guard_where_more_is_better_looks_the_other_way() -> None:
     """And a direction that contradicts the metric is refused."""
     right = Guard(metric="gene_cloze_accuracy", margin=0.05, direction="higher_is_better")

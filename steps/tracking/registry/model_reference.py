@@ -145,8 +145,8 @@ def fetch_adapter(client: "MlflowClient", reference: ModelReference, scratch: Pa
         found = [path.parent for path in folder.rglob("base.json")]
         if not found:
             raise UserError(
-                f"model {reference.uri} holds no adapter: its weights were deleted, or finetune did "
-                "not make it; name another version, or register it again with finetune"
+                f"model {reference.uri} holds no adapter: its weights were deleted, or finetune "
+                "did not make it; name another version, or register it again with finetune"
             )
         adapter = found[0]
     return adapter

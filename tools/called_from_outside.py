@@ -1,0 +1,89 @@
+"""Names that nothing here calls, each with its caller: vulture takes them for used.
+
+Whoever adds a name says who calls it. It is read by vulture, never run.
+"""
+
+# transformers' Trainer and its callbacks.
+on_train_begin
+on_train_end
+on_epoch_begin
+on_step_end
+on_log
+on_save
+_get_train_sampler
+model_accepts_loss_kwargs
+_n_gpu
+train_dataset
+eval_dataset
+ignore_keys
+use_cache
+padding_side
+is_loaded_in_4bit
+pre_tokenizer
+
+# The `evaluate` library, which finds the one metric class of each folder.
+BitsPerByte
+GeneF1
+MlmAccuracy
+MlmLoss
+PseudoBitsPerByte
+TokenPerplexity
+WordPerplexity
+_info
+_compute
+
+# MLflow, of a registered version.
+load_context
+predict
+
+# Python itself: context managers, the import system.
+trace
+dont_write_bytecode
+
+# datatrove, of the benchmark's tokenizer; and the benchmark's marks.
+word_tokenize
+bytes_sent
+
+# Written into decision.json, plan.json, the dataset and its report by `asdict` or by name.
+relative_gain
+papers_better
+adjusted_p_value
+budget_source
+section_index
+pmid_key
+doi_key
+num_hashes
+
+# Read from papers and manifests of users, and checked, by msgspec.
+authors
+ai_ml_detected
+reasoning
+scored_at
+validation
+
+# Keys of the older layout, which are accepted and reported as unused.
+handle_special_tokens
+train_file
+validation_file
+test_file
+text_column
+label_column
+task_type
+
+# Keeps a tensor of the planner's alive for as long as the real one lives.
+random_state
+
+# The page template.
+number_columns
+
+# Named by docstrings as the list of sections.
+SECTION_NAMES
+
+# Types in quoted annotations; that they are imported for something is ruff's business.
+Template
+ArtifactRepository
+ModelVersion
+
+# Versions that earlier commits registered, through steps/training/adapted.py.
+load_adapted
+probe_difference
