@@ -125,7 +125,7 @@ def our_nats(
     """Negative log-likelihood of each paper as the evaluate step computes it."""
     from steps.evaluation.likelihood import score_papers
 
-    with adapted.computing():
+    with adapted.autocast():
         frame = score_papers(
             adapted.model,
             adapted.tokenizer,

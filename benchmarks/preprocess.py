@@ -31,8 +31,8 @@ from typing import Any
 
 import click
 
+from steps.papers.formats.papers_json import read_records
 from steps.papers.inputs import resolve_inputs
-from steps.papers.scanner import read_records
 
 EXCHANGED_WORDS = 0.3
 LIGHTLY_EDITED = 0.05

@@ -20,6 +20,7 @@ from steps.config.file import LoadedConfig, load_config
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import say, show_notices
+from steps.tracking.names import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
     from steps.comparison.comparable import EvaluatedModel
@@ -68,11 +69,7 @@ def main(
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
-    from steps.tracking.registry.promotion import (
-        finish_interrupted_move,
-        promotion_lock,
-        roll_back,
-    )
+    from steps.tracking.registry.promotion import finish_interrupted_move, promotion_lock, roll_back
     from steps.tracking.runs import step_run
 
     with (
@@ -229,13 +226,7 @@ def _models_to_compare(
     Raises:
         UserError: The same version stands on both sides, or one does not exist.
     """
-    from steps.tracking.registry.model_reference import (
-        CHALLENGER,
-        CHAMPION,
-        ModelReference,
-        find_alias,
-        resolve_model,
-    )
+    from steps.tracking.registry.model_reference import ModelReference, find_alias, resolve_model
 
     name = training.mlflow.registered_model_name
     if champion:

@@ -87,3 +87,4 @@ ModelVersion
 # Versions that earlier commits registered, through steps/training/adapted.py.
 load_adapted
 probe_difference
+computing

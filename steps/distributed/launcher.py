@@ -107,7 +107,7 @@ def launch_ranks(
     except SignalException as error:
         raise SystemExit(exit_code(error.sigval)) from None
     except ChildFailedError as error:
-        raise first_death(error.failures, notes) from None
+        raise root_cause(error.failures, notes) from None
     finally:
         os.environ.clear()
         os.environ.update(untouched)
@@ -163,7 +163,7 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
     return sorted(notes, key=lambda note: (-note["attempt"], note["time"]))
 
 
-def first_death(failures: Mapping[int, Any], folder: Path) -> Exception:
+def root_cause(failures: Mapping[int, Any], folder: Path) -> Exception:
     """What the ranks died of: bad input; a kill; or the error of the one that failed first.
 
     A rank that was killed says nothing; those that lost it fail with errors of their own.

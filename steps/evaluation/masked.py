@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 
-MASKED_SHARE = 0.15
+MASKED_FRACTION = 0.15
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def _prepare(
     # A token without bytes would be a question about nothing in the text.
     askable = np.flatnonzero(lengths)
     generator = generator_for(seed, "mlm", paper.paper_id)
-    count = max(1, round(MASKED_SHARE * len(askable)))
+    count = max(1, round(MASKED_FRACTION * len(askable)))
     masked = np.sort(generator.permutation(askable)[:count])
     rows, chosen = [], []
     for start in range(0, len(ids), chunk):

@@ -66,7 +66,7 @@ def measure(
     per_paper = _score(training, adapted, papers, "papers")
     per_paper = with_score_bands(per_paper, settings.score_bands)
     generations = pd.DataFrame(columns=GENERATION_COLUMNS)
-    with adapted.computing():
+    with adapted.autocast():
         per_paper = join_per_paper(per_paper, *_cloze(training, adapted, papers, train_papers))
         if adapted.objective == "causal" and settings.generation.prompts:
             known = [*train_papers, *learned]
@@ -93,7 +93,7 @@ def _score(
 
     settings = training.evaluation
     context = settings.context or training.model.max_length
-    with tqdm(desc=f"scoring {what}", unit=" tokens", unit_scale=True) as bar, adapted.computing():
+    with tqdm(desc=f"scoring {what}", unit=" tokens", unit_scale=True) as bar, adapted.autocast():
 
         def show(done: int, total: int) -> None:
             bar.total = total
@@ -212,7 +212,7 @@ def token_examples(
     examples = []
     for paper in richest[:EXAMPLES]:
         beginning = _beginning(paper)
-        with adapted.computing():
+        with adapted.autocast():
             tokens = score_tokens(adapted.model, adapted.tokenizer, beginning, **window)
             before = None
             if hasattr(adapted.model, "disable_adapter"):

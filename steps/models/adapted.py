@@ -52,13 +52,16 @@ class AdaptedModel:
     description: dict[str, Any]
 
     @contextmanager
-    def computing(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
         """Compute as in training: adapters are float32, their products in `dtype`."""
         import torch
 
         mixed = self.dtype != torch.float32
         with torch.no_grad(), torch.autocast(self.device, self.dtype, enabled=mixed):
             yield
+
+    # What versions that earlier commits registered call.
+    computing = autocast
 
 
 def describe(training: Training, base: Base, dtype: Any) -> dict[str, Any]:
@@ -216,7 +219,7 @@ def probe_logits(adapted: AdaptedModel) -> Any:
     was_training = adapted.model.training
     adapted.model.eval()
     try:
-        with adapted.computing():
+        with adapted.autocast():
             for text in _probe_texts(adapted):
                 encoded = tokenizer(text, return_tensors="pt").to(adapted.device)
                 logits = adapted.model(**encoded).logits[0]

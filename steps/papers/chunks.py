@@ -11,8 +11,8 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from steps.config.sections import Limits, ScientificData
+from steps.papers.formats.papers_json import RawRecord, read_records
 from steps.papers.preparation import PreparedChunk
-from steps.papers.scanner import RawRecord, read_records
 
 Chunk = list[tuple[int, RawRecord]]  # input file number and record
 

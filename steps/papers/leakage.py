@@ -15,7 +15,7 @@ import numpy.typing as npt
 from steps.config.sections import Limits
 from steps.errors import UserError
 from steps.papers.deduplication import Hashes, Words, ngram_hashes
-from steps.papers.scanner import read_lines, read_records
+from steps.papers.formats.papers_json import read_lines, read_records
 
 NGRAM_WORDS = 13
 # The 13-grams of the test split are held in memory; above this many, one in k is.

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from steps.papers.scanner import RecordProblem
+from steps.papers.formats.papers_json import RecordProblem
 
 TIERS = ("gold_standard", "high_quality", "medium_quality", "low_quality", "filtered_out")
 TIER_ALIASES = {"moderate_quality": "medium_quality"}

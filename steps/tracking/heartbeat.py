@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from steps.tracking.names import HEARTBEAT_TAG
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
     from steps.tracking.runs import StepRun
 
-TAG = "forge.heartbeat"
 BEAT_SECONDS = 30.0
 # Several beats: a store that was slow for a minute kills nobody.
 STALE_SECONDS = 150.0
@@ -39,12 +40,12 @@ def heartbeat(run: "StepRun", seconds: float = BEAT_SECONDS) -> Iterator[None]:
 
         while not ended.wait(seconds):
             try:
-                run.client.set_tag(run.id, TAG, _sign())
+                run.client.set_tag(run.id, HEARTBEAT_TAG, _sign())
             except (MlflowException, OSError) as error:
                 # The store is away; the next beat may reach it.
                 logging.getLogger("steps").info("heartbeat missed: %s", error)
 
-    run.client.set_tag(run.id, TAG, _sign())
+    run.client.set_tag(run.id, HEARTBEAT_TAG, _sign())
     threading.Thread(target=beat, daemon=True, name="heartbeat").start()
     try:
         yield
@@ -118,7 +119,7 @@ class _Sign(msgspec.Struct, frozen=True):
 def _sign_in(run: "Run") -> _Sign | None:
     """The sign that a run's tag holds; None: there is none, or somebody has spoilt it."""
     try:
-        return msgspec.json.decode(run.data.tags.get(TAG, ""), type=_Sign)
+        return msgspec.json.decode(run.data.tags.get(HEARTBEAT_TAG, ""), type=_Sign)
     except msgspec.MsgspecError:
         return None
 

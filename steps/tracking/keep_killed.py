@@ -21,7 +21,7 @@ POLL_SECONDS = 0.2
 LONGEST_SECONDS = 15.0
 
 
-def leave_behind(run_id: str, launcher: int) -> None:
+def spawn_status_keeper(run_id: str, launcher: int) -> None:
     """Start the process, if the launcher is still there to write anything."""
     if os.getppid() != launcher:
         return

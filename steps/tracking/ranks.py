@@ -19,6 +19,7 @@ from steps.distributed.collectives import all_gather, broadcast, raise_on_all_ra
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
 from steps.tracking.heartbeat import heartbeat
+from steps.tracking.names import LAUNCH_TAG
 from steps.tracking.runs import (
     StepRun,
     first_error,
@@ -28,8 +29,6 @@ from steps.tracking.runs import (
     tag_failure,
 )
 from steps.tracking.store import connect, experiment_id, store_errors
-
-LAUNCH_TAG = "forge.launch"
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import logging_to
-from steps.tracking.keep_killed import leave_behind
+from steps.tracking.keep_killed import spawn_status_keeper
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
     StoreUnusable,
@@ -300,7 +300,7 @@ def _close_run(
                 mlflow.end_run(status)
                 spool.close()
                 if status == "KILLED" and run.launcher is not None:
-                    leave_behind(run.id, run.launcher)
+                    spawn_status_keeper(run.id, run.launcher)
                 return
         except away as error:
             logging.getLogger(__name__).info("the run's end goes to the spool: %s", reason(error))

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from steps.config.paths import PROJECT_ROOT
-from steps.distributed.launcher import RankFailed, first_death, note_failure, refused_before
+from steps.distributed.launcher import RankFailed, note_failure, refused_before, root_cause
 from steps.distributed.ranks import LAUNCHED_VARIABLE, Rank, first_host, rank_from_environment
 from steps.errors import UserError
 
@@ -96,7 +96,7 @@ def test_what_the_agent_ended_is_not_taken_for_the_cause(
     note_failure(Rank(1, 2, 1, 2), ValueError("boom"))
     # Stuck in what rank 1 had left, until the agent's patience with it was at an end.
     stuck = {0: SimpleNamespace(exitcode=-9, timestamp=40)}
-    died = first_death({1: SimpleNamespace(exitcode=1, timestamp=10), **stuck}, tmp_path)
+    died = root_cause({1: SimpleNamespace(exitcode=1, timestamp=10), **stuck}, tmp_path)
     assert isinstance(died, RankFailed)
     assert str(died).startswith("rank 1 on ") and str(died).endswith("ValueError: boom")
     assert "boom" in died.detail
@@ -111,7 +111,7 @@ def test_a_rank_that_was_killed_comes_before_those_that_lost_it(
         0: SimpleNamespace(exitcode=1, timestamp=10),
         1: SimpleNamespace(exitcode=-9, timestamp=10),
     }
-    assert str(first_death(failures, tmp_path)).startswith("rank 1 was killed by SIGKILL")
+    assert str(root_cause(failures, tmp_path)).startswith("rank 1 was killed by SIGKILL")
 
 
 def test_bad_input_of_any_attempt_is_what_is_said(
@@ -121,7 +121,7 @@ def test_bad_input_of_any_attempt_is_what_is_said(
     assert not refused_before()
     note_failure(Rank(1, 2), UserError("the value, what was expected, the fix"))
     assert refused_before()
-    died = first_death({1: SimpleNamespace(exitcode=2, timestamp=10)}, tmp_path)
+    died = root_cause({1: SimpleNamespace(exitcode=2, timestamp=10)}, tmp_path)
     assert isinstance(died, UserError) and str(died) == "the value, what was expected, the fix"
 
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.errors import UserError
-from steps.papers import scanner
+from steps.papers.formats import papers_json as scanner
+from steps.papers.formats.papers_json import RecordProblem, read_records
 from steps.papers.inputs import resolve_inputs
 from steps.papers.paper import Identity, canonical_tier, identifier_in, identify, parse_paper
-from steps.papers.scanner import RecordProblem, read_records
 
 MEBIBYTE = 1 << 20
 PAPERS: list[dict[str, Any]] = [

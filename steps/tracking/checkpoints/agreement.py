@@ -13,13 +13,8 @@ from steps.config.sections import Training
 from steps.distributed.collectives import all_gather, broadcast
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
-from steps.tracking.checkpoints.resume import (
-    FOLDER,
-    KEY_TAG,
-    Found,
-    checkpoint_at_hand,
-    find_resume_point,
-)
+from steps.tracking.checkpoints.resume import Found, checkpoint_at_hand, find_resume_point
+from steps.tracking.names import CHECKPOINTS_FOLDER, RESUME_KEY_TAG
 from steps.tracking.runs import (
     StepRun,
 )
@@ -97,12 +92,12 @@ def _taken(run: StepRun, offer: Any) -> Found | None:
 
 def is_restarted(run: StepRun) -> bool:
     """Whether an earlier attempt has got as far as training in this run."""
-    return KEY_TAG in run.client.get_run(run.id).data.tags
+    return RESUME_KEY_TAG in run.client.get_run(run.id).data.tags
 
 
 def lacks(run: StepRun, found: Found) -> bool:
     """Whether the store has not got the checkpoint of this very run that it goes on from."""
-    name = f"{FOLDER}/checkpoint-{found.point.step}"
+    name = f"{CHECKPOINTS_FOLDER}/checkpoint-{found.point.step}"
     stored = {file.path for file in run.client.list_artifacts(run.id, name)}
     ours = found.run_id == run.id and found.where == "local disk"
     return ours and f"{name}/{MANIFEST}" not in stored

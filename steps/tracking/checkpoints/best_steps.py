@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from steps.pruning.records import CheckpointKey, CheckpointRecord
-from steps.tracking.checkpoints.layout import (
-    FOLDER,
-    THREADS,
-    resumed_from,
-)
+from steps.tracking.checkpoints.layout import THREADS, resumed_from
 from steps.tracking.checkpoints.stored import (
     artifact_repository,
 )
+from steps.tracking.names import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -59,7 +56,7 @@ def best_steps_needed(
 
 def _best_step(run: "Run", record: CheckpointRecord) -> int | None:
     """The best validated step up to a checkpoint, from its trainer state; None: there is none."""
-    path = f"{FOLDER}/checkpoint-{record.step}/trainer_state.json"
+    path = f"{CHECKPOINTS_FOLDER}/checkpoint-{record.step}/trainer_state.json"
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(record.folder) / "trainer_state.json" if record.folder else None
         if record.in_store:

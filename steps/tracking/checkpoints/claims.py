@@ -10,6 +10,7 @@ the first writer wins, and all others can read who that was. It takes no clock a
 from typing import TYPE_CHECKING
 
 from steps.tracking.heartbeat import sign_of_life
+from steps.tracking.names import RESUME_KEY_TAG, RESUMED_BY_PARAM, RESUMED_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
 
 
-PARAM = "forge.resumed_by"
-
 # With these a run is itself one to go on from, and leads to its origin's checkpoints.
-TAGS_OF_AN_HEIR = {"forge.resume_key", "forge.resumed_from"}
+TAGS_OF_AN_HEIR = {RESUME_KEY_TAG, RESUMED_TAG}
 
 
 def claim(run: "StepRun", source: "Run") -> str:
@@ -40,7 +39,7 @@ def claim(run: "StepRun", source: "Run") -> str:
     """
     number = 1
     while True:
-        name = PARAM if number == 1 else f"{PARAM}.{number}"
+        name = RESUMED_BY_PARAM if number == 1 else f"{RESUMED_BY_PARAM}.{number}"
         holder = _first_writer(run.client, source.info.run_id, name, run.id)
         if holder == run.id:
             return ""

@@ -32,10 +32,7 @@ from steps.pruning.records import CheckpointKey, CheckpointRecord, PendingAction
 from steps.tracking.checkpoints.best_steps import best_steps_needed
 from steps.tracking.checkpoints.layout import (
     CHECKPOINT_NAME,
-    FOLDER,
     LEFTOVER_NAME,
-    LOCAL_TAG,
-    RESUMED_TAG,
     THREADS,
     checkpoint_of_model,
     is_pinned,
@@ -55,6 +52,7 @@ from steps.tracking.checkpoints.stored import (
     stored_steps,
 )
 from steps.tracking.heartbeat import STALE_SECONDS, last_sign
+from steps.tracking.names import CHECKPOINTS_FOLDER, LOCAL_TAG, RESUMED_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -227,7 +225,7 @@ def _describe(
             model = models.get((run_id, step))
             stated = None if list_all or model is None else stated_in_tags(model)
             return stated or listed_in_store(
-                stored_files(repositories[run_id], f"{FOLDER}/checkpoint-{step}")
+                stored_files(repositories[run_id], f"{CHECKPOINTS_FOLDER}/checkpoint-{step}")
             )
 
         files = pool.map(content_of, stored)
@@ -284,7 +282,7 @@ def _records(
     found_newest = False
     for step in sorted(stored.keys() | local.keys(), reverse=True):
         key = (run.info.run_id, step)
-        path = f"{FOLDER}/checkpoint-{step}"
+        path = f"{CHECKPOINTS_FOLDER}/checkpoint-{step}"
         files, copy = stored.get(step, StoredCheckpoint()), local.get(step)
         info = validate_checkpoint(copy, hashes=False) if copy is not None else None
         in_store = files.may_be_resumable
@@ -368,7 +366,7 @@ def _created(
     if isinstance(info, CheckpointInfo):
         return info.created
     if files.is_whole:
-        manifest = stored_manifest(repository, f"{FOLDER}/checkpoint-{step}")
+        manifest = stored_manifest(repository, f"{CHECKPOINTS_FOLDER}/checkpoint-{step}")
         if manifest is not None:
             return manifest.created
     return noted or datetime.fromtimestamp(run.info.start_time / 1000, UTC)

@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING
 
 from steps.pruning.records import CheckpointKey, RunState
 from steps.tracking.heartbeat import sign_of_life
+from steps.tracking.names import CHECKPOINTS_FOLDER, PIN_TAG, RESUMED_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 
-FOLDER = "checkpoints"
-LOCAL_TAG = "forge.local_checkpoints"
-RESUMED_TAG = "forge.resumed_from"
-PIN_TAG = "forge.pin"
-SLIMMED_TAG = "forge.slimmed"
 CHECKPOINT_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 LEFTOVER_NAME = re.compile(r"\.checkpoint-([0-9]+)\.(partial|trash)-[0-9]+")
-_CHECKPOINT_URI = re.compile(rf"(?:^|/){FOLDER}/checkpoint-([0-9]+)/?$")
+_CHECKPOINT_URI = re.compile(rf"(?:^|/){CHECKPOINTS_FOLDER}/checkpoint-([0-9]+)/?$")
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 # The server answers small requests slower than it could: several are under way at a time.
 THREADS = 8

@@ -16,15 +16,10 @@ from steps.pruning.policy import Protections
 from steps.pruning.records import Action, CheckpointKey, CheckpointRecord
 from steps.tracking.checkpoints.inventory import Inventory
 from steps.tracking.checkpoints.inventory import _resumed_runs as resumed_runs
-from steps.tracking.checkpoints.layout import (
-    FOLDER,
-    RESUMED_TAG,
-    is_pinned,
-    model_is_pinned,
-    resumed_from,
-)
+from steps.tracking.checkpoints.layout import is_pinned, model_is_pinned, resumed_from
 from steps.tracking.checkpoints.stored import is_missing
 from steps.tracking.heartbeat import sign_of_life
+from steps.tracking.names import CHECKPOINTS_FOLDER, RESUMED_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -36,7 +31,7 @@ _PAGE = 1000
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 _STEP = re.compile(r"checkpoint-([0-9]+)(?![0-9])")
-_WHOLE_FOLDER = re.compile(rf"(?:^|/){FOLDER}/?$")
+_WHOLE_FOLDER = re.compile(rf"(?:^|/){CHECKPOINTS_FOLDER}/?$")
 
 
 @dataclass(frozen=True)

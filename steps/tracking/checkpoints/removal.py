@@ -11,14 +11,14 @@ from steps.checkpoints.format import MANIFEST, CheckpointInfo, validate_checkpoi
 from steps.errors import UserError
 from steps.pruning.records import Action
 from steps.tracking.checkpoints.inventory import Inventory
-from steps.tracking.checkpoints.layout import CHECKPOINT_NAME, FOLDER, LEFTOVER_NAME, SLIMMED_TAG
+from steps.tracking.checkpoints.layout import CHECKPOINT_NAME, LEFTOVER_NAME
 from steps.tracking.checkpoints.stored import (
     artifact_repository,
     is_missing,
     stored_files,
     stored_manifest,
 )
-from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
+from steps.tracking.names import BYTES_TAG, CHECKPOINTS_FOLDER, RESUME_ONLY_TAG, SLIMMED_TAG
 from steps.tracking.store import few_retries, reason
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def remove(client: "MlflowClient", inventory: Inventory, action: Action) -> None
     repository = _repository_of(client, action.run_id)
     if repository is None:
         return
-    path = f"{FOLDER}/checkpoint-{action.step}"
+    path = f"{CHECKPOINTS_FOLDER}/checkpoint-{action.step}"
     model = inventory.models.get(action.key)
     if model is not None:
         # No plan may go by it from here on, wherever this ends.

@@ -34,6 +34,7 @@ from steps.errors import UserError
 from steps.tracking import cache as reuse
 from steps.tracking.checkpoints.claims import claim
 from steps.tracking.heartbeat import sign_of_life_awaited
+from steps.tracking.names import CHECKPOINTS_FOLDER, LOCAL_TAG, RESUME_KEY_TAG, RESUMED_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -42,11 +43,6 @@ if TYPE_CHECKING:
     from steps.models.sources import Base
     from steps.tracking.runs import StepRun
 
-
-FOLDER = "checkpoints"
-LOCAL_TAG = "forge.local_checkpoints"
-ORIGIN_TAG = "forge.resumed_from"
-KEY_TAG = "forge.resume_key"
 
 # The sections that a training depends on; the model is compared by its weights, not by where it
 # lies. The others describe other steps, or where things lie.
@@ -180,7 +176,7 @@ def find_resume_point(
             made with another configuration or dataset.
     """
     itself = run.client.get_run(run.id)
-    if KEY_TAG in itself.data.tags:
+    if RESUME_KEY_TAG in itself.data.tags:
         found = _newest_usable(run, itself, expected, say, accept)
         if found is not None:
             return found
@@ -269,11 +265,11 @@ def _unfinished_runs(
     """Yield runs that ended early with this configuration and dataset, newest first."""
     runs = run.client.search_runs(
         [run.experiment_id],
-        f"tags.`forge.step` = 'finetune' and tags.`{KEY_TAG}` = '{resume_key(expected)}'",
+        f"tags.`forge.step` = 'finetune' and tags.`{RESUME_KEY_TAG}` = '{resume_key(expected)}'",
         order_by=["attributes.start_time DESC"],
     )
     # A run that another one went on from is that one's business now.
-    continued = {r.data.tags.get(ORIGIN_TAG, "").partition(":")[0] for r in runs}
+    continued = {r.data.tags.get(RESUMED_TAG, "").partition(":")[0] for r in runs}
     for source in runs:
         if source.info.run_id in {*continued, run.id} or source.info.status == "FINISHED":
             continue
@@ -342,10 +338,10 @@ def _places(client: "MlflowClient", source: "Run") -> list[_Place]:
         host, _, path = tags.get(LOCAL_TAG, "").partition(":")
         if host == socket.gethostname():
             places.extend(_Place(run_id, step, folder) for step, folder in list_names(Path(path)))
-        stored = [f.path for f in client.list_artifacts(run_id, FOLDER) if f.is_dir]
+        stored = [f.path for f in client.list_artifacts(run_id, CHECKPOINTS_FOLDER) if f.is_dir]
         places.extend(_Place(run_id, int(path.rpartition("-")[2]), None) for path in stored)
         places = [p for p in places if p.run_id != run_id or p.step <= limit]
-        origin, _, step_text = tags.get(ORIGIN_TAG, "").partition(":")
+        origin, _, step_text = tags.get(RESUMED_TAG, "").partition(":")
         current = None
         if step_text.isdigit():
             limit = min(limit, int(step_text))
@@ -367,7 +363,7 @@ def _fetch(run: "StepRun", place: _Place) -> CheckpointInfo | str:
     target.mkdir(parents=True, exist_ok=True)
     try:
         fetched = mlflow.artifacts.download_artifacts(
-            run_id=place.run_id, artifact_path=f"{FOLDER}/{name}", dst_path=str(target)
+            run_id=place.run_id, artifact_path=f"{CHECKPOINTS_FOLDER}/{name}", dst_path=str(target)
         )
     except (MlflowException, OSError) as error:
         return f"it cannot be fetched: {' '.join(str(error).split())}"

@@ -14,12 +14,8 @@ from steps.checkpoints.format import (
     _Manifest,
     _read_manifest,
 )
-from steps.tracking.checkpoints.layout import (
-    CHECKPOINT_NAME,
-    FOLDER,
-    SLIMMED_TAG,
-)
-from steps.tracking.checkpoints.uploads import BYTES_TAG, RESUME_ONLY_TAG
+from steps.tracking.checkpoints.layout import CHECKPOINT_NAME
+from steps.tracking.names import BYTES_TAG, CHECKPOINTS_FOLDER, RESUME_ONLY_TAG, SLIMMED_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -59,7 +55,7 @@ def stored_steps(repository: "ArtifactRepository") -> list[int]:
     """The steps of the checkpoint folders of a run, rising."""
     names = [
         CHECKPOINT_NAME.fullmatch(entry.path.rpartition("/")[2])
-        for entry in repository.list_artifacts(FOLDER)
+        for entry in repository.list_artifacts(CHECKPOINTS_FOLDER)
         if entry.is_dir
     ]
     return [int(name[1]) for name in names if name]

@@ -22,15 +22,11 @@ from typing import TYPE_CHECKING
 
 from steps.checkpoints.format import MANIFEST, validate_checkpoint
 from steps.signals import StoppedAtOnce
+from steps.tracking.names import BYTES_TAG, CHECKPOINT_URI_TAG, CHECKPOINTS_FOLDER, RESUME_ONLY_TAG
 
 if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
 
-
-FOLDER = "checkpoints"
-URI_TAG = "forge.checkpoint_uri"
-BYTES_TAG = "forge.bytes"
-RESUME_ONLY_TAG = "forge.resume_only_bytes"
 
 # A store that is slower than the saves: more would only wait, and hold local disk.
 MAX_WAITING = 4
@@ -55,7 +51,7 @@ def checkpoint_tags(run_id: str, folder: Path) -> dict[str, str]:
     listed = sum(entry.bytes for entry in info.files.values())
     resume_only = sum(entry.bytes for entry in info.files.values() if entry.resume_only)
     return {
-        URI_TAG: f"runs:/{run_id}/{FOLDER}/{folder.name}",
+        CHECKPOINT_URI_TAG: f"runs:/{run_id}/{CHECKPOINTS_FOLDER}/{folder.name}",
         BYTES_TAG: str(listed + (folder / MANIFEST).stat().st_size),
         RESUME_ONLY_TAG: str(resume_only),
     }
@@ -185,7 +181,7 @@ class CheckpointUploads:
         files = [p for p in sorted(upload.folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
         for file in [*files, upload.folder / MANIFEST]:
             inside = file.parent.relative_to(upload.folder.parent).as_posix()
-            self.run.client.log_artifact(self.run.id, str(file), f"{FOLDER}/{inside}")
+            self.run.client.log_artifact(self.run.id, str(file), f"{CHECKPOINTS_FOLDER}/{inside}")
 
     def _log_model(self, upload: _Upload, tags: Mapping[str, str]) -> str:
         from mlflow.entities import LoggedModelOutput

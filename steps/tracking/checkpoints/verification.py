@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from steps.checkpoints.format import validate_checkpoint
 from steps.pruning.records import Action, CheckpointRecord, PendingAction
 from steps.tracking.checkpoints.inventory import Inventory, related
-from steps.tracking.checkpoints.layout import FOLDER, resumed_from
+from steps.tracking.checkpoints.layout import resumed_from
 from steps.tracking.checkpoints.stored import artifact_repository
+from steps.tracking.names import CHECKPOINTS_FOLDER
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -121,5 +122,5 @@ def _fetched(run: "Run", step: int, scratch: str) -> Path:
 
     repository = artifact_repository(run)
     is_local = isinstance(repository, LocalArtifactRepository)
-    path = f"{FOLDER}/checkpoint-{step}"
+    path = f"{CHECKPOINTS_FOLDER}/checkpoint-{step}"
     return Path(repository.download_artifacts(path, None if is_local else scratch))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.errors import UserError
 from steps.tracking.datasets import StoredDataset, fetch_dataset
+from steps.tracking.names import RESUMED_TAG
 from steps.tracking.registry.model_reference import ModelReference
 from steps.tracking.store import one_line
 
@@ -69,5 +70,5 @@ def training_lineage(
             except UserError as error:
                 gaps.append(str(error))
         # The run, and the step of the checkpoint that was gone on from.
-        run_id = tags.get("forge.resumed_from", "").partition(":")[0] or None
+        run_id = tags.get(RESUMED_TAG, "").partition(":")[0] or None
     return Lineage(tuple(datasets.values()), "; ".join(gaps))

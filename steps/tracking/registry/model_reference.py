@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.tracking.names import CHALLENGER
 from steps.tracking.store import one_line
 
 if TYPE_CHECKING:
@@ -13,11 +14,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
     from steps.models.sources import Base
-
-
-CHAMPION = "champion"
-CHALLENGER = "challenger"
-PREVIOUS = "previous_champion"
 
 
 @dataclass(frozen=True)

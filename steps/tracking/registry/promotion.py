@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
-from steps.tracking.registry.model_reference import (
-    CHALLENGER,
-    CHAMPION,
-    PREVIOUS,
-    ModelReference,
-    find_alias,
-)
+from steps.tracking.names import ALIAS_MOVE_TAG, CHALLENGER, CHAMPION, PREVIOUS
+from steps.tracking.registry.model_reference import ModelReference, find_alias
 from steps.tracking.runs import StepRun
 
 if TYPE_CHECKING:
@@ -43,7 +38,6 @@ def comparison_inputs(
 
 
 LOCK_SECONDS = 600
-JOURNAL = "forge.alias_move"
 
 
 @contextmanager
@@ -182,7 +176,7 @@ def finish_interrupted_move(client: "MlflowClient", name: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        journal = client.get_registered_model(name).tags.get(JOURNAL)
+        journal = client.get_registered_model(name).tags.get(ALIAS_MOVE_TAG)
     except MlflowException:
         return None  # nothing is registered under this name yet
     if not journal:
@@ -191,7 +185,7 @@ def finish_interrupted_move(client: "MlflowClient", name: str) -> str | None:
     now = alias_state(client, name)
     aliases = (CHAMPION, CHALLENGER, PREVIOUS)
     if any(now.get(key) not in (move.before.get(key), move.after.get(key)) for key in aliases):
-        client.delete_registered_model_tag(name, JOURNAL)
+        client.delete_registered_model_tag(name, ALIAS_MOVE_TAG)
         return (
             f"a move of the aliases of {name} by run {move.run} had been interrupted, and they "
             f"were moved elsewhere since (now {now}): they are left as they are"
@@ -206,7 +200,7 @@ def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
     Raises:
         UserError: Somebody else moved an alias at the same time.
     """
-    client.set_registered_model_tag(name, JOURNAL, json.dumps(asdict(move)))
+    client.set_registered_model_tag(name, ALIAS_MOVE_TAG, json.dumps(asdict(move)))
     # The old champion is noted before it loses its place.
     for alias in (PREVIOUS, CHAMPION, CHALLENGER):
         if alias in move.after:
@@ -220,7 +214,7 @@ def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
         client.set_model_version_tag(name, number, "forge.decision", move.outcome)
         client.set_model_version_tag(name, number, "forge.decision_run", move.run)
         client.update_model_version(name, number, description=f"{note}. {move.reason}")
-    client.delete_registered_model_tag(name, JOURNAL)
+    client.delete_registered_model_tag(name, ALIAS_MOVE_TAG)
     now = alias_state(client, name)
     if now != move.after:
         raise UserError(

@@ -74,7 +74,7 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
             if temperature > 0
             else {"do_sample": False}
         )
-        with self.adapted.computing():
+        with self.adapted.autocast():
             output = self.adapted.model.generate(
                 **encoded,
                 max_new_tokens=max_new_tokens,
@@ -97,7 +97,7 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
                 f"{encoded.input_ids.shape[1]} tokens: expected at least one mask, and at most "
                 f"{longest} tokens"
             )
-        with self.adapted.computing():
+        with self.adapted.autocast():
             logits = self.adapted.model(**encoded).logits[0]
         return " | ".join(
             ", ".join(tokenizer.decode([i]).strip() for i in logits[p].topk(TOP_TOKENS).indices)

@@ -27,7 +27,8 @@ from steps.tracking.checkpoints.resume import (
     resume_key,
     take_over,
 )
-from steps.tracking.checkpoints.uploads import URI_TAG, CheckpointUploads
+from steps.tracking.checkpoints.uploads import CheckpointUploads
+from steps.tracking.names import CHECKPOINT_URI_TAG
 from steps.tracking.runs import StepRun
 from steps.tracking.spool import Spool
 
@@ -211,9 +212,11 @@ def test_auto_waits_where_only_the_age_of_a_sign_speaks_for_a_run(
         sign = {"host": "elsewhere", "pid": 1, "process_started": 1.0}
         return json.dumps({**sign, "time": time.time() - seconds_ago})
 
-    # Killed on another machine a moment ago, so that its sign is not an old one for a second yet.
-    killed = runs.run(heartbeat=elsewhere(heartbeats.STALE_SECONDS - 1))
+    killed = runs.run(heartbeat=elsewhere(0))
     runs.upload(killed, runs.save(killed, 5))
+    # Killed on another machine a moment ago, so that its sign is not an old one for two seconds
+    # yet. Stated after the upload, which may take longer than that.
+    killed.tag(heartbeat=elsewhere(heartbeats.STALE_SECONDS - 2))
     found = runs.find("auto")
     assert found is not None
     assert found.run_id == killed.id
@@ -362,7 +365,7 @@ def test_checkpoints_are_models_that_the_store_ranks_and_their_bytes_stand_once(
         order_by=[{"field_name": "metrics.validation/bits_per_byte", "ascending": False}],
     )
     assert [model.name for model in ranked] == ["checkpoint-15", "checkpoint-5", "checkpoint-10"]
-    assert ranked[-1].tags[URI_TAG] == f"runs:/{run.id}/checkpoints/checkpoint-10"
+    assert ranked[-1].tags[CHECKPOINT_URI_TAG] == f"runs:/{run.id}/checkpoints/checkpoint-10"
     history = runs.client.get_metric_history(run.id, "validation/bits_per_byte")
     assert sorted(point.step for point in history) == [5, 10, 15]
     copies = list((runs.folder / "mlruns").rglob("optimizer.pt"))

@@ -10,9 +10,9 @@ import pytest
 
 from steps.comparison.decision import Decision
 from steps.errors import UserError
+from steps.tracking.names import ALIAS_MOVE_TAG
 from steps.tracking.registry.model_reference import ModelReference
 from steps.tracking.registry.promotion import (
-    JOURNAL,
     alias_state,
     finish_interrupted_move,
     promote_version,
@@ -90,7 +90,7 @@ def test_a_promotion_keeps_the_old_champion_and_says_so_on_both_versions(run: St
     winner = run.client.get_model_version(NAME, "2")
     assert winner.tags["forge.decision_run"] == run.id
     assert "It gains 0.0500." in winner.description
-    assert JOURNAL not in run.client.get_registered_model(NAME).tags
+    assert ALIAS_MOVE_TAG not in run.client.get_registered_model(NAME).tags
 
 
 def test_a_rollback_brings_the_previous_one_back_and_no_audit_is_lost(run: StepRun) -> None:

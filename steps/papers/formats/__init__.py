@@ -1,0 +1,1 @@
+"""Readers of papers, a module for each format."""
