@@ -39,7 +39,10 @@ def main(adapter: Path, file: Path, config_path: str, count: int, few: int) -> N
         usable = [
             paper
             for paper in papers
-            if FEWEST_WORDS <= len((paper.get("abstract") or "").split()) <= MOST_WORDS
+            # The demo's papers hold broken records on purpose.
+            if isinstance(paper, dict)
+            and all(isinstance(paper.get(key), str) for key in ("pmid", "title", "abstract"))
+            and FEWEST_WORDS <= len(paper["abstract"].split()) <= MOST_WORDS
         ]
         texts = [f"{paper['title']}\n\n{paper['abstract']}" for paper in usable[:most]]
         read_papers = []
