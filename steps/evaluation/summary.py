@@ -194,7 +194,8 @@ def _resampled_totals(
 
     How often each paper is drawn is multinomial, so a resample is one row of a matrix
     product and no paper is ever copied. Some hundred at a time: all of them by 100,000
-    papers would not fit into memory.
+    papers would not fit into memory. (`steps.comparison.statistics` draws its own way: with one
+    of the two everywhere, the bounds that stored evaluations carry would change.)
     """
     generator = np.random.default_rng(seed)
     papers = len(values)

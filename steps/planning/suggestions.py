@@ -1,11 +1,12 @@
 """Which micro-batch to take, and what to change where a run does not fit."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from typing import Any
 
+from steps.config.dotted import parse_overrides
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
@@ -203,16 +204,15 @@ def suggestions(
 def with_overrides(training: Training, overrides: str) -> Training:
     """A configuration with dotted overrides applied to it, and checked."""
     content = training.model_dump()
-    for assignment in overrides.split():
-        key, _, text = assignment.partition("=")
-        _, *sections, leaf = key.split(".")
-        section = content
-        for name in sections:
-            section = section[name]
-        try:
-            section[leaf] = json.loads(text)
-        except json.JSONDecodeError:
-            section[leaf] = text
+
+    def apply(changes: dict[str, Any], section: dict[str, Any]) -> None:
+        for key, value in changes.items():
+            if isinstance(value, dict) and isinstance(section.get(key), dict):
+                apply(value, section[key])
+            else:
+                section[key] = value
+
+    apply(parse_overrides(overrides).get("training", {}), content)
     return Training.model_validate(content)
 
 
