@@ -1,12 +1,7 @@
-"""Find the input files, split them into records and parse each record into a `Paper`.
+"""One record, checked whole, becomes a `Paper`.
 
-A file holds a wrapper object with a "papers" list, a bare list, or JSON Lines, plain or
-compressed with gzip or Zstandard. Files are read as a stream: `read_records` cuts them
-into the bytes of single records, so that memory stays bounded however large the list is
-and the parsing can be spread over processes. `parse_paper` then checks one record whole.
-
-A file that cannot be read as the layout says is a `UserError`; a record that is not what
-the layout says is a `RecordProblem`, which the pipeline turns into a rejection.
+A record that is not what the papers layout says is a `RecordProblem`, which the pipeline turns
+into a rejection with its reason; nothing of it is lost.
 """
 
 import json

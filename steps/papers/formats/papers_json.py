@@ -1,4 +1,10 @@
-"""Records out of a stream of bytes, one at a time, with the broken ones named."""
+"""The papers layout: a wrapper object with a "papers" list, a bare list, or JSON Lines.
+
+`read_records` cuts a file, plain or compressed, into the bytes of single records as a stream,
+so that memory stays bounded however long the list is, and the parsing can be spread over
+processes. A broken record is named, and reading goes on with the next; a file that cannot be
+read as the layout says is a `UserError`.
+"""
 
 import re
 from collections.abc import Iterator
