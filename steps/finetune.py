@@ -209,7 +209,9 @@ def finetune(
         trainer = build_trainer(run, prepared, adapted, recorder, stop, rank)
         announce(prepared, adapted, trainer, recorder)
         with uploads, _saying_how_to_go_on(run, trainer):
-            train(run, prepared, trainer, recorder)
+            seconds = train(run, prepared, trainer, recorder)
+        # Only here: the uploads have waited for a store that was away, and a tag does not.
+        report_training(run, prepared, trainer, recorder, seconds)
         result = save(run, adapted, trainer)
         leave_group()
         if not rank.is_first:
@@ -309,9 +311,8 @@ def announce(
 
 def train(
     run: "StepRun", prepared: "PreparedJob", trainer: "ModelTrainer", recorder: "Recorder"
-) -> None:
-    """Train to the end, and report what it took."""
-    from steps.models.sharded import wrapper_name
+) -> float:
+    """Train to the end, from the checkpoint that the job goes on from; seconds of all launches."""
     from steps.tracking.checkpoints.agreement import lacks
 
     found = prepared.found
@@ -319,8 +320,21 @@ def train(
         # It was on its way when the attempt before was killed.
         recorder.checkpoint(found.point.folder, found.point.step, {})
     trainer.train(resume=prepared.job.resume)
-    seconds, steps = trainer.seconds, trainer.state.global_step
-    if found is not None:
+    return trainer.seconds
+
+
+def report_training(
+    run: "StepRun",
+    prepared: "PreparedJob",
+    trainer: "ModelTrainer",
+    recorder: "Recorder",
+    seconds: float,
+) -> None:
+    """Report seconds, steps and rate of a training that has ended, and what held its model."""
+    from steps.models.sharded import wrapper_name
+
+    steps = trainer.state.global_step
+    if prepared.found is not None:
         say(f"steps done after the resume: {trainer.steps_done} of {steps}")
     recorder.metrics(
         {
