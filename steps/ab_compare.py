@@ -20,7 +20,7 @@ from steps.config.file import LoadedConfig, load_config
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import say, show_notices
-from steps.tracking.names import CHALLENGER, CHAMPION
+from steps.tracking.names import CHALLENGER, CHAMPION, DATASET_DIGEST_TAG, DECISION_FILE, STEP_TAG
 
 if TYPE_CHECKING:
     from steps.comparison.comparable import EvaluatedModel
@@ -118,7 +118,7 @@ def compare(
             for one in opponents
         ],
     }
-    file = run.scratch / "decision.json"
+    file = run.scratch / DECISION_FILE
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
     run.artifact(file)
     _log(run, best.decision)
@@ -128,7 +128,7 @@ def compare(
         decision_reason=best.decision.reason,
         dataset_digest=stored.digest,
         champion=ours.uri,
-        champion_after=after.get("champion", ""),
+        champion_after=after.get(CHAMPION, ""),
         **cache_tags(key_parts("ab_compare", training, inputs)),
     )
     for one in opponents:
@@ -258,8 +258,8 @@ def _decisions_on(run: "StepRun", dataset_digest: str) -> int:
     """How many decisions this test split has already served."""
     runs = run.client.search_runs(
         [run.experiment_id],
-        "attributes.status = 'FINISHED' and tags.`forge.step` = 'ab_compare' "
-        f"and tags.`forge.dataset_digest` = '{dataset_digest}'",
+        f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'ab_compare' "
+        f"and tags.`{DATASET_DIGEST_TAG}` = '{dataset_digest}'",
         max_results=1000,
     )
     return len(runs)

@@ -209,9 +209,7 @@ def finetune(
         trainer = build_trainer(run, prepared, adapted, recorder, stop, rank)
         announce(prepared, adapted, trainer, recorder)
         with uploads, _saying_how_to_go_on(run, trainer):
-            seconds = train(run, prepared, trainer, recorder)
-        # Only here: the uploads have waited for a store that was away, and a tag does not.
-        report_training(run, prepared, trainer, recorder, seconds)
+            train(run, prepared, trainer, recorder)
         result = save(run, adapted, trainer)
         leave_group()
         if not rank.is_first:
@@ -311,8 +309,8 @@ def announce(
 
 def train(
     run: "StepRun", prepared: "PreparedJob", trainer: "ModelTrainer", recorder: "Recorder"
-) -> float:
-    """Train to the end, from the checkpoint that the job goes on from; seconds of all launches."""
+) -> None:
+    """Train to the end and report what it took, by the recorder: the store may be away."""
     from steps.tracking.checkpoints.agreement import lacks
 
     found = prepared.found
@@ -320,21 +318,8 @@ def train(
         # It was on its way when the attempt before was killed.
         recorder.checkpoint(found.point.folder, found.point.step, {})
     trainer.train(resume=prepared.job.resume)
-    return trainer.seconds
-
-
-def report_training(
-    run: "StepRun",
-    prepared: "PreparedJob",
-    trainer: "ModelTrainer",
-    recorder: "Recorder",
-    seconds: float,
-) -> None:
-    """Report seconds, steps and rate of a training that has ended, and what held its model."""
-    from steps.models.sharded import wrapper_name
-
-    steps = trainer.state.global_step
-    if prepared.found is not None:
+    seconds, steps = trainer.seconds, trainer.state.global_step
+    if found is not None:
         say(f"steps done after the resume: {trainer.steps_done} of {steps}")
     recorder.metrics(
         {
@@ -344,17 +329,16 @@ def report_training(
         },
         steps,
     )
-    if trainer.steps_done:
-        run.tag(wrapper=wrapper_name(trainer.model_wrapped))
 
 
 def save(run: "StepRun", adapted: "AdaptedModel", trainer: "ModelTrainer") -> "TrainingResult":
     """Write the adapter folder, with the logits that whoever loads it has to find; all ranks."""
     from steps.models.adapted import save_adapted
-    from steps.models.sharded import gathered_parameters
+    from steps.models.sharded import gathered_parameters, wrapper_name
+    from steps.tracking.names import ADAPTER_FOLDER
     from steps.training.job import TrainingResult, figures_of
 
-    folder = run.scratch / "adapter"
+    folder = run.scratch / ADAPTER_FOLDER
     adapts = trainer.training_config.qlora.adapts
     with gathered_parameters(trainer.trained().values() if adapts else ()):
         save_adapted(
@@ -366,9 +350,13 @@ def save(run: "StepRun", adapted: "AdaptedModel", trainer: "ModelTrainer") -> "T
             weights=trainer.whole_weights(),
             writes=trainer.rank.is_first,
         )
-    history = trainer.state.log_history
     return TrainingResult(
-        folder, figures_of(trainer.state, trainer.progress), history, trainer.train_rows.tokens
+        adapter=folder,
+        figures=figures_of(trainer.state, trainer.progress),
+        history=trainer.state.log_history,
+        tokens_of_an_epoch=trainer.train_rows.tokens,
+        # Nothing wraps a model of which no step was left to train.
+        wrapper=wrapper_name(trainer.model_wrapped) if trainer.steps_done else "",
     )
 
 

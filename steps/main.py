@@ -20,6 +20,13 @@ import click
 from steps.cli import step_command
 from steps.config.file import LoadedConfig, load_config
 from steps.terminal import say, show_notices
+from steps.tracking.names import (
+    CHAMPION,
+    CHAMPION_AFTER_TAG,
+    DATASET_DIGEST_TAG,
+    DECISION_FILE,
+    MODEL_VERSION_TAG,
+)
 
 if TYPE_CHECKING:
     from steps.reports.summary_table import FinishedRun
@@ -138,7 +145,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
         papers, with_local_files(training.scientific_data, run.scratch / "input")
     )
     prepared = pipeline.step("preprocess", "preprocess", inputs, {})
-    digest = prepared.data.tags["forge.dataset_digest"]
+    digest = prepared.data.tags[DATASET_DIGEST_TAG]
     dataset = prepared.info.run_id
 
     trained: dict[str, FinishedRun] = {}
@@ -152,7 +159,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
             {"dataset": dataset},
             overlaid,
         )
-        version = trained[variant].data.tags["forge.model_version"]
+        version = trained[variant].data.tags[MODEL_VERSION_TAG]
         references[variant] = resolve_model(run.client, version, training)
 
     base = ModelReference("base", None, None)
@@ -165,7 +172,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
 
     from steps.reports.summary_table import show_summary
 
-    decision = read_json(run, compared.info.run_id, "decision.json")
+    decision = read_json(run, compared.info.run_id, DECISION_FILE)
     show_summary(run, training, trained, measured, decision, tracking_uri())
     run.metrics({"pipeline/seconds": time.monotonic() - started})
     if pipeline.reused:
@@ -194,12 +201,12 @@ def _compare(
     from steps.tracking.registry.promotion import alias_state, comparison_inputs
 
     run, training = pipeline.run, pipeline.loaded.training
-    champion = alias_state(run.client, training.mlflow.registered_model_name).get("champion", "")
+    champion = alias_state(run.client, training.mlflow.registered_model_name).get(CHAMPION, "")
     contenders = list(references.values())
     parts = key_parts("ab_compare", training, comparison_inputs(contenders, digest, True))
     found, reason = find_reusable(run.client, run.experiment_id, "ab_compare", parts)
     if found is not None:
-        if found.data.tags.get("forge.champion_after", "") == champion:
+        if found.data.tags.get(CHAMPION_AFTER_TAG, "") == champion:
             say(click.style("reused  ab_compare", fg="green") + f" (run {found.info.run_id})")
             pipeline.reused.append("ab_compare")
             decided: FinishedRun = found

@@ -17,6 +17,7 @@ from steps.cli import step_command
 from steps.config.file import load_config
 from steps.config.sections import Training
 from steps.terminal import say, show_notices
+from steps.tracking.names import PLAN_FILE
 
 if TYPE_CHECKING:
     from steps.planning.report import RunPlan
@@ -46,7 +47,7 @@ def main(
     with step_run("plan", loaded.training, verbose=verbose) as run:
         plan = run_plan(loaded.training, tokens=tokens, tokens_per_second=tokens_per_second)
         show(plan)
-        file = run.scratch / "plan.json"
+        file = run.scratch / PLAN_FILE
         file.write_text(json.dumps(plan.as_json(), indent=2) + "\n", encoding="utf-8")
         run.artifact(file)
         say(f"plan.json is in run {run.id}")

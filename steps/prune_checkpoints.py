@@ -23,6 +23,7 @@ from steps.config.file import load_config
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import say, show_notices
+from steps.tracking.names import PLAN_FILE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,12 +55,12 @@ def main(which: str, apply: bool, config_path: str, overrides: str, verbose: boo
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
-    from steps.tracking.checkpoints.removal import store_errors
+    from steps.tracking.checkpoints.removal import explain_store_errors
     from steps.tracking.runs import step_run
 
     with (
         step_run("prune_checkpoints", loaded.training, verbose=verbose) as run,
-        store_errors(),
+        explain_store_errors(),
     ):
         prune(run, loaded.training, which, apply)
 
@@ -222,7 +223,7 @@ def _write_plan(
             for verdict in verdicts
         ],
     }
-    file = run.scratch / "plan.json"
+    file = run.scratch / PLAN_FILE
     file.write_text(json.dumps(plan, indent=1), encoding="utf-8")
     run.artifact(file)
     run.metrics(

@@ -16,7 +16,7 @@ class Recorder(Protocol):
         """Keep a complete checkpoint folder; called again for a step, it changes nothing."""
 
     def checkpoint_failed(self, step: int, reason: str) -> None:
-        """Be told, in one line, that no checkpoint of this step could be written."""
+        """Note, in one line, that no checkpoint of this step could be written."""
 
     def uploading(self) -> set[int]:
         """Steps whose checkpoint folders are still being read and may not be removed yet."""
@@ -26,7 +26,7 @@ class SilentRecorder:
     """Keeps nothing: for scripts that use the trainer without a tracking store."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Drop them."""
+        """Drop the metrics."""
 
     def checkpoint(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Leave the folder where it is."""
@@ -34,9 +34,6 @@ class SilentRecorder:
     def checkpoint_failed(self, step: int, reason: str) -> None:
         """Leave a warning in the log."""
         logging.getLogger("steps").warning("%s", reason)
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Leave it where it is."""
 
     def uploading(self) -> set[int]:
         """None: nothing is read in the background."""

@@ -468,7 +468,7 @@ def test_nothing_to_prune_is_one_line_and_no_error(experiment: str) -> None:
 
 
 def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
-    from steps.tracking.checkpoints.removal import _remove_folder, store_errors
+    from steps.tracking.checkpoints.removal import _remove_folder, explain_store_errors
 
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "checkpoint-10"
@@ -480,7 +480,7 @@ def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
             # Root may write anywhere: act as somebody else.
             os.seteuid(65534)
         try:
-            with pytest.raises(UserError) as caught, store_errors():
+            with pytest.raises(UserError) as caught, explain_store_errors():
                 _remove_folder(folder, "delete")
         finally:
             os.seteuid(user)
@@ -492,12 +492,12 @@ def test_a_folder_that_cannot_be_deleted_is_one_line(store: str) -> None:
 
 def test_a_server_that_is_gone_in_the_middle_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from steps.tracking.checkpoints.inventory import finetune_runs
-    from steps.tracking.checkpoints.removal import store_errors
+    from steps.tracking.checkpoints.removal import explain_store_errors
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     client = mlflow.MlflowClient("http://127.0.0.1:9")
     for which in ("all", "0" * 32):
-        with pytest.raises(UserError) as caught, store_errors():
+        with pytest.raises(UserError) as caught, explain_store_errors():
             finetune_runs(client, "1", which)
         assert str(caught.value).startswith("the tracking store failed in the middle (")
         assert "\n" not in str(caught.value)

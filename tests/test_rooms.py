@@ -179,3 +179,14 @@ def test_what_is_larger_than_a_reader_holds_in_mind_is_named_with_its_reason() -
     assert unnamed == set()
     assert len({name for name in too_large() if ":" in name}) <= 10
     assert len({name for name in too_large() if ":" not in name}) <= 5
+
+
+def test_helpers_of_tests_stand_in_support() -> None:
+    wrong = []
+    for file in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests."):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                wrong += [f"{file.name}: {name}" for name in names if ".test_" in name]
+                wrong += [f"{file.name}: {name}" for name in names if ".conftest." in name]
+    assert wrong == []

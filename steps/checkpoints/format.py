@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from steps.digests import file_sha256
 from steps.errors import UserError
 
 FORMAT_VERSION = 1
@@ -173,7 +174,7 @@ def validate_checkpoint(folder: Path, *, hashes: bool = True) -> CheckpointInfo 
                 return f"{relative} has {size} bytes, its manifest says {listed}"
         if hashes:
             for relative, path in found.items():
-                if _sha256(path) != manifest.files[relative].sha256:
+                if file_sha256(path) != manifest.files[relative].sha256:
                     return f"{relative} does not have the SHA-256 that its manifest says"
     except NotADirectoryError:
         return "it is not a folder"
@@ -272,7 +273,7 @@ def _seal(staging: Path, step: int, facts: Mapping[str, Any]) -> None:
         _fsync(path)
         entries[name] = FileEntry(
             bytes=path.stat().st_size,
-            sha256=_sha256(path),
+            sha256=file_sha256(path),
             resume_only=has_weights and _matches(name, RESUME_ONLY),
         )
     for folder in {path.parent for path in files.values()} - {staging}:
@@ -402,11 +403,6 @@ def _is_another_living_process(pid: int) -> bool:
     except PermissionError:
         return True  # it lives, and belongs to another user
     return True
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -1,14 +1,12 @@
 """Values that files of the existing layout hold, and what becomes of each."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from steps.config.deepspeed_file import notices_of_an_idle_file
 from steps.config.dotted import flatten
-from steps.config.paths import find_file
 from steps.config.sections import Training
-from steps.errors import UserError
 
 
 def settle_oddities(
@@ -58,7 +56,7 @@ def settle_oddities(
         )
         mlflow_section = training.mlflow.model_copy(update={"tracking_uri": settled})
         training = training.model_copy(update={"mlflow": mlflow_section})
-    notices.extend(_deepspeed_oddities(training, file))
+    notices.extend(notices_of_an_idle_file(training, file))
     return training, notices
 
 
@@ -72,59 +70,3 @@ def _numbers_in_quotes(training: Training, given: Mapping[str, Any]) -> Iterator
         number = checked.get(key)
         if isinstance(value, str) and isinstance(number, (int, float)):
             yield f"{key.removeprefix('training.')} is the text {value!r}: read as {number:g}"
-
-
-def deepspeed_file(training: Training, file: Path) -> Path:
-    """The DeepSpeed file that a configuration names, beside it, in the working folder or here.
-
-    Args:
-        training: A configuration whose `distributed.deepspeed_config` is set.
-        file: Where it was read from.
-
-    Raises:
-        UserError: There is no such file.
-    """
-    path = training.distributed.deepspeed_config
-    assert path is not None
-    beside = file.parent / path
-    if beside.is_file():
-        return beside
-    return find_file(path, "the DeepSpeed file", "distributed.deepspeed_config")
-
-
-def _deepspeed_oddities(training: Training, file: Path) -> Iterator[str]:
-    """Name what a DeepSpeed file that is not in use sets that the configuration decides."""
-    if training.distributed.deepspeed_config is None:
-        return
-    found = deepspeed_file(training, file)
-    try:
-        content = json.loads(found.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{found}: not JSON: {error}") from None
-    if training.distributed.uses_deepspeed:
-        # Checked against the settled values when the training begins.
-        return
-    state = " (distributed.enabled is false: not in use)"
-    if training.distributed.enabled:
-        state = f" (distributed.backend is {training.distributed.backend}: not in use)"
-    decided_by = {
-        "fp16": "hardware.fp16 and hardware.bf16",
-        "bf16": "hardware.fp16 and hardware.bf16",
-        "optimizer": "training.optimizer",
-        "scheduler": "training.scheduler",
-        "train_batch_size": "hyperparameters.batch_size and gradient_accumulation_steps",
-        "train_micro_batch_size_per_gpu": "hyperparameters.batch_size",
-        "gradient_accumulation_steps": "hyperparameters.gradient_accumulation_steps",
-        "gradient_clipping": "hyperparameters.max_grad_norm",
-    }
-    for key, owner in decided_by.items():
-        value = content.get(key)
-        if value is None or value == "auto" or value == {"enabled": "auto"}:
-            continue
-        if isinstance(value, dict) and value.get("enabled") is False:
-            continue
-        shown = value.get("type", "enabled") if isinstance(value, dict) else value
-        yield f"{found.name} sets {key} ({shown}): {owner} decides{state}"
-    zero = content.get("zero_optimization", {})
-    if isinstance(zero, dict) and zero.get("stage") and "offload_optimizer" in zero:
-        yield f"{found.name}: ZeRO stage {zero['stage']} with optimizer offload{state}"

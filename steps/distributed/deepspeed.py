@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from steps.config.deepspeed_file import DECIDED_BY, read_deepspeed_json, stated_keys, value_at
 from steps.config.sections import Training
 from steps.errors import UserError
 
 # The names under which DeepSpeed's file asks for what `optimizer.type` auto and adamw mean.
 ADAM = ("adam", "adamw")
-KNOWN_OF_OPTIMIZER = {"lr", "weight_decay", "eps", "betas"}
 STAGES = (1, 2, 3)
 
 
@@ -29,22 +29,13 @@ def read_deepspeed_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It is missing, or not a JSON object with a ZeRO stage of 1 to 3.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    content = read_deepspeed_json(path)
+    if zero_stage(content) not in STAGES:
+        stated = json.dumps(value_at(content, "zero_optimization.stage"))
         raise UserError(
-            f"distributed.deepspeed_config: there is no file {str(path)!r}: give one like "
-            "configs/deepspeed/zero2.json"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    stage = zero_stage(content) if isinstance(content, dict) else None
-    if stage not in STAGES:
-        raise UserError(
-            f"{path}: zero_optimization.stage is {stage!r}, expected 1, 2 or 3: without ZeRO use "
+            f"{path}: zero_optimization.stage is {stated}, expected 1, 2 or 3: without ZeRO use "
             "training.distributed.backend=ddp"
         )
-    assert isinstance(content, dict)
     return content
 
 
@@ -85,9 +76,10 @@ def deepspeed_settings(
         content.pop(section, None)
     for section, format_of in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         # Its other keys, such as the loss scale, are the file's own business.
-        stated = content.pop(section, {})
+        stated = content.pop(section, None)
         if dtype == format_of:
-            content[section] = {**stated, "enabled": True}
+            others = stated if isinstance(stated, dict) else {}
+            content[section] = {**others, "enabled": True}
     content |= {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": values.gradient_accumulation_steps,
@@ -112,48 +104,30 @@ def _contradictions(
     ranks: int,
     micro_batch: int,
 ) -> Iterator[str]:
-    values = training.hyperparameters
-    ours: dict[str, tuple[Any, str]] = {
-        "train_micro_batch_size_per_gpu": (micro_batch, "hyperparameters.batch_size"),
-        "gradient_accumulation_steps": (
-            values.gradient_accumulation_steps,
-            "hyperparameters.gradient_accumulation_steps",
-        ),
-        "train_batch_size": (
-            micro_batch * values.gradient_accumulation_steps * ranks,
-            f"batch_size x gradient_accumulation_steps x {ranks} processes",
-        ),
-        "gradient_clipping": (values.max_grad_norm, "hyperparameters.max_grad_norm"),
-        "bf16.enabled": (dtype == torch.bfloat16, "hardware.bf16"),
-        "fp16.enabled": (dtype == torch.float16, "hardware.fp16"),
-        "optimizer.params.lr": (values.learning_rate, "hyperparameters.learning_rate"),
-        "optimizer.params.weight_decay": (values.weight_decay, "hyperparameters.weight_decay"),
-        "optimizer.params.eps": (training.optimizer.epsilon, "optimizer.epsilon"),
-        "optimizer.params.betas": (
-            [training.optimizer.beta1, training.optimizer.beta2],
-            "optimizer.beta1 and beta2",
-        ),
+    values, optimizer = training.hyperparameters, training.optimizer
+    decided = {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": values.gradient_accumulation_steps,
+        "train_batch_size": micro_batch * values.gradient_accumulation_steps * ranks,
+        "gradient_clipping": values.max_grad_norm,
+        "bf16.enabled": dtype == torch.bfloat16,
+        "fp16.enabled": dtype == torch.float16,
+        "optimizer.type": optimizer.type,
+        "optimizer.params.lr": values.learning_rate,
+        "optimizer.params.weight_decay": values.weight_decay,
+        "optimizer.params.eps": optimizer.epsilon,
+        "optimizer.params.betas": [optimizer.beta1, optimizer.beta2],
+        "scheduler.type": training.scheduler.type,
     }
-    for key, (mine, owner) in ours.items():
-        stated = _at(content, key)
-        if stated not in (None, "auto", mine):
-            yield f"{key} is {json.dumps(stated)}, {owner} is {json.dumps(mine)}"
-    unknown = (_at(content, "optimizer.params") or {}).keys() - KNOWN_OF_OPTIMIZER
-    for key in sorted(unknown):
+    is_adam = optimizer.type.lower().startswith(("auto", "adam"))
+    for key, stated in stated_keys(content).items():
+        # Their names are others than ours; of schedules, the file's are never used.
+        agrees = stated == decided[key] and key != "scheduler.type"
+        if key == "optimizer.type":
+            agrees = is_adam and str(stated).lower() in ADAM
+        if not agrees:
+            yield f"{key} is {json.dumps(stated)}, {DECIDED_BY[key]} is {json.dumps(decided[key])}"
+    known = {key.rpartition(".")[2] for key in DECIDED_BY if key.startswith("optimizer.params.")}
+    given = value_at(content, "optimizer.params")
+    for key in sorted(given.keys() - known if isinstance(given, dict) else ()):
         yield f"optimizer.params.{key} has no counterpart here"
-    kind = _at(content, "optimizer.type")
-    ours_is_adam = training.optimizer.type.lower().startswith(("auto", "adam"))
-    if kind is not None and not (str(kind).lower() in ADAM and ours_is_adam):
-        yield f"optimizer.type is {kind}, optimizer.type here is {training.optimizer.type}"
-    schedule = _at(content, "scheduler.type")
-    if schedule is not None:
-        yield f"scheduler.type is {schedule}, scheduler.type here is {training.scheduler.type}"
-
-
-def _at(content: Mapping[str, Any], key: str) -> Any:
-    value: Any = content
-    for part in key.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(part)
-    return value

@@ -293,7 +293,7 @@ def _count(counter: Counter[str], values: pa.Array) -> None:
 # --- what is set aside while papers are being read --------------------------------------
 
 
-class Spool:
+class ByteSpool:
     """Bytes that are set aside on disk and read back by position.
 
     Read with `pread` into ordinary memory: a memory map would count as the process's own.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from steps.config.sections import ScientificData
 from steps.papers.chunks import Chunk
 from steps.papers.dataset import (
-    Spool,
+    ByteSpool,
 )
 from steps.papers.deduplication import (
     Words,
@@ -103,10 +103,10 @@ class PaperTable:
         self.splits: list[str] = []
 
     def __enter__(self) -> "PaperTable":
-        self.raw_spool = Spool(self.scratch / "records")
-        self.batch_spool = Spool(self.scratch / "rows")
-        self.word_spool = Spool(self.scratch / "words")
-        self.signature_spool = Spool(self.scratch / "signatures")
+        self.raw_spool = ByteSpool(self.scratch / "records")
+        self.batch_spool = ByteSpool(self.scratch / "rows")
+        self.word_spool = ByteSpool(self.scratch / "words")
+        self.signature_spool = ByteSpool(self.scratch / "signatures")
         self.rejected_file: IO[bytes] = (self.scratch / "rejected.jsonl").open("wb")
         return self
 

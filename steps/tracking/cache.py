@@ -14,6 +14,18 @@ from typing import TYPE_CHECKING, Any
 from steps.config.dotted import flatten
 from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Model, Training
+from steps.digests import file_sha256
+from steps.tracking.names import (
+    ADAPTER_FOLDER,
+    CACHE_KEY_TAG,
+    CACHE_PARTS_TAG,
+    DATASET_FOLDER,
+    DECISION_FILE,
+    METRICS_FILE,
+    PER_PAPER_FILE,
+    PLAN_FILE,
+    STEP_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -57,6 +69,15 @@ SOURCES = {
     "prune_checkpoints": ("pruning", "prune_checkpoints.py"),
 }
 
+# What a run of a step has to hold still, or its result is none.
+FILES = {
+    "preprocess": {DATASET_FOLDER},
+    "finetune": {ADAPTER_FOLDER},
+    "evaluate": {METRICS_FILE, PER_PAPER_FILE},
+    "ab_compare": {DECISION_FILE},
+    "prune_checkpoints": {PLAN_FILE},
+}
+
 # Changes where or how loudly a step works, not what it makes.
 WITHOUT_EFFECT = {"scientific_data.num_workers", "scientific_data.data_file"}
 
@@ -73,7 +94,8 @@ def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[
         parts["sections"] = json.dumps(training.scientific_data.sections)
     parts.update({f"input {name}": digest for name, digest in inputs.items()})
     parts["source"] = _source_digest(SOURCES[step])
-    parts["lock file"] = _file_digest(PROJECT_ROOT / LOCK_FILE)
+    lock = PROJECT_ROOT / LOCK_FILE
+    parts["lock file"] = file_sha256(lock) if lock.is_file() else "none"
     return parts
 
 
@@ -86,27 +108,31 @@ def cache_key(parts: Mapping[str, str]) -> str:
 def find_reusable(
     client: "MlflowClient", experiment_id: str, step: str, parts: Mapping[str, str]
 ) -> "tuple[Run | None, str]":
-    """Look for a finished run with this key.
+    """Look for a finished run with this key that still has its files.
 
     Returns:
         The newest such run and "", or None and the reason why nothing can be used again.
     """
-    runs = client.search_runs(
-        [experiment_id],
-        f"attributes.status = 'FINISHED' and tags.`forge.step` = '{step}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=200,
-    )
-    key = cache_key(parts)
-    for run in runs:
-        if run.data.tags.get("forge.cache_key") == key:
+    finished = f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = '{step}'"
+    with_key = f"{finished} and tags.`{CACHE_KEY_TAG}` = '{cache_key(parts)}'"
+    newest_first = ["attributes.start_time DESC"]
+    same = client.search_runs([experiment_id], with_key, order_by=newest_first, max_results=10)
+    for run in same:
+        if _artifacts(client, run.info.run_id) >= FILES[step]:
             return run, ""
+    if same:
+        return None, "files of the earlier result are gone"
+    runs = client.search_runs([experiment_id], finished, order_by=newest_first, max_results=1)
     if not runs:
         return None, "no finished run yet"
-    before = json.loads(runs[0].data.tags.get("forge.cache_parts", "{}"))
+    before = json.loads(runs[0].data.tags.get(CACHE_PARTS_TAG, "{}"))
     changed = [name for name, digest in _short(parts).items() if before.get(name) != digest]
     shown = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
     return None, f"changed: {shown}" if changed else "earlier results differ"
+
+
+def _artifacts(client: "MlflowClient", run_id: str) -> set[str]:
+    return {file.path for file in client.list_artifacts(run_id)}
 
 
 def cache_tags(parts: Mapping[str, str]) -> dict[str, str]:
@@ -133,17 +159,10 @@ def _source_digest(names: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
-
-
 def digest_of_files(files: list[Path]) -> str:
     """Digest over the content of files, whatever their names and order."""
-    digests = []
-    for file in files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()
+    digests = sorted(file_sha256(file) for file in files)
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def base_identity(model: Model) -> dict[str, Any]:

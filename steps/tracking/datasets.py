@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import UserError
+from steps.tracking.names import DATASET_DIGEST_TAG, DATASET_FOLDER, STEP_TAG
 from steps.tracking.store import newest_run, one_line
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
         run = client.get_run(run_id)
         folder = Path(
             mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path="dataset", dst_path=str(scratch)
+                run_id=run_id, artifact_path=DATASET_FOLDER, dst_path=str(scratch)
             )
         )
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -56,7 +57,7 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
         ) from None
     digest = manifest["dataset_digest"]
     _refuse_changed_rows(reference, run_id, folder, digest)
-    tagged = run.data.tags.get("forge.dataset_digest")
+    tagged = run.data.tags.get(DATASET_DIGEST_TAG)
     if tagged is not None and tagged != digest:
         raise UserError(
             f"dataset {reference!r}: its manifest says {digest}, its run {run_id} says {tagged}: "
@@ -86,7 +87,7 @@ def _refuse_changed_rows(reference: str, run_id: str, folder: Path, digest: str)
 
 def _dataset_run(client: "MlflowClient", reference: str) -> str:
     if reference == "latest":
-        run = newest_run(client, "tags.`forge.step` = 'preprocess'")
+        run = newest_run(client, f"tags.`{STEP_TAG}` = 'preprocess'")
         if run is None:
             raise UserError(
                 "dataset 'latest': this experiment has no finished preprocess run; run "

@@ -11,6 +11,15 @@ from steps.evaluation.measure import Results, measure, token_examples
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_file, read_general_texts
 from steps.terminal import say
+from steps.tracking.names import (
+    DATASET_DIGEST_TAG,
+    GENERAL_FILE,
+    METRIC_VERSION_TAG,
+    METRICS_FILE,
+    OBJECTIVE_TAG,
+    PER_PAPER_FILE,
+    SPLIT_TAG,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,12 +31,6 @@ if TYPE_CHECKING:
     from steps.tracking.registry.lineage import Lineage
     from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
-
-
-# Artifacts of an evaluation run that others read.
-METRICS_FILE = "metrics.json"
-PER_PAPER_FILE = "per_paper.parquet"
-GENERAL_FILE = "general.parquet"
 
 
 def evaluation_inputs(
@@ -194,8 +197,7 @@ def results_of(
     inputs = evaluation_inputs(training, reference, stored.digest, split)
     parts = key_parts("evaluate", training, inputs)
     found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
-    # Results whose files were deleted are none.
-    if found is not None and _files_of(run, found.info.run_id) >= {METRICS_FILE, PER_PAPER_FILE}:
+    if found is not None:
         return _read_results(run, found.info.run_id)
     if not measure_now:
         return None
@@ -205,10 +207,6 @@ def results_of(
     with step_run("evaluate", training, verbose=False, run_name=title) as inner:
         evaluate_model(inner, training, reference, stored, split)
     return _read_results(run, inner.id)
-
-
-def _files_of(run: "StepRun", run_id: str) -> set[str]:
-    return {file.path for file in run.client.list_artifacts(run_id)}
 
 
 def _read_results(run: "StepRun", run_id: str) -> StoredResults:
@@ -221,7 +219,7 @@ def _read_results(run: "StepRun", run_id: str) -> StoredResults:
         return Path(run.client.download_artifacts(run_id, name, str(target)))
 
     metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
-    has_general = GENERAL_FILE in _files_of(run, run_id)
+    has_general = any(file.path == GENERAL_FILE for file in run.client.list_artifacts(run_id))
     return StoredResults(
         run_id=run_id,
         tags=dict(run.client.get_run(run_id).data.tags),
@@ -364,10 +362,10 @@ def evaluated_model(
     return EvaluatedModel(
         name=reference.name,
         version=reference.uri,
-        dataset_digest=results.tags["forge.dataset_digest"],
-        split=results.tags["forge.split"],
-        metric_version=results.tags.get("forge.metric_version", METRIC_VERSION),
-        objective=results.tags["forge.objective"],
+        dataset_digest=results.tags[DATASET_DIGEST_TAG],
+        split=results.tags[SPLIT_TAG],
+        metric_version=results.tags.get(METRIC_VERSION_TAG, METRIC_VERSION),
+        objective=results.tags[OBJECTIVE_TAG],
         per_paper=results.per_paper,
         general=results.general,
         metrics=results.metrics,

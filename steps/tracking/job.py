@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.checkpoints.format import remove_leftovers
+from steps.config.deepspeed_file import deepspeed_path
 from steps.config.dotted import flatten
 from steps.config.file import LoadedConfig, resolved_yaml
-from steps.config.older_layout import deepspeed_file
 from steps.config.sections import Training
 from steps.distributed.collectives import broadcast, check_ranks_agree, raise_on_all_ranks
 from steps.distributed.deepspeed import deepspeed_settings, read_deepspeed_file, zero_stage
@@ -275,7 +275,7 @@ def _deepspeed_content(loaded: LoadedConfig) -> dict[str, Any] | None:
     """What the DeepSpeed file says, where it is in use."""
     if not loaded.training.distributed.uses_deepspeed:
         return None
-    return read_deepspeed_file(deepspeed_file(loaded.training, loaded.path))
+    return read_deepspeed_file(deepspeed_path(loaded.training, loaded.path))
 
 
 def _deepspeed(loaded: LoadedConfig, job: Job, rank: Rank) -> dict[str, Any] | None:
@@ -284,7 +284,7 @@ def _deepspeed(loaded: LoadedConfig, job: Job, rank: Rank) -> dict[str, Any] | N
         return None
     rows = job.training.hyperparameters.batch_size
     assert isinstance(rows, int)
-    path = deepspeed_file(loaded.training, loaded.path)
+    path = deepspeed_path(loaded.training, loaded.path)
     dtype = job.placement.torch_dtype
     return deepspeed_settings(path, job.training, dtype, ranks=rank.count, micro_batch=rows)
 

@@ -11,8 +11,32 @@ PREVIOUS = "previous_champion"
 # Of a registered model: the move of an alias that is under way.
 ALIAS_MOVE_TAG = "forge.alias_move"
 
-# Folder of a run's artifacts that holds `checkpoint-N`.
+# Artifacts of a run, by the step that leaves them: the dataset; `checkpoint-N` and the adapter;
+# an evaluation's results; a comparison's decision; a plan of what to prune.
+DATASET_FOLDER = "dataset"
 CHECKPOINTS_FOLDER = "checkpoints"
+ADAPTER_FOLDER = "adapter"
+METRICS_FILE = "metrics.json"
+PER_PAPER_FILE = "per_paper.parquet"
+GENERAL_FILE = "general.parquet"
+DECISION_FILE = "decision.json"
+PLAN_FILE = "plan.json"
+
+# Of every run: its step; by what its result is found again; how it ended, if badly.
+STEP_TAG = "forge.step"
+CACHE_KEY_TAG = "forge.cache_key"
+CACHE_PARTS_TAG = "forge.cache_parts"
+ERROR_TAG = "forge.error"
+EXIT_CODE_TAG = "forge.exit_code"
+# What a run worked on and made.
+DATASET_DIGEST_TAG = "forge.dataset_digest"
+SPLIT_TAG = "forge.split"
+OBJECTIVE_TAG = "forge.objective"
+METRIC_VERSION_TAG = "forge.metric_version"
+BASE_MODEL_TAG = "forge.base_model"
+BASE_SHA256_TAG = "forge.base_sha256"
+MODEL_VERSION_TAG = "forge.model_version"
+CHAMPION_AFTER_TAG = "forge.champion_after"
 
 # Of a checkpoint's LoggedModel: where its files lie, their bytes, and those of them that only
 # resuming needs; whether those have been removed.

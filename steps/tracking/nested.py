@@ -10,6 +10,7 @@ import mlflow
 
 from steps.config.paths import PROJECT_ROOT
 from steps.errors import UserError
+from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG
 from steps.tracking.runs import StepRun
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ def _failure(run: StepRun, name: str, message: str) -> StepFailed:
     if match is None:
         return StepFailed(f"{name} failed: {message}", 1)
     tags = run.client.get_run(match[1]).data.tags
-    reason = tags.get("forge.error", "it ended without a word; see its log")
+    reason = tags.get(ERROR_TAG, "it ended without a word; see its log")
     return StepFailed(
-        f"{name} failed (run {match[1]}): {reason}", int(tags.get("forge.exit_code", "1"))
+        f"{name} failed (run {match[1]}): {reason}", int(tags.get(EXIT_CODE_TAG, "1"))
     )
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.terminal import say
+from steps.tracking.names import BASE_MODEL_TAG, PLAN_FILE, STEP_TAG
 
 if TYPE_CHECKING:
     from steps.models.devices import Placement
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def record_plan(run: "StepRun", plan: "RunPlan") -> None:
     """Leave `plan.json` and the `plan/...` figures in a run, and say the main ones."""
-    file = run.scratch / "plan.json"
+    file = run.scratch / PLAN_FILE
     file.write_text(json.dumps(plan.as_json(), indent=2) + "\n", encoding="utf-8")
     run.artifact(file)
     figures: dict[str, float] = {
@@ -46,7 +47,7 @@ def measured_rate(
     run.tag(device=placement.device)
     found = run.client.search_runs(
         [run.experiment_id],
-        "attributes.status = 'FINISHED' and tags.`forge.step` = 'finetune' "
+        f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'finetune' "
         f"and tags.`forge.method` = '{training.qlora.resolved_method}' "
         f"and tags.`forge.device` = '{placement.device}'",
         max_results=50,
@@ -55,7 +56,7 @@ def measured_rate(
     same = [
         one
         for one in found
-        if one.data.tags.get("forge.base_model") == base.name
+        if one.data.tags.get(BASE_MODEL_TAG) == base.name
         and one.data.tags.get("forge.processes", "1") == str(placement.processes)
     ]
     return same[0].data.metrics.get("train/mean_tokens_per_second") if same else None

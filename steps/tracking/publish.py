@@ -61,6 +61,8 @@ def publish_version(
     Returns:
         The URI of the version, or of the adapter where `mlflow.log_model` is false.
     """
+    # Not before: a tag does not wait for a store that is away, and the adapter has to be safe.
+    run.tag(wrapper=result.wrapper)
     if uploads.complete:
         remove_shared_checkpoints(run.id)
     training = prepared.job.training

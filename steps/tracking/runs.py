@@ -24,6 +24,7 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import logging_to
 from steps.tracking.keep_killed import spawn_status_keeper
+from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
     StoreUnusable,
@@ -340,14 +341,14 @@ def _as_text(value: Any) -> str:
 def first_error(run: StepRun) -> tuple[str, int] | None:
     """The error and the exit code that a process of this run has left in it, or None."""
     tags = run.client.get_run(run.id).data.tags
-    error = tags.get("forge.error")
-    return None if error is None else (error, int(tags.get("forge.exit_code", "1")))
+    error = tags.get(ERROR_TAG)
+    return None if error is None else (error, int(tags.get(EXIT_CODE_TAG, "1")))
 
 
 def forget_error(run: StepRun) -> None:
     """Take an earlier attempt's error out of the run."""
     tags = run.client.get_run(run.id).data.tags
-    for name in ("forge.error", "forge.exit_code"):
+    for name in (ERROR_TAG, EXIT_CODE_TAG):
         if name in tags:
             run.client.delete_tag(run.id, name)
 
@@ -359,8 +360,8 @@ def tag_failure(run_id: str, error: str, exit_code: int) -> None:
     client = mlflow.MlflowClient()
     try:
         with few_retries():
-            client.set_tag(run_id, "forge.error", error[:MAX_TAG])
-            client.set_tag(run_id, "forge.exit_code", str(exit_code))
+            client.set_tag(run_id, ERROR_TAG, error[:MAX_TAG])
+            client.set_tag(run_id, EXIT_CODE_TAG, str(exit_code))
     except store_errors():
         # The store itself may be what is wrong; the error is on the terminal either way.
         logging.getLogger("steps").warning("run %s could not be tagged", run_id)

@@ -48,12 +48,14 @@ class TrainingResult:
         figures: What was measured, for the card and the version, by the store's names.
         history: All that was reported, as transformers' `TrainerState.log_history`.
         tokens_of_an_epoch: Tokens of the training rows.
+        wrapper: What held the model: none, DDP, or DeepSpeed with its stage; "" without a step.
     """
 
     adapter: Path
     figures: Mapping[str, float]
     history: Sequence[Mapping[str, Any]]
     tokens_of_an_epoch: int
+    wrapper: str
 
 
 def figures_of(state: Any, progress: Progress) -> dict[str, float]:

@@ -65,8 +65,13 @@ def refused(folder: Path) -> str:
 
 def newest_of(root: Path) -> CheckpointInfo | None:
     """The newest folder that is called a checkpoint, which has to be a valid one."""
-    for _, folder in reversed(list_names(root)):
-        return valid(folder)
+    while names := list_names(root):
+        _, folder = names[-1]
+        checkpoint = validate_checkpoint(folder)
+        if isinstance(checkpoint, CheckpointInfo):
+            return checkpoint
+        # The writer may be two saves ahead by now and have rotated this one away: look again.
+        assert not folder.exists(), checkpoint
     return None
 
 

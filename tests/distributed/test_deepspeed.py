@@ -58,10 +58,10 @@ def test_float32_asks_for_neither_half_format(tmp_path: Path) -> None:
         ({"train_batch_size": 64}, "train_batch_size is 64"),
         ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0, hyperparameters.max_grad_norm"),
         ({"fp16": {"enabled": True}}, "fp16.enabled is true, hardware.fp16 is false"),
-        ({"optimizer": {"type": "Lion"}}, "optimizer.type is Lion"),
+        ({"optimizer": {"type": "Lion"}}, 'optimizer.type is "Lion"'),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 3e-5}}}, "optimizer.params.lr is 3e-05"),
         ({"optimizer": {"params": {"torch_adam": True}}}, "optimizer.params.torch_adam has no"),
-        ({"scheduler": {"type": "WarmupLR"}}, "scheduler.type is WarmupLR"),
+        ({"scheduler": {"type": "WarmupLR"}}, 'scheduler.type is "WarmupLR"'),
     ],
 )
 def test_a_contradiction_is_refused_by_its_key(
@@ -95,6 +95,22 @@ def test_what_the_configuration_does_not_know_is_the_files_own(tmp_path: Path) -
     content = settled(file, torch.float16)
     assert content["fp16"] == {"loss_scale": 128, "enabled": True}
     assert content["wall_clock_breakdown"] is True
+
+
+@pytest.mark.parametrize(
+    "content", [{"fp16": True}, {"optimizer": {"params": [1]}}, {"scheduler": "cosine"}]
+)
+def test_what_is_no_object_where_one_belongs_is_refused_by_its_key(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="expected an object") as refused:
+        settled(written(tmp_path, **content))
+    assert next(iter(content)) in str(refused.value)
+
+
+def test_auto_for_a_whole_section_is_filled_in(tmp_path: Path) -> None:
+    content = settled(written(tmp_path, bf16="auto", optimizer="auto", scheduler="auto"))
+    assert content["bf16"] == {"enabled": True} and "optimizer" not in content
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

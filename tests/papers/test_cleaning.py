@@ -1,10 +1,14 @@
 """Each cleaning rule on examples, and what it must leave alone."""
 
+import subprocess
+import sys
+
 import pytest
 
 from steps.errors import UserError
 from steps.papers.cleaning import recipe as cleaning
 from steps.papers.cleaning.recipe import GROUP_SWITCHES, RECIPE, RULE_NAMES, clean_text
+from tests.support.project import ROOT
 
 LONG = "The locus was mapped in two large families, and carriers were typed for the marker. " * 3
 
@@ -430,3 +434,15 @@ def test_long_runs_of_one_thing_end(unit: str) -> None:
     """A rule that took quadratic time would sit here for hours, not for a moment."""
     text = unit * ((1_000_000 if unit in "[- " else 300_000) // len(unit))
     assert len(clean_text(text)) <= len(text) + 10
+
+
+def test_a_rule_does_its_work_without_the_recipe_being_imported() -> None:
+    """Each file of rules stands for itself."""
+    program = (
+        "from steps.papers.cleaning.markup import decode_entities\n"
+        "assert decode_entities('&Bgr; &agr; &PHgr;') == '\u0392 \u03b1 \u03a6'\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr

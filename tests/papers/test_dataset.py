@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from steps.papers.dataset import (
     ROW_SCHEMA,
+    ByteSpool,
     SectionRow,
     SplitDigest,
-    Spool,
     combine_digests,
     dataset_features,
     digest_of_dataset,
@@ -193,7 +193,7 @@ def test_contents_are_counted_over_all_splits(tmp_path: Path) -> None:
 
 
 def test_what_is_set_aside_is_read_back(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool")
+    spool = ByteSpool(tmp_path / "spool")
     positions = [spool.append(data) for data in (b"one", b"", b"three")]
     assert positions == [0, 3, 3]
     assert spool.read(3, 5) == b"three"

@@ -126,6 +126,38 @@ def test_a_killed_server_stops_no_training_and_every_metric_is_there_once_when_i
 
 
 @pytest.mark.slow
+def test_a_server_that_is_back_after_the_last_step_gets_the_adapter_and_the_version(
+    server: Server, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever talks to the store without waiting for it fails in seconds, not minutes.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    last = 40
+    shorter = f"training.hyperparameters.max_steps={last} training.logging.eval_steps=20"
+    process = train(tiny_config, shorter)
+    wait_for(lambda: journal_lines(tmp_path) > 5, process)
+    server.kill()
+
+    def has_ended() -> bool:
+        files = list((tmp_path / "cache" / "spool").glob("*/journal.jsonl"))
+        return any(f'"step":{last},' in re.sub(r"\s", "", f.read_text()) for f in files)
+
+    wait_for(has_ended, process)
+    # Longer than the one retry takes.
+    time.sleep(20)
+    assert process.poll() is None, process.communicate()[0]
+    server.start()
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    run = finetune_run()
+    assert run.info.status == "FINISHED"
+    assert "forge.wrapper" in run.data.tags
+    adapter = {f.path for f in mlflow.MlflowClient().list_artifacts(run.info.run_id, "adapter")}
+    assert "adapter/adapter_model.safetensors" in adapter
+    version = mlflow.MlflowClient().get_model_version_by_alias("tiny", "challenger")
+    assert version.run_id == run.info.run_id
+
+
+@pytest.mark.slow
 def test_a_server_that_stays_away_ends_the_step_with_the_command_that_sends_the_rest(
     server: Server, tiny_config: Path, tmp_path: Path
 ) -> None:

@@ -34,8 +34,9 @@ from steps.training.masking import (
 from steps.training.trainer import ModelTrainer
 from tests.support.example_papers import paper_of
 from tests.support.project import demo_texts
+from tests.support.resumed_runs import interrupted, point, resumed, untouched
+from tests.support.resumed_runs import settings as settings_of_run
 from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer
-from tests.training import test_resume
 
 TEXT = (
     "Loss of TP53 drives growth in many tumours. The variant p.Val600Glu of BRAF raises it. "
@@ -349,13 +350,13 @@ def test_each_epoch_of_training_hides_other_words(tiny_bert_folder: Path, tmp_pa
 def test_stopped_and_resumed_a_masked_run_ends_bit_for_bit_as_untouched(
     tiny_bert_folder: Path, tmp_path: Path, step: int
 ) -> None:
-    training = test_resume.settings(tiny_bert_folder)
-    expected, curve = test_resume.untouched(training, tmp_path / "untouched")
+    training = settings_of_run(tiny_bert_folder)
+    expected, curve = untouched(training, tmp_path / "untouched")
     # The last regular save before a kill, and a stop between two of them, within an epoch whose
     # masks are not those of the first.
-    test_resume.interrupted(training, tmp_path / "first", step, signal.SIGTERM)
-    at = test_resume.point(tmp_path / "first", step)
-    found, whole = test_resume.resumed(training, tmp_path / "second", at)
+    interrupted(training, tmp_path / "first", step, signal.SIGTERM)
+    at = point(tmp_path / "first", step)
+    found, whole = resumed(training, tmp_path / "second", at)
     assert found == expected
     assert whole.curve == curve.curve
     assert ("validation/mlm_loss", 12) in whole.curve

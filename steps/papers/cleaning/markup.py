@@ -3,6 +3,18 @@
 import html
 import re
 
+# Greek entities of ISO 8879, which PubMed's older records hold and HTML does not know.
+_ISO_NAMES = "a b g d e z ee th i k l m n x o p r s t u ph kh ps oh"
+_ISO_GREEK = {
+    name + "gr": letter
+    for name, letter in zip(
+        _ISO_NAMES.split(),
+        "αβγδεζηθικλμνξοπρστυφχψω",
+        strict=True,
+    )
+}
+_ISO_GREEK |= {name[:-2].upper() + "gr": letter.upper() for name, letter in _ISO_GREEK.items()}
+
 _ENTITY = re.compile(r"&(?:amp;)*(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
 
@@ -14,7 +26,7 @@ def decode_entities(text: str) -> str:
 
 
 def _entity(name: str) -> str:
-    return ISO_GREEK.get(name) or html.unescape(f"&{name};")
+    return _ISO_GREEK.get(name) or html.unescape(f"&{name};")
 
 
 _SUPERSCRIPT_OF = str.maketrans("0123456789+-−–", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻")
@@ -156,15 +168,3 @@ def strip_tags(text: str) -> str:
 def _block_break(tag: re.Match[str]) -> str:
     inner = _BREAK_TAG.match(tag[0])
     return "\n\n" if inner is None else " " if inner[2].lower() != "br" else "\n"
-
-
-# Greek entities of ISO 8879, which PubMed's older records hold and HTML does not know.
-_ISO_GREEK_NAMES = "a b g d e z ee th i k l m n x o p r s t u ph kh ps oh"
-ISO_GREEK = {
-    name + "gr": letter
-    for name, letter in zip(
-        _ISO_GREEK_NAMES.split(),
-        "αβγδεζηθικλμνξοπρστυφχψω",
-        strict=True,
-    )
-}

@@ -31,7 +31,7 @@ from steps.papers.cleaning.characters import (
 )
 from steps.papers.cleaning.citations import remove_citations
 from steps.papers.cleaning.links import remove_emails, remove_links
-from steps.papers.cleaning.markup import ISO_GREEK, decode_entities, strip_latex, strip_tags
+from steps.papers.cleaning.markup import decode_entities, strip_latex, strip_tags
 from steps.papers.cleaning.notation import normalize_scientific_notation, normalize_units
 from steps.papers.cleaning.pages import (
     join_broken_words,
@@ -43,7 +43,6 @@ from steps.papers.cleaning.pages import (
 # A removal may uncover work for an earlier rule ("&amp;amp;lt;", "[e.g. [24]]"), so the recipe
 # runs until nothing changes. Real text needs two or three rounds.
 _MOST_ROUNDS = 20
-ISO_GREEK |= {name[:-2].upper() + "gr": letter.upper() for name, letter in ISO_GREEK.items()}
 
 # The recipe -----------------------------------------------------------------------------------
 

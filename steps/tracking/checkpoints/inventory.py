@@ -52,7 +52,7 @@ from steps.tracking.checkpoints.stored import (
     stored_steps,
 )
 from steps.tracking.heartbeat import STALE_SECONDS, last_sign
-from steps.tracking.names import CHECKPOINTS_FOLDER, LOCAL_TAG, RESUMED_TAG
+from steps.tracking.names import CHECKPOINTS_FOLDER, LOCAL_TAG, RESUMED_TAG, STEP_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -106,7 +106,7 @@ def finetune_runs(client: "MlflowClient", experiment_id: str, which: str) -> "li
     from mlflow.exceptions import MlflowException
 
     if which == "all":
-        return _search_runs(client, [experiment_id], "tags.`forge.step` = 'finetune'")
+        return _search_runs(client, [experiment_id], f"tags.`{STEP_TAG}` = 'finetune'")
     try:
         found = client.get_run(which)
     except MlflowException as error:
@@ -125,7 +125,7 @@ def finetune_runs(client: "MlflowClient", experiment_id: str, which: str) -> "li
             f"run {which!r} is deleted: restore it first (mlflow runs restore --run-id {which}), "
             "or let mlflow gc collect it"
         )
-    step = found.data.tags.get("forge.step")
+    step = found.data.tags.get(STEP_TAG)
     if step != "finetune":
         raise UserError(
             f"run {which!r} is a run of {step or 'something else'}, which keeps no checkpoints: "

@@ -30,7 +30,7 @@ LOCK_SECONDS = 1800
 
 
 @contextmanager
-def store_errors() -> Iterator[None]:
+def explain_store_errors() -> Iterator[None]:
     """Turn a store that does not answer, or refuses to delete, into one line.
 
     Raises:

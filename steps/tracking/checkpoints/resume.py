@@ -34,7 +34,13 @@ from steps.errors import UserError
 from steps.tracking import cache as reuse
 from steps.tracking.checkpoints.claims import claim
 from steps.tracking.heartbeat import sign_of_life_awaited
-from steps.tracking.names import CHECKPOINTS_FOLDER, LOCAL_TAG, RESUME_KEY_TAG, RESUMED_TAG
+from steps.tracking.names import (
+    CHECKPOINTS_FOLDER,
+    LOCAL_TAG,
+    RESUME_KEY_TAG,
+    RESUMED_TAG,
+    STEP_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -245,7 +251,7 @@ def _named_run(client: "MlflowClient", run_id: str, say: Callable[[str], None]) 
             f"resume {run_id!r}: there is no such run in this store: give never, auto, or the id "
             "of a finetune run"
         ) from None
-    step = source.data.tags.get("forge.step")
+    step = source.data.tags.get(STEP_TAG)
     if step != "finetune":
         raise UserError(f"resume {run_id}: that is a {step} run, expected a finetune run")
     if source.info.status == "FINISHED":
@@ -265,7 +271,7 @@ def _unfinished_runs(
     """Yield runs that ended early with this configuration and dataset, newest first."""
     runs = run.client.search_runs(
         [run.experiment_id],
-        f"tags.`forge.step` = 'finetune' and tags.`{RESUME_KEY_TAG}` = '{resume_key(expected)}'",
+        f"tags.`{STEP_TAG}` = 'finetune' and tags.`{RESUME_KEY_TAG}` = '{resume_key(expected)}'",
         order_by=["attributes.start_time DESC"],
     )
     # A run that another one went on from is that one's business now.

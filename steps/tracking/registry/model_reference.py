@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
-from steps.tracking.names import CHALLENGER
+from steps.tracking.names import ADAPTER_FOLDER, BASE_MODEL_TAG, BASE_SHA256_TAG, CHALLENGER
 from steps.tracking.store import one_line
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def resolve_model(client: "MlflowClient", reference: str, training: Training) ->
             )
         run_id = reference.removeprefix("runs:/").split("/")[0]
         client.get_run(run_id)
-        if not any(f.path == "adapter" for f in client.list_artifacts(run_id)):
+        if not any(f.path == ADAPTER_FOLDER for f in client.list_artifacts(run_id)):
             raise UserError(
                 f"model {reference!r}: run {run_id} has no adapter; name a finished finetune run"
             )
@@ -85,7 +85,7 @@ def trained_on_base(client: "MlflowClient", reference: ModelReference, base: "Ba
         tags = client.get_run(reference.run_id).data.tags
     except MlflowException:
         return False
-    return (tags.get("forge.base_model"), tags.get("forge.base_sha256")) == (
+    return (tags.get(BASE_MODEL_TAG), tags.get(BASE_SHA256_TAG)) == (
         base.name,
         base.sha256,
     ) and tags.get("forge.base_revision") == base.revision
