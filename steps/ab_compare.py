@@ -100,16 +100,16 @@ def compare(
     if references is None:
         run.tag(decision="nothing to compare")
         return
-    ours, theirs = references
+    held, challengers = references
     stored = fetch_dataset(run.client, "latest", run.scratch / "data")
-    opponents = _decide(run, training, ours, theirs, stored)
+    opponents = _decide(run, training, held, challengers, stored)
     better = [one for one in opponents if one.decision.outcome == "promote"]
     best = max(better or opponents, key=lambda one: one.decision.primary.gain)
     _write_reports(run, opponents, best, stored)
     moved = _promote(run, name, best if better else None, before, may_promote)
     after = alias_state(run.client, name)
     content = {
-        "champion": ours.uri,
+        "champion": held.uri,
         "winner": best.reference.uri if better else None,
         "aliases": moved,
         "aliases_after": after,
@@ -122,18 +122,18 @@ def compare(
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
     run.artifact(file)
     _log(run, best.decision)
-    inputs = comparison_inputs([ours, *theirs], stored.digest, may_promote)
+    inputs = comparison_inputs([held, *challengers], stored.digest, may_promote)
     run.tag(
         decision=best.decision.outcome,
         decision_reason=best.decision.reason,
         dataset_digest=stored.digest,
-        champion=ours.uri,
+        champion=held.uri,
         champion_after=after.get(CHAMPION, ""),
         **cache_tags(key_parts("ab_compare", training, inputs)),
     )
     for one in opponents:
         outcome, reason = one.decision.outcome, one.decision.reason
-        say(f"{one.reference.name} against {ours.name}: {outcome}. {reason}")
+        say(f"{one.reference.name} against {held.name}: {outcome}. {reason}")
     say(moved)
 
 
@@ -230,28 +230,28 @@ def _models_to_compare(
 
     name = training.mlflow.registered_model_name
     if champion:
-        ours = resolve_model(run.client, champion, training)
+        held = resolve_model(run.client, champion, training)
     else:
-        ours = find_alias(run.client, name, CHAMPION) or ModelReference("base", None, None)
+        held = find_alias(run.client, name, CHAMPION) or ModelReference("base", None, None)
     if challenger:
         references = [part.strip() for part in challenger.split(",") if part.strip()]
-        theirs = [resolve_model(run.client, reference, training) for reference in references]
+        challengers = [resolve_model(run.client, reference, training) for reference in references]
     else:
         found = find_alias(run.client, name, CHALLENGER)
         if found is None:
             say(f"nothing to compare: {name} has no version with the alias @{CHALLENGER}")
             return None
-        theirs = [found]
-    uris = [reference.uri for reference in (ours, *theirs)]
+        challengers = [found]
+    uris = [reference.uri for reference in (held, *challengers)]
     if len(set(uris)) < len(uris):
         if not champion and not challenger:
-            say(f"nothing to compare: champion and challenger are both {ours.name}")
+            say(f"nothing to compare: champion and challenger are both {held.name}")
             return None
         twice = next(uri for uri in uris if uris.count(uri) > 1)
         raise UserError(
             f"{twice} stands on both sides: name two different versions (see champion, challenger)"
         )
-    return ours, theirs
+    return held, challengers
 
 
 def _decisions_on(run: "StepRun", dataset_digest: str) -> int:

@@ -1,4 +1,4 @@
-"""What a training run does when it is told to end: finish the step, save, then leave.
+"""What a training run does when it is asked to end: finish the step, save, then leave.
 
     with stop_on_signals() as stop:      # a signal raises SystemExit at once
         with stop.deferred():            # here it is noted: stop.requested tells
@@ -8,7 +8,7 @@
 SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (what SLURM's `--signal=USR1@120` sends ahead of the time
 limit) all ask for the same. A second one ends the process without waiting for anything.
 
-A launcher repeats what it was told: Ctrl-C reaches `mlflow run` as well as the step, and it then
+A launcher passes signals on: Ctrl-C reaches `mlflow run` as well as the step, and it then
 terminates the step; and the kernel tells the step when the launcher has ended (see
 `steps.cli.leave_with_the_launcher`). Such echoes are one request, not two.
 """

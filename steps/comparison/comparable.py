@@ -66,14 +66,14 @@ def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_p
         raise UserError(
             f"{models}: both are version {a.version}; expected two versions, so name another one"
         )
-    for what, ours, theirs, fix in (
+    for what, first, second, fix in (
         ("dataset digest", a.dataset_digest, b.dataset_digest, "evaluate both on one dataset"),
         ("split", a.split, b.split, "evaluate both on one split"),
         ("metric version", a.metric_version, b.metric_version, "evaluate the older one again"),
         ("objective", a.objective, b.objective, "compare causal with causal, masked with masked"),
     ):
-        if ours != theirs:
-            raise UserError(f"{models}: {what} {ours} against {theirs}; {fix}")
+        if first != second:
+            raise UserError(f"{models}: {what} {first} against {second}; {fix}")
 
     kind = likelihood_of(metric)
     if kind is None:
@@ -175,9 +175,9 @@ def _check_same_text(
     aligned = in_order_of(frame_a, frame_b)
     if same_denominators(aligned, frame_b, metric):
         return
-    ours = aligned[columns.denominator].to_numpy()
-    theirs = frame_b[columns.denominator].to_numpy()
-    at = int(np.flatnonzero(ours != theirs)[0])
+    first = aligned[columns.denominator].to_numpy()
+    second = frame_b[columns.denominator].to_numpy()
+    at = int(np.flatnonzero(first != second)[0])
     fix = (
         "their tokenizers or masks differ, so set comparison.metric to pseudo_bits_per_byte"
         if metric.endswith(("mlm_loss", "mlm_accuracy"))
@@ -185,7 +185,7 @@ def _check_same_text(
     )
     raise UserError(
         f"{a.name} and {b.name} cannot be compared: {columns.denominator} of "
-        f"{frame_b['paper_id'].iloc[at]} is {ours[at]} against {theirs[at]}; {fix}"
+        f"{frame_b['paper_id'].iloc[at]} is {first[at]} against {second[at]}; {fix}"
     )
 
 

@@ -174,8 +174,8 @@ def decide(
     """
     rule = fitted(rule, challenger.objective)
     check_comparable(champion, challenger, rule.metric)
-    ours = challenger.per_paper
-    evidence = _weigh(in_order_of(champion.per_paper, ours), ours, rule)
+    per_paper = challenger.per_paper
+    evidence = _weigh(in_order_of(champion.per_paper, per_paper), per_paper, rule)
     primary, gain, papers = evidence.primary, evidence.gain, evidence.primary.carrying
     guards = tuple(check_guard(guard, champion, challenger, rule) for guard in rule.guards)
     needed = papers_needed(

@@ -121,20 +121,20 @@ def _guard_table(
             f"expected {expected}; change it"
         )
     general = guard.metric.startswith(GENERAL)
-    ours = challenger.general if general else challenger.per_paper
-    theirs = champion.general if general else champion.per_paper
-    if ours is None or theirs is None or not has_metric(ours, metric):
+    rows = challenger.general if general else challenger.per_paper
+    champion_rows = champion.general if general else champion.per_paper
+    if rows is None or champion_rows is None or not has_metric(rows, metric):
         return None
-    check_finite(challenger.name, ours, metric)
+    check_finite(challenger.name, rows, metric)
     if guard.reference is not None:
-        if not has_metric(ours, guard.reference):
+        if not has_metric(rows, guard.reference):
             return None
-        check_finite(challenger.name, ours, guard.reference)
-        return ratio_table(ours, ours, metric, against=guard.reference)
-    if not has_metric(theirs, metric):
+        check_finite(challenger.name, rows, guard.reference)
+        return ratio_table(rows, rows, metric, against=guard.reference)
+    if not has_metric(champion_rows, metric):
         return None
-    check_finite(champion.name, theirs, metric)
-    return ratio_table(in_order_of(theirs, ours), ours, metric)
+    check_finite(champion.name, champion_rows, metric)
+    return ratio_table(in_order_of(champion_rows, rows), rows, metric)
 
 
 def _check_by_bounds(

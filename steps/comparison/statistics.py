@@ -210,16 +210,16 @@ def ratio_table(
         metric: A metric for which `ratio_metric` knows the columns.
         against: Metric of the champion where it has another name (a reference).
     """
-    ours, theirs = columns_of(metric), columns_of(against or metric)
+    measured, reference = columns_of(metric), columns_of(against or metric)
     values = np.column_stack(
         [
-            champion[theirs.numerator],
-            champion[theirs.denominator],
-            challenger[ours.numerator],
-            challenger[ours.denominator],
+            champion[reference.numerator],
+            champion[reference.denominator],
+            challenger[measured.numerator],
+            challenger[measured.denominator],
         ]
     ).astype(np.float64)
-    return RatioTable(values, ours.scale, ours.higher_is_better)
+    return RatioTable(values, measured.scale, measured.higher_is_better)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,13 +65,13 @@ def launch_ranks(
         processes: How many ranks.
         settings: Restarts and time limits.
         environment: Variables of the ranks, besides those of this process.
-        notes: An empty folder, where ranks say what they died of.
+        notes: An empty folder, where a rank that fails writes its error.
 
     Raises:
         UserError: A rank has met bad input.
         RankFailed: A rank has failed and the restarts are used up; names the one that did so
             first.
-        SystemExit: This process was told to end, 143 or 130, and the ranks have.
+        SystemExit: This process was asked to end (143 or 130), and the ranks have ended.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -164,7 +164,7 @@ def _notes(folder: Path) -> list[dict[str, Any]]:
 
 
 def root_cause(failures: Mapping[int, Any], folder: Path) -> Exception:
-    """What the ranks died of: bad input; a kill; or the error of the one that failed first.
+    """Why the ranks ended: bad input; a kill; or the error of the one that failed first.
 
     A rank that was killed says nothing; those that lost it fail with errors of their own.
 

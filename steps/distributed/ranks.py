@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from steps.errors import UserError
 
 # Tells a rank that the process which started it ends the run, and where that one looks for
-# what the ranks died of.
+# why the ranks ended.
 LAUNCHED_VARIABLE = "FORGE_LAUNCHED"
 
 # What makes a process one of several.

@@ -11,8 +11,9 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from steps.config.sections import Limits, ScientificData
-from steps.papers.formats.papers_json import RawRecord, read_records
+from steps.papers.formats.papers_json import read_records
 from steps.papers.preparation import PreparedChunk
+from steps.papers.records import RawRecord
 
 Chunk = list[tuple[int, RawRecord]]  # input file number and record
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Filters
 from steps.errors import UserError
-from steps.papers.formats.papers_json import RecordProblem
 from steps.papers.paper import Paper, canonical_tier
+from steps.papers.records import RecordProblem
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier

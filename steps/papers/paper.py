@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from steps.papers.formats.papers_json import RecordProblem
+from steps.papers.records import RecordProblem
 
 TIERS = ("gold_standard", "high_quality", "medium_quality", "low_quality", "filtered_out")
 TIER_ALIASES = {"moderate_quality": "medium_quality"}
@@ -50,9 +50,6 @@ class Paper(msgspec.Struct, frozen=True):
     benchmarks: str | list[str] | None = None
     validation_methods: str | list[str] | None = None
     scored_at: str | None = None
-
-
-# --- parsing one record ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)

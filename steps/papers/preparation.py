@@ -19,9 +19,9 @@ from steps.papers.cleaning.recipe import clean_text
 from steps.papers.dataset import SectionRow, paper_digest, rows_to_batch
 from steps.papers.deduplication import content_hash, hash_words, signatures, title_hash
 from steps.papers.filters import check_quality, check_text
-from steps.papers.formats.papers_json import RecordProblem
 from steps.papers.genes import GeneLexicon, find_genes
 from steps.papers.paper import Identity, Paper, canonical_tier, identifier_in, identify, parse_paper
+from steps.papers.records import RecordProblem
 from steps.papers.sections import drop_repeated_front, split_sections
 from steps.papers.variants.finder import find_variants
 

@@ -1,4 +1,4 @@
-"""Signs of life: how a killed run, still RUNNING in the store, is told from a living one.
+"""Signs of life: by them a killed run, RUNNING in the store for ever, is known from a living one.
 
 with heartbeat(run):
     train()

@@ -22,7 +22,7 @@ REQUEST_SECONDS = 4
 
 
 class StoreUnusable(UserError):
-    """The tracking store is not there, or takes no writes: nothing more can be told to it."""
+    """The tracking store is not there, or takes no writes; nothing more can be stored."""
 
 
 def connect(training: Training) -> "MlflowClient":

@@ -1,4 +1,4 @@
-"""What surrounds a training run: who is told, who is beside it, who may stop it."""
+"""What a training needs from outside: device, recorder, ranks, signals, DeepSpeed's settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

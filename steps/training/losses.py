@@ -83,7 +83,7 @@ def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor) ->
 
 
 def answer_with_loss(model: Any, compute: Callable[..., Any]) -> None:
-    """Let a model's `forward` compute its loss in a way of ours when it is given labels.
+    """Let a model's `forward` compute its loss by `compute` when it is given labels.
 
     Without labels it works as ever. Bound to the instance below any wrapper, so that peft, DDP
     and DeepSpeed see no change.

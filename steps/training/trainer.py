@@ -63,7 +63,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     """Trains adapters, or a whole model, on papers.
 
     Attributes:
-        train_rows: The training rows (their `tokens` and `len` are facts that a step can print).
+        train_rows: The training rows (with their `tokens` and `len`).
         objective: "causal" or "masked", by the model's class.
         progress: What the run remembers from one launch to the next: `progress.tokens_seen`
             (target tokens; of a masked model tokens read, as its targets are but the masked
@@ -92,7 +92,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             validation_papers: What the checkpoints are ranked by; may be empty, then nothing
                 is validated and the last state is the result.
             folder: Where checkpoints are written.
-            context: Placement, recorder, signals and ranks; None: alone, and nobody is told.
+            context: Placement, recorder, signals and ranks; None: one process that reports nowhere.
 
         Raises:
             UserError: No paper to train on, or a model whose documents cannot be packed.
@@ -450,7 +450,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
         Raises:
             OSError: It cannot be written and `logging.save_strict` is set. Otherwise the recorder
-                is told, and the training goes on.
+                notes it, and the training goes on.
         """
         step, root = self.state.global_step, Path(str(self.args.output_dir))
         best = self.state.best_global_step

@@ -4,8 +4,6 @@ import re
 
 from steps.papers.headings import section_of_heading
 
-# Back matter ----------------------------------------------------------------------------------
-
 _REFERENCES = re.compile(
     r"[\W\d]{0,6}(?:references?(?: cited| and notes)?|bibliography|(?:literature|works) cited"
     r"|cited literature)\W{0,3}",

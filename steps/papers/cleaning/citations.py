@@ -5,8 +5,6 @@ import re
 from steps.papers.cleaning.characters import RAISED
 from steps.papers.cleaning.gaps import GONE, LEAD_WORDS, WORDS_LEFT_ALONE, close_gaps
 
-# Citations ------------------------------------------------------------------------------------
-
 
 def remove_citations(text: str) -> str:
     r"""Drop citations: [12,15–18], raised ¹², (Doe et al., 2019), \cite{doe}.

@@ -4,8 +4,6 @@ import re
 
 from steps.papers.cleaning.gaps import GONE, close_gaps
 
-# Links ----------------------------------------------------------------------------------------
-
 # Up to white space, round brackets only in pairs, and not the punctuation behind the address.
 _REST_OF_ADDRESS = r"(?:[^\s<>\"“”()\x00]|\([^\s<>\"“”()\x00]{0,60}\))*(?<![.,;:!?'’‘\[\]{}])"
 _ADDRESS = (

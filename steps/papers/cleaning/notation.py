@@ -4,8 +4,6 @@ import re
 
 from steps.papers.cleaning.characters import RAISED
 
-# Numbers and units ----------------------------------------------------------------------------
-
 _MINUS = "[-−–⁻]"
 _RAISED_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _EXPONENT = (

@@ -6,8 +6,6 @@ from collections import Counter
 from steps.papers.cleaning.characters import LONGEST_WRAPPED_LINE
 from steps.papers.headings import section_of_heading
 
-# Pages ----------------------------------------------------------------------------------------
-
 _PAGE_EDGE = re.compile(r"^\d{1,5}\s+|\s+\d{1,5}$")
 _RUNNING_NOTE = re.compile(
     r"\(?page number not for citation purposes\)?|NIH-PA Author Manuscript"

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 from steps.errors import UserError
 from steps.papers.inputs import LINE_SUFFIXES, Bytes
+from steps.papers.records import RawRecord
 
 UTF8_BOM = b"\xef\xbb\xbf"
 READ_BYTES = 1 << 20
@@ -26,38 +26,6 @@ _TO_NEXT_BRACKET = re.compile(
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _SCALAR = re.compile(rb"[^\s,\[\]{}\":]++")
 _SPACE = re.compile(rb"[ \t\r\n]*+")
-
-
-class RecordProblem(Exception):
-    """One record cannot be used; it is rejected and the run goes on.
-
-    Attributes:
-        reason: Machine word, the key of the funnel.
-        detail: One readable line.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        """Keep the reason and the detail."""
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-class RawRecord(NamedTuple):
-    """The bytes of one record and where they stood.
-
-    Attributes:
-        number: Number of the record in its file, counted from 0.
-        offset: First byte of the record in the decompressed file.
-        data: The record's JSON text, not yet checked.
-    """
-
-    number: int
-    offset: int
-    data: bytes
-
-
-# --- splitting files into records ------------------------------------------------------
 
 
 def read_records(

@@ -4,8 +4,6 @@ import re
 
 from steps.papers.variants.grammar import ARROW_SIGNS
 
-# --- where to look at all ------------------------------------------------------------------
-
 # The notations are costly, and most of a text names no variant. Every notation holds one of the
 # anchors below, so only the text around an anchor is read with the notations. The anchors are
 # searched with `re`, which skips to their first character faster than `regex`.

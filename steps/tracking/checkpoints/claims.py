@@ -1,4 +1,4 @@
-"""Who goes on from a killed run: one launch, however many ask at the same moment.
+"""Claims on a killed run: one launch goes on from it, however many ask at the same moment.
 
     holder = claim(run, source)      # "" or the id of the run that was first
 

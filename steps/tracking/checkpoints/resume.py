@@ -162,7 +162,7 @@ def find_resume_point(
     Of several launches that look at the same moment, `auto` gives a killed run to one (see
     `steps.tracking.checkpoints.claims`). The others take the next one; where there is none they
     begin anew, as they do beside a living run: two that go on from the same checkpoint would only
-    work out the same adapter twice. Who names a run is taken at his word.
+    work out the same adapter twice. A run that is named is taken as it is.
 
     A run that has been in training itself was restarted by its launcher, and goes on from its
     own newest checkpoint, whatever the reference says.

@@ -26,8 +26,8 @@ def comparison_inputs(
 ) -> dict[str, str]:
     """What a decision depends on, besides its section of the configuration.
 
-    Who was champion is not among it: whether a decision still stands is told by the tag
-    `forge.champion_after`.
+    The champion before is not among it: the tag `forge.champion_after` says whether a decision
+    still stands.
     """
     versions = sorted(reference.uri for reference in references if reference.uri != "base")
     return {

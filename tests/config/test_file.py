@@ -12,7 +12,7 @@ from steps.errors import UserError
 from tests.support.project import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-EXISTING = Path(__file__).parent / "fixtures" / "existing_layout.yaml"
+EXISTING = ROOT / "tests" / "fixtures" / "existing_layout.yaml"
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
