@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from steps.config.sections import (
     Hardware,
@@ -15,7 +16,10 @@ from steps.config.sections import (
     Training,
 )
 from steps.errors import UserError
-from steps.models.adapters import trainable_parameters
+from steps.models.adapters import add_adapter, trainable_parameters
+from steps.models.loading import load_model
+from steps.models.sources import resolve_base
+from steps.models.tokenizer import load_tokenizer
 from steps.training.arguments import optimizer_name
 from steps.training.trainer import ModelTrainer
 from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer, papers
@@ -113,3 +117,20 @@ def test_an_unknown_optimiser_is_named_with_its_neighbours() -> None:
     assert optimizer_name("auto", "cuda") == "paged_adamw_8bit"
     with pytest.raises(UserError, match="nearest known: adamw_torch"):
         optimizer_name("adamw_troch", "cpu")
+
+
+def test_a_script_needs_nothing_but_a_configuration_a_model_and_papers(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    """As in the docstring of `steps.training.trainer`: no context, so one process, no store."""
+    training = settings(tiny_llama_folder)
+    base = resolve_base(training.model)
+    plain = load_model(base, training.qlora.quantization, 4, torch.bfloat16, "cpu")
+    model = add_adapter(plain, training.qlora, base.objective)
+    one = ModelTrainer(
+        training, model, load_tokenizer(base.folder), papers(12), papers(2), tmp_path / "run"
+    )
+    one.train()
+    one.save_model(str(tmp_path / "adapter"))
+    assert one.steps_done == 4
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size > 0
