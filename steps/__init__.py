@@ -1,1 +1,1 @@
-"""The pipeline: one click program a step, and the rooms that the steps use."""
+"""The pipeline: one command-line program per step, and the packages that they use."""

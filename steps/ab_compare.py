@@ -122,7 +122,7 @@ def compare(
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
     run.artifact(file)
     _log(run, best.decision)
-    inputs = comparison_inputs([held, *challengers], stored.digest, may_promote)
+    inputs = comparison_inputs(challengers, after.get(CHAMPION, ""), stored.digest, may_promote)
     run.tag(
         decision=best.decision.outcome,
         decision_reason=best.decision.reason,
@@ -249,7 +249,7 @@ def _models_to_compare(
             return None
         twice = next(uri for uri in uris if uris.count(uri) > 1)
         raise UserError(
-            f"{twice} stands on both sides: name two different versions (see champion, challenger)"
+            f"{twice} is named twice: name different versions as champion and challenger"
         )
     return held, challengers
 

@@ -68,7 +68,7 @@ def _tag_unjoined_run(error: UserError) -> None:
 
 
 def leave_with_the_launcher() -> None:
-    """End on SIGTERM as on an exception, and when the process that launched us ends.
+    """On SIGTERM or SIGUSR1 raise SystemExit; on Linux also when the launcher ends.
 
     `mlflow run` starts a step as a child and, when it is itself terminated, leaves that
     child running and its run RUNNING for ever. On Linux the kernel can tell us instead.

@@ -72,7 +72,7 @@ def main(
     overrides: str,
     verbose: bool,
 ) -> None:
-    """Adapt a pre-trained model to papers with LoRA or QLoRA."""
+    """Adapt a pre-trained model to papers with LoRA, QLoRA, DoRA, rsLoRA or in full."""
     from steps.distributed.ranks import rank_from_environment
 
     options = Options(dataset, resume, alias)
@@ -244,7 +244,7 @@ def load(job: "Job") -> "AdaptedModel":
             storage=dtype if job.deepspeed else None,
         )
         if new_modules(model):
-            say(f"{base.name} comes without {', '.join(new_modules(model))}: drawn and trained")
+            say(f"{base.name} lacks {', '.join(new_modules(model))}: trained from random weights")
         model = add_adapter(model, training.qlora, base.objective)
     description = describe(training, base, dtype)
     return AdaptedModel(model, job.tokenizer, base.objective, dtype, placement.device, description)

@@ -203,7 +203,7 @@ def _compare(
     run, training = pipeline.run, pipeline.loaded.training
     champion = alias_state(run.client, training.mlflow.registered_model_name).get(CHAMPION, "")
     contenders = list(references.values())
-    parts = key_parts("ab_compare", training, comparison_inputs(contenders, digest, True))
+    parts = key_parts("ab_compare", training, comparison_inputs(contenders, champion, digest, True))
     found, reason = find_reusable(run.client, run.experiment_id, "ab_compare", parts)
     if found is not None:
         if found.data.tags.get(CHAMPION_AFTER_TAG, "") == champion:

@@ -40,7 +40,7 @@ class Metric:
         unit: The ratio is divided by it: ln 2 makes bits of nats.
         exponential: The metric is e to that ratio (a perplexity).
         higher_is_better: Whether a larger value is the better one.
-        objective: Of the models that have it.
+        objective: Which models have this metric: causal, masked or any.
         needs: What has to be measured for it.
         in_parts: Whether strata, sections and bands of score have it too.
         is_known: Whether it is known rather than estimated (chance levels), so that it has no
@@ -60,7 +60,7 @@ class Metric:
 
     @property
     def denominator(self) -> str:
-        """The one column below the line; a metric with several is never compared by papers."""
+        """The only denominator column; ValueError for a metric that has several."""
         (column,) = self.denominators
         return column
 

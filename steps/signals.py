@@ -40,7 +40,7 @@ class StoppedAtOnce(SystemExit):
 
 
 def exit_code(number: int) -> int:
-    """130 for Ctrl-C, 143 for the others, as a shell reports a process that they ended."""
+    """130 for SIGINT (Ctrl-C), 143 for SIGTERM and for SIGUSR1 as well."""
     return 130 if number == signal.SIGINT else 143
 
 

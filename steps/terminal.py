@@ -51,7 +51,7 @@ NOISY_LOGGERS = (
 
 @contextmanager
 def logging_to(log_file: Path, verbose: bool) -> Iterator[None]:
-    """Send every library's messages to a file, and only a verbose step's to the terminal."""
+    """Log all messages to a file; warnings, or in a verbose step all, to the terminal too."""
     root = logging.getLogger()
     to_file = logging.FileHandler(log_file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

@@ -61,7 +61,7 @@ def test_each_step_finds_its_input_in_the_store_alone(
         "models:/tiny/1",
         code=2,
     )
-    assert "stands on both sides" in twice
+    assert "is named twice" in twice
 
     step("prune_checkpoints", tmp_path / "five", *given, "--apply", "true")
     left = {f.path for f in client.list_artifacts(trained.info.run_id, "checkpoints")}

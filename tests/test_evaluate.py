@@ -207,7 +207,7 @@ def test_a_model_whose_training_data_cannot_be_seen_is_refused(
         said = trained.step("evaluate", code=2)
     finally:
         client.set_tag(trained.training, "forge.dataset_run", trained.dataset)
-    assert "what it was trained on cannot be seen" in said
+    assert "its training papers are unknown" in said
     assert "allow_trained_papers=true" in said
 
 

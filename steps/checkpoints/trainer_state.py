@@ -9,7 +9,8 @@ same curve, stops at the same step and ends on the same weights as one that was 
 - the first loss, by which divergence is measured, and how often validation has not improved;
 - whether a validation of this very step was still to come when the checkpoint was written.
 
-The best validated weights are those of the best step's own checkpoint.
+The best validated weights are in the best step's own checkpoint or, where that was not saved,
+in this one's `best_weights.safetensors`.
 """
 
 import os
@@ -49,7 +50,7 @@ class Progress(msgspec.Struct):
     """The state of a run that Trainer itself does not keep.
 
     Attributes:
-        tokens_seen: Target tokens trained on.
+        tokens_seen: Target tokens trained on; of a masked model the tokens read.
         seconds: Time spent in training, over all launches.
         first_loss: The first reported loss, or None.
         last_metrics: What the last validation said.
@@ -116,8 +117,8 @@ def read_trainer_state(folder: Path, rows: int) -> "TrainerState":
     state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
     if state.train_batch_size != rows:
         raise UserError(
-            f"resume: a pass held {state.train_batch_size} rows, now it holds {rows}: set "
-            "hyperparameters.batch_size to the former"
+            f"resume: the checkpoint's batch_size is {state.train_batch_size}, now it is {rows}: "
+            f"set training.hyperparameters.batch_size={state.train_batch_size}"
         )
     return state
 

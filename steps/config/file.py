@@ -23,7 +23,7 @@ from steps.errors import UserError
 
 
 class ConfigFile(Section):
-    """The file: the root key, and the file it extends."""
+    """The content of a file under its root key, once `extends` has been resolved."""
 
     training: Training = Training()
 

@@ -21,5 +21,5 @@ def find_file(path: str | Path, what: str, option: str) -> Path:
     folder = next((c for c in (given.parent, PROJECT_ROOT / given.parent) if c.is_dir()), None)
     names = sorted(entry.name for entry in folder.iterdir()) if folder else []
     near = difflib.get_close_matches(given.name, names, n=2, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise UserError(f"{what} {str(path)!r} is not a file{hint} Give an existing one with {option}.")

@@ -1,9 +1,6 @@
-"""The typed configuration: one YAML file, overlays, dotted overrides, clear refusals.
+"""The sections of the configuration as pydantic models: types, defaults and checks.
 
-    config = load_config("configs/training.yaml", "training.qlora.r=32")
-
-OmegaConf reads and merges (it knows YAML 1.2 floats such as `2e-4`, lists and dotted
-overrides); pydantic checks. Defaults stand here once; `configs/training.yaml` repeats
+Defaults stand here once; `configs/training.yaml` repeats
 them with their reasons, and a test holds the two together.
 """
 

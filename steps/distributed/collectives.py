@@ -74,7 +74,7 @@ def process_group(
 
 
 def leave_group() -> None:
-    """Part from the other ranks, in good order: after an error it would wait for them."""
+    """Leave the process group. Not after an error: it would wait for ranks that are gone."""
     from torch import distributed as dist
 
     if dist.is_available() and dist.is_initialized():

@@ -117,7 +117,7 @@ def launch_ranks(
 
 
 def note_failure(rank: Rank, error: BaseException) -> None:
-    """Tell the process that has started this one what it dies of."""
+    """Write the error that ends this rank to the launcher's notes folder, for `root_cause`."""
     folder = Path(os.environ[LAUNCHED_VARIABLE])
     note = {
         "time": time.time(),
@@ -134,7 +134,7 @@ def note_failure(rank: Rank, error: BaseException) -> None:
 
 @contextmanager
 def telling_the_launcher(rank: Rank) -> Iterator[None]:
-    """Leave it to the process that has started this one to say what went wrong.
+    """Under `launch_ranks`, note an error for the launcher and exit; else let it pass.
 
     Raises:
         SystemExit: In place of an error, with its exit code.

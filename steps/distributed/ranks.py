@@ -51,7 +51,7 @@ class Rank:
 
     @property
     def is_launched(self) -> bool:
-        """Whether the process that started this one states the end of the run."""
+        """Whether `launch_ranks` started this process, and so the launcher closes the run."""
         return LAUNCHED_VARIABLE in os.environ
 
     def __str__(self) -> str:

@@ -166,7 +166,7 @@ def generation_scores(
 
     Returns:
         One row a paper, for `steps.evaluation.summary`: `gene_hits`, `genes_generated`,
-        `genes_expected`: different genes of the generation, of the whole paper, and of both;
+        `genes_expected`: different genes of both, of the generation, and of the whole paper;
         `generated_symbols`, `generated_symbols_unknown`: what is written like a gene, and
         what of it no lexicon knows, and `reference_symbols`, `reference_symbols_unknown` of
         the real continuation, whose cell lines and proteins are unknown too;

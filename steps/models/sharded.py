@@ -66,7 +66,7 @@ def set_parameters(
 
 
 def share_out_head_use(model: Any) -> None:
-    """Tell ZeRO-3 that a causal model's loss reads the head's weight outside of the head.
+    """Have ZeRO-3 gather the head's weight for a loss that uses it outside the head's forward.
 
     Args:
         model: A `PreTrainedModel`, not wrapped by peft, before DeepSpeed takes it.

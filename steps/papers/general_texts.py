@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def read_general_texts(name: str | None) -> "list[PaperText]":
-    """Read texts outside the domain: `{"texts": [{"id", "text"}]}`, or the papers layout.
+    """Read texts outside the domain: a JSON list of records, alone or under texts or papers.
 
     Args:
         name: What `evaluation.general_texts` says; None: there are none.

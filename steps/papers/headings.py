@@ -95,7 +95,7 @@ def section_of_heading(line: str) -> str | None:
 
 
 def lookup(heading: str) -> str | None:
-    """The same for a heading that `plain_heading` has made lower case and bare."""
+    """As `section_of_heading`, for a heading that comes from `plain_heading`."""
     section = _SECTION_OF_HEADING.get(heading)
     if section is not None or len(heading) > _LONGEST_HEADING:
         return section

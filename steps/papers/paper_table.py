@@ -142,7 +142,7 @@ class PaperTable:
                 yield hashes[start:end]
 
     def take_in(self, chunk: Chunk, prepared: PreparedChunk) -> npt.NDArray[Any]:
-        """Set aside what a chunk came to; the entries of its papers in the table."""
+        """Store a prepared chunk; the table rows of its papers, `[papers]` of `PAPER`."""
         for rejection in prepared.rejections:
             number, record = chunk[rejection.position]
             self.reject(

@@ -7,7 +7,7 @@ class RecordProblem(Exception):
     """One record cannot be used; it is rejected and the run goes on.
 
     Attributes:
-        reason: Machine word, the key of the funnel.
+        reason: Short code, such as no_text, by which the report counts rejections.
         detail: One readable line.
     """
 

@@ -179,7 +179,7 @@ def decontaminate(table: PaperTable, benchmark: Hashes) -> None:
 
 
 def measure_leakage(table: PaperTable) -> dict[str, Any]:
-    """Leakage where each paper is split for itself, and that of the dataset."""
+    """Leakage `before` (papers split one by one) and `after` (by clusters of duplicates)."""
     alone = {n: split_alone(table.paper_ids[n], table.settings.split) for n in table.distinct}
     before = _leakage_between(
         table,

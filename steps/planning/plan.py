@@ -282,7 +282,7 @@ def time_plan(tokens: int, tokens_per_second: float) -> TimePlan:
         UserError: The rate is not positive.
     """
     if not tokens_per_second > 0:
-        raise UserError(f"a rate of {tokens_per_second} tokens per second: it must be positive")
+        raise UserError(f"--tokens-per-second is {tokens_per_second}: give a number above 0")
     return TimePlan(tokens, tokens_per_second, tokens / tokens_per_second / 3600)
 
 

@@ -202,7 +202,7 @@ def shape_of_model(model: Model) -> Shape:
     if model.source not in (None, "hub"):
         raise UserError(
             f"model.name {model.name!r} is not a folder with a config.json, and its shape is not "
-            "known by heart: give the folder as training.model.name"
+            "built into this project: give the folder as training.model.name"
         )
     from steps.models.sources import hub_snapshot, read_model_config
 

@@ -74,7 +74,7 @@ def nf4_bytes(weights: int, nested: bool) -> int:
 
 
 def optimizer_bytes(optimizer: str, leaf: Leaf) -> int:
-    """Bytes of one trained weight's optimiser state: its moments, in the weight's precision."""
+    """Bytes of one trained weight's optimiser state: moments in its precision, or in 8 bits."""
     if "8bit" in optimizer:
         if leaf.size < OPTIMIZER_MIN_8BIT:
             return 8 * leaf.size

@@ -150,12 +150,12 @@ def suggestions(
     length: int,
     placement: Placement | None = None,
 ) -> list[Suggestion]:
-    """The three cheapest changes, or sets of changes, that make a run fit.
+    """Up to three changes, or sets of changes, that make a run fit, the cheapest first.
 
     Cheapest first: those that leave the result as it is, then those that cost time, then
     those that change what is learned. Sets are tried only where no part of them is enough,
     and each set in its mildest form that fits. What is planned is the printed override.
-    Where fewer than three are enough, the smallest card that holds the run as it is follows.
+    Where fewer than three are found, the smallest card that holds the run as it is follows.
     """
     start = with_overrides(
         training,

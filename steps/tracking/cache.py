@@ -136,7 +136,7 @@ def _artifacts(client: "MlflowClient", run_id: str) -> set[str]:
 
 
 def cache_tags(parts: Mapping[str, str]) -> dict[str, str]:
-    """The `forge.*` tags that make a run findable, and a later miss explainable."""
+    """Tags, named without `forge.` as `StepRun.tag` takes them, by which a run is reused."""
     return {
         "cache_key": cache_key(parts),
         "cache_parts": json.dumps(_short(parts), sort_keys=True, separators=(",", ":")),

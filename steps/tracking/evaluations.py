@@ -299,8 +299,8 @@ def check_trained_papers(
         )
     if lineage.gap:
         raise UserError(
-            f"{reference.name}: what it was trained on cannot be seen, so it may know the papers "
-            f"of split {split!r}: {lineage.gap}; or {way_out}"
+            f"{reference.name}: its training papers are unknown, so it may know papers of split "
+            f"{split!r}: {lineage.gap}; or {way_out}"
         )
     return 0
 

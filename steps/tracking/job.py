@@ -218,7 +218,7 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
 def recording(
     run: StepRun, prepared: PreparedJob, rank: Rank
 ) -> "Iterator[tuple[MlflowRecorder | SilentRecorder, CheckpointUploads | NoUploads]]":
-    """What this rank reports to, and its uploads; one rank of each machine samples it."""
+    """This rank's recorder and uploads; one rank of each machine samples that machine."""
     seconds = prepared.job.training.mlflow.system_metrics_seconds
     machine = machine_name(rank)
     already = prepared.last_steps

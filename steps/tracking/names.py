@@ -44,7 +44,8 @@ CHECKPOINT_URI_TAG = "forge.checkpoint_uri"
 BYTES_TAG = "forge.bytes"
 RESUME_ONLY_TAG = "forge.resume_only_bytes"
 SLIMMED_TAG = "forge.slimmed"
-# Of a LoggedModel or a run: never pruned.
+# Of a run: all its checkpoints stay; of a checkpoint's LoggedModel: that one stays.
+# `forge.pin.checkpoint-N` of a run: checkpoint N stays. The value `false` takes a pin back.
 PIN_TAG = "forge.pin"
 
 # Of a finetune run: `HOST:FOLDER` of its checkpoints on a disk, `RUN:STEP` that it went on from,

@@ -58,7 +58,7 @@ def _failure(run: StepRun, name: str, message: str) -> StepFailed:
     if match is None:
         return StepFailed(f"{name} failed: {message}", 1)
     tags = run.client.get_run(match[1]).data.tags
-    reason = tags.get(ERROR_TAG, "it ended without a word; see its log")
+    reason = tags.get(ERROR_TAG, "it left no error message; see its log")
     return StepFailed(
         f"{name} failed (run {match[1]}): {reason}", int(tags.get(EXIT_CODE_TAG, "1"))
     )

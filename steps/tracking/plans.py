@@ -40,7 +40,7 @@ def record_plan(run: "StepRun", plan: "RunPlan") -> None:
 def measured_rate(
     run: "StepRun", base: "Base", training: Training, placement: "Placement"
 ) -> float | None:
-    """Tokens per second of the last finished run of this base and method on such devices.
+    """Tokens a second of the last finished run of this base, method, device and process count.
 
     Tags the run with its own device, by which later ones find it.
     """

@@ -56,7 +56,7 @@ def publish_version(
         prepared: What was trained.
         result: What came of it.
         alias: Of the registered version.
-        uploads: Whether the store has every checkpoint.
+        uploads: The ended uploads; `complete` says whether the store has all of them.
 
     Returns:
         The URI of the version, or of the adapter where `mlflow.log_model` is false.

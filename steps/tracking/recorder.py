@@ -1,7 +1,7 @@
 """The recorder that writes a training run into its MLflow run, and never makes it wait.
 
     with MlflowRecorder(run, uploads, system_metrics_seconds=10) as recorder:
-        ModelTrainer(..., recorder=recorder).train()
+        ModelTrainer(..., context=TrainingContext(recorder=recorder)).train()
         recorder.artifact(adapter)
     # the store has everything now, or StoreAway said where it lies
 

@@ -81,7 +81,7 @@ class StepRun:
                 self.client.set_tag(self.id, f"forge.{name}", str(value)[:MAX_TAG])
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters, each on its own terms: none is lost for another's clash or length.
+        """Log the parameters that the run does not have yet; a text too long for the store is cut.
 
         A value that is no text is written as JSON (null, true, [1, 2]), so that two runs that
         differ in it can be compared. One that `mlflow run` has logged already stays as it is.
@@ -197,8 +197,11 @@ def step_run(
         verbose: Let the libraries' own messages through to the terminal.
         run_name: Name of a new run.
         log_name: Name of its log in the run; None: that of the step.
-        ends: False leaves the run open: another process says how the step ended, and calls
-            `send_rest`.
+        ends: False leaves the run open: another process states its end and calls `send_rest`.
+
+    Raises:
+        StoreUnusable: The store cannot be reached or written.
+        StoreAway: The step went well, but the store did not take all of it in time.
     """
     with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
         log_file = Path(scratch) / f"{log_name or step}.log"

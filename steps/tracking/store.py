@@ -98,7 +98,7 @@ def _environment_names_experiment() -> bool:
 
 @contextmanager
 def few_retries() -> Iterator[None]:
-    """Let a store that is away be noticed in seconds; what the environment says goes before.
+    """Notice in seconds that a store is away; limits set in the environment stay as they are.
 
     MLflow tries each request seven times with growing pauses, four minutes in all, and waits
     two minutes for an answer.

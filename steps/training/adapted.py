@@ -1,4 +1,4 @@
-"""Where versions that were registered before the models had a folder of their own look."""
+"""Kept for models registered when this code was here: they still import these names."""
 
 from steps.models.adapted import load_adapted, probe_difference
 

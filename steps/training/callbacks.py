@@ -22,7 +22,7 @@ class TrainingDiverged(UserError):
 
 
 class NothingLeftToTrain(Exception):
-    """The validation that a resumed run begins with was the last one that it was to wait for."""
+    """A resumed run began with a validation that was still due, and early stopping ended it."""
 
 
 class TrainingLoop(Protocol):

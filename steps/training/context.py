@@ -22,7 +22,7 @@ class TrainingContext:
             GPU where there is one.
         recorder: Where metrics and checkpoints are reported to; the default keeps them local.
         metadata: What a checkpoint's manifest states besides its files (dataset digest, ...).
-        stop: Who handles the signals of this process; None: `train` does, while it lasts.
+        stop: The signal handler in use; None: `train` installs its own while it lasts.
         rank: The place of this process among those that train together, which have joined
             already (see `steps.distributed.collectives`).
         deepspeed: From `deepspeed_settings`; None: without DeepSpeed.

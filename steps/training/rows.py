@@ -64,7 +64,7 @@ def training_rows(
         zero_stage: DeepSpeed's ZeRO stage; under 3 the output head is shared out too.
 
     Raises:
-        UserError: Packed documents would see each other in this model.
+        UserError: Packed documents would see each other, or the head or tokenizer does not fit.
     """
     length = training.model.max_length
     overlap = min(WINDOW_OVERLAP, length // 4)
@@ -101,7 +101,7 @@ def prepare_for_packed_training(model: Any) -> None:
         model: A `PreTrainedModel`, the one inside any adapter.
 
     Raises:
-        UserError: Packed documents would see each other in this model.
+        UserError: Packed documents would see each other, or the chunked loss lacks this head.
     """
     if not supports_packing(model):
         raise UserError(

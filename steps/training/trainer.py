@@ -82,7 +82,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         *,
         context: TrainingContext | None = None,
     ) -> None:
-        """Prepare a run; nothing is computed yet.
+        """Prepare a run: tokenise the papers, and fit the model's attention and loss to them.
 
         Args:
             training: The configuration.
@@ -95,7 +95,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             context: Placement, recorder, signals and ranks; None: one process that reports nowhere.
 
         Raises:
-            UserError: No paper to train on, or a model whose documents cannot be packed.
+            UserError: No paper, an unfit model, head or tokenizer, or a setting that does not fit.
         """
         if not train_papers:
             raise UserError("the training split holds no paper: widen the filters of preprocess")

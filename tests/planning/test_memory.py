@@ -324,7 +324,7 @@ def test_adapters_on_layers_that_are_not_there_are_refused_by_the_names_that_are
 
 def test_time_and_disk_follow_from_tokens_rate_and_trained_weights() -> None:
     assert time_plan(7_200_000, 1000).hours == 2.0
-    with pytest.raises(UserError, match="must be positive"):
+    with pytest.raises(UserError, match="give a number above 0"):
         time_plan(1, 0)
     chosen = training("training.logging.save_steps=50 training.output.save_total_limit=2")
     plan = plan_memory(LLAMA_7B, chosen, micro_batch=1, length=8)

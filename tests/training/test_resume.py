@@ -225,5 +225,5 @@ def test_another_number_of_rows_in_a_pass_is_refused(
     changed = training.model_copy(
         update={"hyperparameters": training.hyperparameters.model_copy(update={"batch_size": 4})}
     )
-    with pytest.raises(UserError, match="a pass held 2 rows, now it holds 4"):
+    with pytest.raises(UserError, match="batch_size is 2, now it is 4"):
         build(changed, tmp_path / "other", Notes()).train(resume=point(tmp_path, 2))

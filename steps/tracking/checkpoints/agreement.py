@@ -96,7 +96,7 @@ def is_restarted(run: StepRun) -> bool:
 
 
 def lacks(run: StepRun, found: Found) -> bool:
-    """Whether the store has not got the checkpoint of this very run that it goes on from."""
+    """Whether the checkpoint found is this run's own, on disk, and not whole in the store."""
     name = f"{CHECKPOINTS_FOLDER}/checkpoint-{found.point.step}"
     stored = {file.path for file in run.client.list_artifacts(run.id, name)}
     ours = found.run_id == run.id and found.where == "local disk"
@@ -104,7 +104,7 @@ def lacks(run: StepRun, found: Found) -> bool:
 
 
 def last_steps(run: StepRun) -> dict[str, int]:
-    """The last step of each metric that the run has, so that none is reported twice.
+    """Last step of each metric of the run, by name; first sends what its spool still holds.
 
     What the killed attempt had not sent is sent first.
     """
@@ -137,12 +137,12 @@ def checkpoint_folder(training: Training, rank: Rank, run: StepRun) -> Path:
 
 
 def shared_checkpoints(run_id: str) -> Path:
-    """The folder of a run of several ranks that names none."""
+    """Checkpoint folder of a run under a launcher that has no `output.output_dir`."""
     return cache_folder() / "checkpoints" / run_id
 
 
 def remove_shared_checkpoints(run_id: str) -> None:
-    """Remove that folder, once the training is done and the store has its content.
+    """Remove `shared_checkpoints(run_id)`, once the store has all that is in it.
 
     After a kill it stays: its newest checkpoint may not have been uploaded.
     """

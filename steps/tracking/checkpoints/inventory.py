@@ -60,10 +60,6 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-"""`HOST:FOLDER`, where a run's checkpoints lie on the disk of the host that it ran on."""
-"""On a run: all its checkpoints stay. On a checkpoint's LoggedModel: that one stays.
-`forge.pin.checkpoint-N` on a run: checkpoint N stays. The value `false` takes a pin back."""
-
 _PAGE = 1000
 
 
@@ -80,9 +76,9 @@ class Inventory:
             weights so far: it is needed beside the one to resume from.
         can_resume: Ids of the runs, those that took over from one of these included, that have
             a checkpoint of their own to resume from.
-        found: The records as they were found, before any run counted as outgrown by one that
-            took over from it, and those of such runs that are none of these.
-        heirs: Those runs.
+        found: Records of `runs` and `heirs`, before a run that a later one has replaced counts
+            as finished.
+        heirs: Runs outside `runs` that resumed from one of them, by id.
         registered: LoggedModels of registered versions that have been looked up already.
     """
 

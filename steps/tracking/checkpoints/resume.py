@@ -143,7 +143,7 @@ def metadata(run_id: str, dataset_digest: str, expected: Mapping[str, Any]) -> d
 
 
 def resumable_tags(root: Path, expected: Mapping[str, Any]) -> dict[str, str]:
-    """The `forge.*` tags by which a later run finds this one and its local checkpoints."""
+    """Tags (without `forge.`, for `StepRun.tag`) by which a later run finds this one."""
     return {
         "local_checkpoints": f"{socket.gethostname()}:{root.resolve()}",
         "resume_key": resume_key(expected),
@@ -170,7 +170,7 @@ def find_resume_point(
     Args:
         run: The new run; what comes from the store is laid into its scratch folder.
         reference: `never`, `auto`, or the id of a run.
-        expected: From `expectation`.
+        expected: From `resume_fingerprint`.
         say: Told, in one line each, what was passed over and why.
         accept: Whether all who need the checkpoint have it; the next older one is tried if not.
 
@@ -253,7 +253,7 @@ def _named_run(client: "MlflowClient", run_id: str, say: Callable[[str], None]) 
         ) from None
     step = source.data.tags.get(STEP_TAG)
     if step != "finetune":
-        raise UserError(f"resume {run_id}: that is a {step} run, expected a finetune run")
+        raise UserError(f"resume {run_id}: not a finetune run ({step or 'no forge.step tag'})")
     if source.info.status == "FINISHED":
         raise UserError(
             f"resume {run_id}: that run has finished: there is nothing left to train; start anew "

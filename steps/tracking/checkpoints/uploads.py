@@ -58,7 +58,7 @@ def checkpoint_tags(run_id: str, folder: Path) -> dict[str, str]:
 
 
 class NoUploads:
-    """Of a rank that uploads nothing."""
+    """Stands in for `CheckpointUploads` on a rank that uploads nothing."""
 
     complete = True
 

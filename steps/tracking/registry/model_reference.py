@@ -32,7 +32,7 @@ class ModelReference:
 
     @property
     def name(self) -> str:
-        """What people see: the URI without its scheme."""
+        """What people see: `NAME/VERSION` of a version; else the URI as it is."""
         return self.uri.removeprefix("models:/")
 
 

@@ -1,7 +1,7 @@
 """Moving aliases: the champion's place changes hands here and nowhere else."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
 
 
 def comparison_inputs(
-    references: "list[ModelReference]", dataset_digest: str, may_promote: bool
+    challengers: "Iterable[ModelReference]", champion: str, dataset_digest: str, may_promote: bool
 ) -> dict[str, str]:
     """What a decision depends on, besides its section of the configuration.
 
-    The champion before is not among it: the tag `forge.champion_after` says whether a decision
-    still stands.
+    Args:
+        challengers: The versions that were compared.
+        champion: URI of the champion afterwards, or "". A decision stands while that one is
+            champion, whichever was before.
+        dataset_digest: Of the papers.
+        may_promote: Whether the alias could move.
     """
-    versions = sorted(reference.uri for reference in references if reference.uri != "base")
+    versions = sorted({one.uri for one in challengers} | ({champion} - {""}))
     return {
         "versions": json.dumps(versions),
         "dataset": dataset_digest,

@@ -40,7 +40,7 @@ SERVING_PACKAGES = (
 
 
 class RegistrationError(UserError):
-    """The stored model did not give the logits that the trainer had."""
+    """The stored model cannot be loaded, or gives other logits than the trainer's model."""
 
 
 def register(
@@ -153,7 +153,7 @@ def check_in_fresh_process(model_uri: str) -> None:
     if finished.returncode != 0:
         lines = (finished.stderr.strip() or finished.stdout.strip() or "no output").splitlines()
         raise RegistrationError(
-            f"the stored model does not give the logits that the trainer had: {lines[-1]}; "
+            f"the check of the stored model in a fresh process failed: {lines[-1]}; "
             "nothing was registered"
         )
 
