@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.comparison.comparable import EvaluatedModel
-from steps.comparison.decision import CONFIDENCE, decide
+from steps.comparison.decision import decide
+from steps.comparison.evidence import CONFIDENCE
 from steps.comparison.statistics import (
     RatioTable,
     bootstrap_gains,
@@ -115,7 +116,7 @@ def decision_rates(
     promoted = kept = covered = 0
     moved = with_gain(population, true_gain)
     for sample in samples_of(moved, papers, experiments, seed=papers):
-        champion, challenger = _models_to_compare(sample)
+        champion, challenger = models_to_compare(sample)
         decision = decide(champion, challenger, rule)
         promoted += decision.outcome == "promote"
         kept += decision.outcome == "keep"
@@ -244,7 +245,7 @@ def _standard_lognormal(generator: np.random.Generator, sigma: float, size: int)
     return np.asarray((values - math.exp(sigma**2 / 2)) / math.sqrt(variance))
 
 
-def _models_to_compare(table: RatioTable) -> tuple[EvaluatedModel, EvaluatedModel]:
+def models_to_compare(table: RatioTable) -> tuple[EvaluatedModel, EvaluatedModel]:
     """A table as two evaluated models."""
     import pandas as pd
 

@@ -20,7 +20,7 @@ from steps.config.file import LoadedConfig, load_config
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import say, show_notices
-from steps.tracking.names import CHALLENGER, CHAMPION, DATASET_DIGEST_TAG, DECISION_FILE, STEP_TAG
+from steps.tracking.names import CHALLENGER, CHAMPION, DECISION_FILE
 
 if TYPE_CHECKING:
     from steps.comparison.comparable import EvaluatedModel
@@ -69,9 +69,12 @@ def main(
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
+    from steps.tracking.registry.naming import check_names
     from steps.tracking.registry.promotion import finish_interrupted_move, promotion_lock, roll_back
     from steps.tracking.runs import step_run
 
+    # Before a lock is named after it.
+    check_names(loaded.training)
     with (
         step_run("ab_compare", loaded.training, verbose=verbose) as run,
         promotion_lock(loaded.training),
@@ -89,6 +92,7 @@ def compare(
     run: "StepRun", loaded: LoadedConfig, champion: str, challenger: str, may_promote: bool
 ) -> None:
     """Resolve the models, evaluate what is missing, decide, and act on it."""
+    from steps.comparison.budget import budget_words
     from steps.tracking.cache import cache_tags, key_parts
     from steps.tracking.datasets import fetch_dataset
     from steps.tracking.registry.promotion import alias_state, comparison_inputs
@@ -100,11 +104,14 @@ def compare(
     if references is None:
         run.tag(decision="nothing to compare")
         return
+    _refuse_strangers(run, training, references)
     held, challengers = references
     stored = fetch_dataset(run.client, "latest", run.scratch / "data")
-    opponents = _decide(run, training, held, challengers, stored)
+    question = _question(training, held, challengers, stored)
+    opponents = _decide(run, training, held, challengers, stored, question)
     better = [one for one in opponents if one.decision.outcome == "promote"]
     best = max(better or opponents, key=lambda one: one.decision.primary.gain)
+    _settle(opponents, best, may_promote)
     _write_reports(run, opponents, best, stored)
     moved = _promote(run, name, best if better else None, before, may_promote)
     after = alias_state(run.client, name)
@@ -128,16 +135,20 @@ def compare(
         decision_reason=best.decision.reason,
         dataset_digest=stored.digest,
         champion=held.uri,
+        question=question,
         champion_after=after.get(CHAMPION, ""),
         **cache_tags(key_parts("ab_compare", training, inputs)),
     )
     for one in opponents:
-        outcome, reason = one.decision.outcome, one.decision.reason
-        say(f"{one.reference.name} against {held.name}: {outcome}. {reason}")
+        decision = one.decision
+        say(f"{decision.challenger} against {held.name}: {decision.outcome}. {decision.reason}")
+    spent = budget_words(best.decision.budget)
+    if spent:
+        say(spent)
     say(moved)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Opponent:
     """A challenger, and what was decided of it.
 
@@ -160,22 +171,109 @@ def _decide(
     champion: "ModelReference",
     challengers: "list[ModelReference]",
     stored: "StoredDataset",
+    question: str,
 ) -> list[Opponent]:
     """Hold each challenger against the champion, with results from the store or measured now."""
     from steps.comparison.decision import decide
     from steps.tracking.evaluations import evaluated_model
+    from steps.tracking.registry.alpha_ledger import decisions_before
 
-    held = evaluated_model(run, training, champion, stored)
-    earlier = _decisions_on(run, stored.digest)
+    held = _with_groups(evaluated_model(run, training, champion, stored), training, stored)
+    evaluated = [evaluated_model(run, training, reference, stored) for reference in challengers]
+    # Only now: whatever could still be refused has been measured.
+    name = training.mlflow.registered_model_name
+    earlier = decisions_before(run, name, stored, question)
     # Several challengers are several chances to be lucky: each gets its share of alpha.
     share = training.comparison.alpha / len(challengers)
     rule = training.comparison.model_copy(update={"alpha": share})
     opponents = []
-    for reference in challengers:
-        model = evaluated_model(run, training, reference, stored)
+    for reference, measured in zip(challengers, evaluated, strict=True):
+        model = _with_groups(measured, training, stored)
         decision = decide(held, model, rule, decisions_taken_before=earlier)
         opponents.append(Opponent(reference, held, model, decision))
     return opponents
+
+
+def _question(
+    training: Training,
+    champion: "ModelReference",
+    challengers: "list[ModelReference]",
+    stored: "StoredDataset",
+) -> str:
+    """What is asked, by which the same question asked again is known."""
+    from steps.tracking.cache import base_identity
+    from steps.tracking.registry.alpha_ledger import question_of
+
+    pair = {
+        "champion": [champion.uri, champion.run_id],
+        "challengers": sorted([one.uri, str(one.run_id)] for one in challengers),
+        "base": base_identity(training.model),
+    }
+    return question_of(pair, training.comparison.model_dump(mode="json"), stored.digest)
+
+
+def _with_groups(
+    model: "EvaluatedModel", training: Training, stored: "StoredDataset"
+) -> "EvaluatedModel":
+    """The results with the papers' groups beside them, where the dataset knows them."""
+    from steps.papers.text import read_column
+
+    column = training.comparison.cluster_by
+    if column not in ("journal", "cluster"):
+        return model
+    groups = model.per_paper["paper_id"].map(read_column(stored.folder, "test", column))
+    return dataclasses.replace(model, per_paper=model.per_paper.assign(**{column: groups}))
+
+
+def _settle(opponents: list[Opponent], best: Opponent, may_promote: bool) -> None:
+    """Let each decision say what becomes of it beside the others."""
+    from steps.comparison.decision import beaten, not_moved
+
+    for one in opponents:
+        if one.decision.outcome != "promote":
+            continue
+        if one is not best:
+            one.decision = beaten(one.decision, best.decision)
+        elif not may_promote:
+            one.decision = not_moved(one.decision, "no alias is moved (promote=never)")
+        elif one.reference.version is None:
+            one.decision = not_moved(one.decision, "it is no registered version")
+
+
+def _refuse_strangers(
+    run: "StepRun",
+    training: Training,
+    references: "tuple[ModelReference, list[ModelReference]]",
+) -> None:
+    """Refuse what cannot be compared or promoted, before minutes are spent on measuring it.
+
+    Raises:
+        UserError: A version of another registered model, or a model of another objective.
+    """
+    from steps.models.sources import resolve_base
+    from steps.tracking.registry.model_reference import trained_objective
+
+    name = training.mlflow.registered_model_name
+    held, challengers = references
+    objectives: dict[str, str | None] = {}
+    for reference in (held, *challengers):
+        if reference.version is not None and reference.version.name != name:
+            raise UserError(
+                f"{reference.uri} is a version of {reference.version.name}, and the champion's "
+                f"place is one of {name}: set training.mlflow.registered_model_name="
+                f"{reference.version.name}, or name a version of {name}"
+            )
+        if reference.run_id is None:
+            objectives[reference.name] = resolve_base(training.model).objective
+        else:
+            objectives[reference.name] = trained_objective(run.client, reference)
+    known = {name: one for name, one in objectives.items() if one}
+    if len(set(known.values())) > 1:
+        shown = ", ".join(f"{name} is {one}" for name, one in known.items())
+        raise UserError(
+            f"{shown}: bits per byte of causal models and losses of masked ones do not compare; "
+            "name models of one objective"
+        )
 
 
 def _write_reports(
@@ -252,17 +350,6 @@ def _models_to_compare(
             f"{twice} is named twice: name different versions as champion and challenger"
         )
     return held, challengers
-
-
-def _decisions_on(run: "StepRun", dataset_digest: str) -> int:
-    """How many decisions this test split has already served."""
-    runs = run.client.search_runs(
-        [run.experiment_id],
-        f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'ab_compare' "
-        f"and tags.`{DATASET_DIGEST_TAG}` = '{dataset_digest}'",
-        max_results=1000,
-    )
-    return len(runs)
 
 
 def _texts(dataset: Path) -> dict[str, str]:

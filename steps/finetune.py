@@ -74,7 +74,9 @@ def main(
 ) -> None:
     """Adapt a pre-trained model to papers with LoRA, QLoRA, DoRA, rsLoRA or in full."""
     from steps.distributed.ranks import rank_from_environment
+    from steps.tracking.registry.naming import check_alias
 
+    check_alias(alias)
     options = Options(dataset, resume, alias)
     loaded = load_config(config_path, overrides)
     rank = rank_from_environment()
@@ -202,7 +204,7 @@ def finetune(
     from steps.tracking.publish import publish_files, publish_version
 
     quieten_handlers()
-    prepared = prepare_job(run, loaded, options.dataset, options.resume, rank)
+    prepared = prepare_job(run, loaded, options.dataset, options.resume, options.alias, rank)
     adapted = load(prepared.job)
     describe_run(run, loaded, prepared, rank)
     with recording(run, prepared, rank) as (recorder, uploads):

@@ -173,7 +173,8 @@ def run_pipeline(pipeline: Pipeline) -> None:
     from steps.reports.summary_table import show_summary
 
     decision = read_json(run, compared.info.run_id, DECISION_FILE)
-    show_summary(run, training, trained, measured, decision, tracking_uri())
+    earlier = compared.info.run_id if "ab_compare" in pipeline.reused else ""
+    show_summary(run, training, trained, measured, decision, tracking_uri(), earlier)
     run.metrics({"pipeline/seconds": time.monotonic() - started})
     if pipeline.reused:
         say(f"reused: {', '.join(pipeline.reused)}")

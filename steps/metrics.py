@@ -15,6 +15,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+# Below so many papers a percentile bootstrap covers too little, and a few papers that get much
+# worse may be missing altogether (benchmarks/RESULTS.md).
+PAPERS_FOR_RELIABLE_INTERVALS = 60
+
 # Raised whenever a definition changes, so that old figures are not compared with new ones.
 METRIC_VERSION = "2"
 

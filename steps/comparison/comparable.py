@@ -18,6 +18,8 @@ from steps.metrics import LIKELIHOODS, likelihood_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steps.config.sections import Comparison
+
 
 # In front of a metric's name: it is read from the frame of general texts.
 GENERAL = "general_"
@@ -37,6 +39,8 @@ class EvaluatedModel:
         per_paper: One row a paper: paper_id, nats, bytes, ... as the evaluation wrote it.
         general: The same of texts outside the domain, or None where none were scored.
         metrics: Figures that are no ratio over papers, such as `memorised_share`.
+        trained: Why the model may know the papers that it is scored on, or "".
+        unverified: Why the figures may not be those that were measured, or "".
     """
 
     name: str
@@ -48,6 +52,8 @@ class EvaluatedModel:
     per_paper: "pd.DataFrame"
     general: "pd.DataFrame | None" = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    trained: str = ""
+    unverified: str = ""
 
 
 def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_per_byte") -> None:
@@ -200,6 +206,23 @@ def same_denominators(a: "pd.DataFrame", b: "pd.DataFrame", metric: str) -> bool
             atol=0,
         )
     )
+
+
+def groups_of(per_paper: "pd.DataFrame", rule: "Comparison") -> "pd.Series | None":
+    """The group of each paper, by the column that `comparison.cluster_by` names; None: no groups.
+
+    Raises:
+        UserError: The results have no such column.
+    """
+    if rule.cluster_by is None:
+        return None
+    if rule.cluster_by not in per_paper.columns:
+        known = sorted(c for c in per_paper.columns if per_paper[c].dtype == object)
+        raise UserError(
+            f"comparison.cluster_by is {rule.cluster_by!r}, which the papers do not say: expected "
+            f"one of {', '.join(known)}, journal, cluster, or null"
+        )
+    return per_paper[rule.cluster_by]
 
 
 def in_order_of(frame: "pd.DataFrame", other: "pd.DataFrame") -> "pd.DataFrame":

@@ -8,12 +8,14 @@ from steps.comparison.comparable import (
     GENERAL,
     EvaluatedModel,
     check_finite,
+    groups_of,
     in_order_of,
     interval_bounds,
 )
 from steps.comparison.statistics import (
     RatioTable,
     bootstrap_gains,
+    grouped,
     has_metric,
     papers_needed,
     ratio_metric,
@@ -67,7 +69,7 @@ def check_guard(
 ) -> GuardResult:
     """Hold the challenger against a guard: by bounds over papers, else by the two figures."""
     against = guard.reference or champion.name
-    table = _guard_table(guard, champion, challenger)
+    table = _guard_table(guard, champion, challenger, rule)
     if table is not None and table.carrying >= 2:
         return _check_by_bounds(guard, table, against, rule)
 
@@ -107,7 +109,7 @@ def check_guard(
 
 
 def _guard_table(
-    guard: "Guard", champion: EvaluatedModel, challenger: EvaluatedModel
+    guard: "Guard", champion: EvaluatedModel, challenger: EvaluatedModel, rule: "Comparison"
 ) -> RatioTable | None:
     """The guard's figures paper by paper, or None where the frames do not hold them."""
     metric = guard.metric.removeprefix(GENERAL)
@@ -130,11 +132,13 @@ def _guard_table(
         if not has_metric(rows, guard.reference):
             return None
         check_finite(challenger.name, rows, guard.reference)
-        return ratio_table(rows, rows, metric, against=guard.reference)
+        table = ratio_table(rows, rows, metric, against=guard.reference)
+        return grouped(table, None if general else groups_of(rows, rule))
     if not has_metric(champion_rows, metric):
         return None
     check_finite(champion.name, champion_rows, metric)
-    return ratio_table(in_order_of(champion_rows, rows), rows, metric)
+    table = ratio_table(in_order_of(champion_rows, rows), rows, metric)
+    return grouped(table, None if general else groups_of(rows, rule))
 
 
 def _check_by_bounds(

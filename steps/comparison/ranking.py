@@ -13,7 +13,8 @@ from steps.comparison.comparable import (
     in_order_of,
     interval_bounds,
 )
-from steps.comparison.decision import CONFIDENCE, fitted
+from steps.comparison.decision import fitted
+from steps.comparison.evidence import CONFIDENCE
 from steps.comparison.statistics import (
     RatioTable,
     bootstrap_gains,

@@ -222,6 +222,27 @@ def ratio_table(
     return RatioTable(values, measured.scale, measured.higher_is_better)
 
 
+def grouped(table: RatioTable, groups: "pd.Series | None") -> RatioTable:
+    """The table with one row a group of papers, whose sums it holds.
+
+    Papers of a group resemble each other (one journal, one author), so that the groups and not
+    the papers are what was sampled. The ratio of sums stays as it is.
+
+    Args:
+        table: One row a paper.
+        groups: Group of each paper, in the same order; a paper without one stands for itself.
+            None: no groups.
+    """
+    if groups is None:
+        return table
+    codes = groups.reset_index(drop=True).factorize()[0]
+    alone = codes < 0
+    codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
+    sums = np.zeros((codes.max() + 1, table.values.shape[1]))
+    np.add.at(sums, codes, table.values)
+    return RatioTable(sums, table.scale, table.higher_is_better)
+
+
 @dataclass(frozen=True, eq=False)
 class BootstrapGain:
     """A gain with its studentised bootstrap distribution.

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from steps.config.dotted import dotted, parse_overrides
+from steps.config.model_source import origin_of_overlay, without_stale_origin
 from steps.config.older_layout import settle_oddities
 from steps.config.paths import find_file
 from steps.config.sections import Section, Training
@@ -46,8 +47,12 @@ class LoadedConfig:
 
     def variant_overrides(self, name: str) -> str:
         """Express a variant's overlay as dotted overrides for the `finetune` step."""
-        overlay = " ".join(dotted("training", self.training.variants[name]))
-        return f"{self.overrides} {overlay}".strip()
+        overlay: dict[str, Any] = dict(self.training.variants[name])
+        origin = origin_of_overlay(overlay)
+        if origin:
+            overlay["model"] = {**overlay["model"], **origin}
+        assignments = " ".join(dotted("training", overlay))
+        return f"{self.overrides} {assignments}".strip()
 
 
 def load_config(path: str | Path, overrides: str = "") -> LoadedConfig:
@@ -68,12 +73,12 @@ def load_config(path: str | Path, overrides: str = "") -> LoadedConfig:
     assignments = parse_overrides(overrides)
     if assignments:
         layers.append(("overrides", assignments))
-    merged = _merge([content for _, content in layers])
+    merged, foreign = _merged_without_stale_origin(layers)
     training = _validate(merged, layers)
     for name, overlay in training.variants.items():
         where = f"training.variants.{name}"
-        overlaid = _merge([merged, {"training": overlay}])
-        _validate(overlaid, [*layers, (f"{file.name}, {where}", {"training": overlay})])
+        overlaid = [*layers, (f"{file.name}, {where}", {"training": overlay})]
+        _validate(_merged_without_stale_origin(overlaid)[0], overlaid)
     if not training.mlflow.enabled:
         raise UserError(
             f"{file}: training.mlflow.enabled is false, but the tracking store is how the steps "
@@ -81,7 +86,7 @@ def load_config(path: str | Path, overrides: str = "") -> LoadedConfig:
             "sqlite:///mlflow.db for a store without a server"
         )
     training, notices = settle_oddities(training, merged, file)
-    return LoadedConfig(training, file, overrides.strip(), tuple(notices))
+    return LoadedConfig(training, file, overrides.strip(), (*foreign, *notices))
 
 
 def resolved_yaml(training: Training) -> str:
@@ -157,6 +162,17 @@ def _merge(contents: list[dict[str, Any]]) -> dict[str, Any]:
         assert isinstance(result, dict)
         merged = {str(key): value for key, value in result.items()}
     return merged
+
+
+def _merged_without_stale_origin(
+    layers: list[tuple[str, dict[str, Any]]],
+) -> tuple[dict[str, Any], list[str]]:
+    """The layers merged, without what an earlier one says of another model's origin."""
+    stale, notices = without_stale_origin(layers)
+    merged = _merge([content for _, content in layers])
+    for key in stale:
+        merged["training"]["model"][key] = None
+    return merged, notices
 
 
 def _validate(merged: dict[str, Any], layers: list[tuple[str, dict[str, Any]]]) -> Training:

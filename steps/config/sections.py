@@ -61,6 +61,15 @@ class Model(Section):
                 f"model.source {self.source!r} comes from a package index and needs model.sha256 "
                 "(64 hex digits of the model file)"
             )
+        if self.revision is not None and self.source not in (None, "hub"):
+            raise ValueError(
+                f"model.revision is {self.revision!r}, which only the hub has, and model.source is "
+                f"{self.source!r}: remove the one or the other"
+            )
+        if self.sha256 is not None and self.source == "hub":
+            raise ValueError(
+                "model.sha256 is of a package or a folder: pin a hub model by model.revision"
+            )
         return self
 
 
@@ -432,6 +441,7 @@ class Comparison(Section):
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     min_gain: Annotated[float, Field(ge=0)] = 0.002
     min_papers: Positive = 6
+    cluster_by: str | None = None
     bootstrap_samples: Positive = 2000
     permutations: Positive = 20000
     seed: int = 0

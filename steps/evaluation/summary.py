@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.errors import UserError
-from steps.metrics import METRICS, Metric, metrics_of
+from steps.metrics import METRICS, PAPERS_FOR_RELIABLE_INTERVALS, Metric, metrics_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-PAPERS_FOR_RELIABLE_INTERVALS = 60
 
 _RESAMPLES_AT_A_TIME = 200
 

@@ -104,6 +104,11 @@ def _from_folder(folder: Path, model: Model) -> Base:
     if not (folder / "config.json").is_file():
         raise UserError(f"model.name {str(folder)!r} has no config.json: {WHERE_MODELS_COME_FROM}")
     digest = _digest_of_weights(folder)
+    if model.sha256 is not None and model.sha256 != digest:
+        raise UserError(
+            f"model folder {str(folder)!r} has weights of digest {digest}, and model.sha256 is "
+            f"{model.sha256}: it is another model; correct the one or the other"
+        )
     # Adapters name their base by digest; this link is how a later step on this machine finds it.
     link = cache_folder() / "folders" / digest
     if not link.exists():
@@ -156,6 +161,11 @@ def _digest_of_weights(folder: Path) -> str:
 
 
 def _from_hub(model: Model) -> Base:
+    if model.sha256 is not None:
+        raise UserError(
+            f"model.name {model.name!r} is no folder here, and model.sha256 cannot be checked for "
+            "a hub model: pin it by model.revision, or give the folder"
+        )
     wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "tokenizer*", "*.jinja"]
     folder = hub_snapshot(model, wanted)
     if not any(folder.glob("*.safetensors")):

@@ -127,3 +127,17 @@ def read_papers(
             "change training.scientific_data.sections"
         )
     return papers
+
+
+def read_column(dataset: Path, split: str, column: str) -> dict[str, str | None]:
+    """One column of a split, such as journal or cluster, by paper_id.
+
+    Args:
+        dataset: A folder written by `steps.papers.pipeline.prepare_dataset`.
+        split: "train", "validation" or "test".
+        column: A column that is the same in all rows of a paper.
+    """
+    from datasets import Dataset
+
+    rows = Dataset.load_from_disk(str(dataset / split)).select_columns(["paper_id", column])
+    return {row["paper_id"]: row[column] for row in rows}

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steps.comparison.decision import Decision, MetricGain
+from steps.comparison.decision import Decision
+from steps.comparison.evidence import MetricGain
 from steps.comparison.statistics import columns_of
 from steps.metrics import likelihood_of
 

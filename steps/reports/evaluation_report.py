@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.evaluation.likelihood import TokenScore
 from steps.evaluation.measure import TokenExample
-from steps.evaluation.summary import PAPERS_FOR_RELIABLE_INTERVALS
-from steps.metrics import LIKELIHOODS, likelihood_of
+from steps.metrics import LIKELIHOODS, PAPERS_FOR_RELIABLE_INTERVALS, likelihood_of
 from steps.reports.page import format_cell, inline_svg
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from steps.config.sections import Training
+from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS
 
 
 class FinishedRun(Protocol):
@@ -53,10 +54,19 @@ def summary_rows(
                 _figure(base),
                 f"{_figure(test)}\n{_figure(test, '_ci_low')}–{_figure(test, '_ci_high')}",
                 f"{_figure(base, '', 'gene_')}\n→ {_figure(test, '', 'gene_')}",
-                decision.get("outcome", "champion"),
+                _outcome(decision),
             )
         )
     return rows
+
+
+def _outcome(decision: Mapping[str, Any]) -> str:
+    """What was decided; a version that no decision is about is the champion that was to beat."""
+    if not decision:
+        return "champion"
+    papers = decision["papers"]
+    few = f"\n({papers} papers)" if papers < PAPERS_FOR_RELIABLE_INTERVALS else ""
+    return f"{decision['outcome']}{few}"
 
 
 def _figure(metrics: Mapping[str, float], end: str = "", front: str = "") -> str:
@@ -74,8 +84,19 @@ def show_summary(
     measured: Mapping[str, FinishedRun],
     decision: Mapping[str, Any],
     tracking_uri: str,
+    decided_earlier: str = "",
 ) -> None:
-    """Print the table, the reasons, and the line that opens the MLflow UI."""
+    """Print the table, the reasons, and the line that opens the MLflow UI.
+
+    Args:
+        run: The pipeline's run, which gets the table as `summary.json`.
+        training: The configuration.
+        trained: Finetune runs by variant.
+        measured: Evaluation runs by variant, and "base".
+        decision: The content of `decision.json`.
+        tracking_uri: Of the store.
+        decided_earlier: The run that decided, where its decision was only used again.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -99,7 +120,12 @@ def show_summary(
         console.print(f"base: {note}")
     for one in decisions.values():
         console.print(f"{one['challenger']}: [bold]{one['outcome']}[/bold]. {one['reason']}")
-    console.print(decision.get("aliases", ""))
+    if decided_earlier:
+        aliases = decision.get("aliases_after", {})
+        now = f"@champion is {aliases['champion']}" if "champion" in aliases else "no champion"
+        console.print(f"decided earlier, by run {decided_earlier}: {now}")
+    else:
+        console.print(decision.get("aliases", ""))
     console.print(
         f"reports and charts: mlflow ui --backend-store-uri {tracking_uri}", soft_wrap=True
     )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.errors import UserError
+from steps.terminal import say
 from steps.tracking.names import DATASET_DIGEST_TAG, DATASET_FOLDER, STEP_TAG
-from steps.tracking.store import newest_run, one_line
+from steps.tracking.store import experiment_id, newest_run, one_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -63,6 +64,10 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
             f"dataset {reference!r}: its manifest says {digest}, its run {run_id} says {tagged}: "
             "the artifact was changed after it was logged; run preprocess again"
         )
+    here = experiment_id()
+    if run.info.experiment_id != here:
+        other = client.get_experiment(run.info.experiment_id).name
+        say(f"dataset {digest[:19]}… is of experiment {other!r}, not of this one")
     return StoredDataset(run_id, digest, folder, manifest)
 
 

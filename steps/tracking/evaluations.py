@@ -14,11 +14,13 @@ from steps.terminal import say
 from steps.tracking.names import (
     DATASET_DIGEST_TAG,
     GENERAL_FILE,
+    LINEAGE_GAP_TAG,
     METRIC_VERSION_TAG,
     METRICS_FILE,
     OBJECTIVE_TAG,
     PER_PAPER_FILE,
     SPLIT_TAG,
+    TRAINED_PAPERS_TAG,
 )
 
 if TYPE_CHECKING:
@@ -291,7 +293,10 @@ def check_trained_papers(
     seen = sorted(lineage.trained_papers().intersection(scored))
     if training.evaluation.allow_trained_papers:
         return len(seen)
-    way_out = "set training.evaluation.allow_trained_papers=true to see the figures all the same"
+    way_out = (
+        "set training.evaluation.allow_trained_papers=true to see the figures all the same, on "
+        "which nothing is ever promoted"
+    )
     if seen:
         raise UserError(
             f"{reference.name} was trained on {len(seen)} of the {len(scored)} papers of split "
@@ -369,4 +374,15 @@ def evaluated_model(
         per_paper=results.per_paper,
         general=results.general,
         metrics=results.metrics,
+        trained=_trained_on_papers(reference, results.tags),
     )
+
+
+def _trained_on_papers(reference: "ModelReference", tags: dict[str, str]) -> str:
+    """Why a model may know the papers that it was scored on, by the tags of its evaluation."""
+    if TRAINED_PAPERS_TAG in tags:
+        count = tags[TRAINED_PAPERS_TAG]
+        return f"{reference.name} was trained on {count} of these papers, so its gain shows nothing"
+    if LINEAGE_GAP_TAG in tags:
+        return f"what {reference.name} was trained on is unknown, so its gain shows nothing"
+    return ""

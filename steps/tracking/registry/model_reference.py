@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
-from steps.tracking.names import ADAPTER_FOLDER, BASE_MODEL_TAG, BASE_SHA256_TAG, CHALLENGER
+from steps.tracking.names import (
+    ADAPTER_FOLDER,
+    BASE_MODEL_TAG,
+    BASE_SHA256_TAG,
+    CHALLENGER,
+    OBJECTIVE_TAG,
+)
 from steps.tracking.store import one_line
 
 if TYPE_CHECKING:
@@ -89,6 +95,19 @@ def trained_on_base(client: "MlflowClient", reference: ModelReference, base: "Ba
         base.name,
         base.sha256,
     ) and tags.get("forge.base_revision") == base.revision
+
+
+def trained_objective(client: "MlflowClient", reference: ModelReference) -> str | None:
+    """The objective that a model was trained for, by the tag of its run; None: unknown."""
+    from mlflow.exceptions import MlflowException
+
+    if reference.run_id is None:
+        return None
+    try:
+        tags: dict[str, str] = client.get_run(reference.run_id).data.tags
+    except MlflowException:
+        return None
+    return tags.get(OBJECTIVE_TAG)
 
 
 def logged_model_id(reference: ModelReference) -> str | None:

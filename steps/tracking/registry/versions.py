@@ -15,11 +15,12 @@ from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Training
 from steps.distributed.ranks import RANK_VARIABLES
 from steps.errors import UserError
+from steps.tracking.registry.naming import ensure_registered_model
 from steps.tracking.runs import StepRun
 from steps.tracking.store import reason, store_errors
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+    pass
 
 
 SERVING_PACKAGES = (
@@ -64,7 +65,8 @@ def register(
 
     Raises:
         RegistrationError: The check failed; nothing was registered.
-        UserError: The store went away for longer than MLflow's own retries, about four minutes.
+        UserError: The store refused, or went away for longer than MLflow's own retries, about four
+            minutes; the message says what it holds by then.
     """
     from steps.terminal import quieten_handlers
 
@@ -79,8 +81,9 @@ def register(
         raise
     except store_errors() as error:
         raise UserError(
-            f"the model was not registered, because the tracking store failed ({reason(error)}); "
-            f"training is done and the adapter is safe in runs:/{run.id}/adapter"
+            f"no version was registered, because the tracking store failed ({reason(error)}); "
+            f"training is done and the adapter is safe in runs:/{run.id}/adapter: `--resume "
+            f"{run.id}` registers it without training again"
         ) from None
 
 
@@ -111,7 +114,7 @@ def _create_version(
 
     name = training.mlflow.registered_model_name
     client = run.client
-    _ensure_registered_model(client, name)
+    ensure_registered_model(client, name)
     base = read_description(adapter)["base"]["name"]
     shown = "; ".join(f"{key} {value:,.6g}" for key, value in figures.items())
     version = client.create_model_version(
@@ -122,8 +125,15 @@ def _create_version(
         description=f"{training.qlora.resolved_method} of {base}. {shown}. "
         "Card: artifacts/adapter/README.md of this model.",
     )
-    client.set_registered_model_alias(name, alias, version.version)
-    return f"models:/{name}/{version.version}"
+    uri = f"models:/{name}/{version.version}"
+    try:
+        client.set_registered_model_alias(name, alias, version.version)
+    except store_errors() as error:
+        raise UserError(
+            f"{uri} is registered, but could not get the alias {alias!r} ({reason(error)}): give "
+            f"it one in the MLflow UI, or name it as {uri}; nothing has to be trained again"
+        ) from None
+    return uri
 
 
 def check_in_fresh_process(model_uri: str) -> None:
@@ -179,14 +189,3 @@ def _pinned(packages: tuple[str, ...]) -> list[str]:
 
     # A local build tag (+cpu) names no release of the index.
     return [f"{package}=={version(package).partition('+')[0]}" for package in packages]
-
-
-def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(
-            name, description="Language models adapted to genomics papers by ScientificLLM-Forge."
-        )

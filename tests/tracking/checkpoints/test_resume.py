@@ -270,7 +270,7 @@ def test_what_cannot_be_resumed_is_said(runs: Store, status: str, words: str) ->
 def test_only_finetune_runs_that_exist_are_resumed(runs: Store) -> None:
     with pytest.raises(UserError, match="there is no such run"):
         runs.find("0123abcd")
-    with pytest.raises(UserError, match="that is a preprocess run"):
+    with pytest.raises(UserError, match="not a finetune run"):
         runs.find(runs.run("FAILED", step="preprocess").id)
 
 

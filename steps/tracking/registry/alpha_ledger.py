@@ -1,0 +1,177 @@
+"""What decisions on test papers have spent of their alpha, kept in the store.
+
+    before = decisions_before(run, name, stored, question)
+
+Each decision is a parameter of the preprocess run whose test papers it read. A parameter is written
+once and then refuses every other value, so that of two decisions that are made at once, on
+whatever hosts, one has the smaller number. The ledger follows the papers: a dataset whose test
+papers overlap with those of a spent one goes on where that one is, and so does one whose papers can
+no longer be read.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps.tracking.names import (
+    ALPHA_PARAM,
+    DATASET_DIGEST_TAG,
+    DATASET_FOLDER,
+    QUESTION_TAG,
+    STEP_TAG,
+)
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+    from steps.tracking.datasets import StoredDataset
+    from steps.tracking.runs import StepRun
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """The decisions on one dataset's test papers.
+
+    Attributes:
+        papers: Ids of the test papers; None where they cannot be read any more.
+        entries: The decisions in the order of their numbers, as the store holds them.
+    """
+
+    papers: frozenset[str] | None
+    entries: tuple[Mapping[str, Any], ...]
+
+
+def question_of(pair: Mapping[str, Any], rule: Mapping[str, Any], digest: str) -> str:
+    """What a decision asks, as a digest: the same question asked again spends nothing.
+
+    Args:
+        pair: The models that are compared.
+        rule: Section `comparison` of the configuration; another rule is another question.
+        digest: Of the dataset.
+    """
+    asked = json.dumps([pair, rule, digest, SPLIT], sort_keys=True, default=str)
+    return hashlib.sha256(asked.encode()).hexdigest()[:32]
+
+
+def decisions_before(run: "StepRun", name: str, stored: "StoredDataset", question: str) -> int:
+    """Enter a decision, and count those that were made before on these papers.
+
+    Args:
+        run: The run that decides.
+        name: The registered model; each has a budget of its own.
+        stored: The dataset whose test papers are read.
+        question: From `question_of`.
+
+    Returns:
+        How many there were; for a question that was asked before, as many as at that time.
+    """
+    prefix = f"{ALPHA_PARAM}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    others = list(_sharing_papers(run.client, prefix, stored))
+    for spent in others:
+        for entry in spent.entries:
+            if entry["question"] == question:
+                return int(entry["before"])
+    elsewhere = sum(len(spent.entries) for spent in others)
+    elsewhere += _without_ledger(run, stored.digest)
+    number = 1
+    while True:
+        wanted = {"question": question, "run": run.id, "before": elsewhere + number - 1}
+        entry = _first_entry(run.client, stored.run_id, f"{prefix}.{number}", wanted)
+        if entry["question"] == question:
+            return int(entry["before"])
+        number += 1
+
+
+def _first_entry(
+    client: "MlflowClient", run_id: str, key: str, wanted: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """Write a parameter unless there is one already; what it holds now."""
+    from mlflow.exceptions import MlflowException
+
+    params = client.get_run(run_id).data.params
+    if key not in params:
+        try:
+            client.log_param(run_id, key, json.dumps(wanted))
+        except MlflowException as error:
+            # Another decision has written it in this moment.
+            if error.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+        params = client.get_run(run_id).data.params
+    entry: Mapping[str, Any] = json.loads(params[key])
+    return entry
+
+
+def _sharing_papers(
+    client: "MlflowClient", prefix: str, stored: "StoredDataset"
+) -> Iterator[_Spent]:
+    """Spent datasets that share papers with this one, or with one that does."""
+    papers = set(stored.manifest["splits"][SPLIT]["paper_ids"])
+    waiting = [_read(client, one, prefix) for one in _spent_runs(client, prefix, stored.run_id)]
+    grew = True
+    while grew:
+        grew = False
+        for spent in list(waiting):
+            if spent.papers is None or not papers.isdisjoint(spent.papers):
+                papers |= spent.papers or set()
+                waiting.remove(spent)
+                grew = True
+                yield spent
+
+
+def _spent_runs(client: "MlflowClient", prefix: str, but: str) -> "Iterator[Run]":
+    """Preprocess runs of all experiments, deleted ones too, on whose papers was decided."""
+    from mlflow.entities import ViewType
+
+    experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            f"params.`{prefix}.1` != ''",
+            run_view_type=ViewType.ALL,
+            max_results=1000,
+            page_token=token,
+        )
+        yield from (run for run in page if run.info.run_id != but)
+        token = page.token
+        if not token:
+            return
+
+
+def _read(client: "MlflowClient", run: "Run", prefix: str) -> _Spent:
+    keys = [key for key in run.data.params if key.startswith(f"{prefix}.")]
+    keys.sort(key=lambda key: int(key.rpartition(".")[2]))
+    entries = tuple(json.loads(run.data.params[key]) for key in keys)
+    return _Spent(_test_papers(client, run), entries)
+
+
+def _test_papers(client: "MlflowClient", run: "Run") -> frozenset[str] | None:
+    from steps.tracking.store import store_errors
+
+    path = f"{DATASET_FOLDER}/manifest.json"
+    with tempfile.TemporaryDirectory() as folder:
+        unreadable: tuple[type[Exception], ...] = (*store_errors(), ValueError, KeyError, TypeError)
+        try:
+            file = Path(client.download_artifacts(run.info.run_id, path, folder))
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            return frozenset(manifest["splits"][SPLIT]["paper_ids"])
+        except unreadable:
+            return None
+
+
+def _without_ledger(run: "StepRun", digest: str) -> int:
+    """Decisions on this dataset that were made before there was a ledger."""
+    runs = run.client.search_runs(
+        [run.experiment_id],
+        f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'ab_compare' "
+        f"and tags.`{DATASET_DIGEST_TAG}` = '{digest}'",
+        max_results=1000,
+    )
+    return sum(QUESTION_TAG not in one.data.tags for one in runs)
