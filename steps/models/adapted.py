@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.config.sections import Hardware, Quantization, Training
-from steps.errors import UserError
+from steps.errors import UserError, first_line
 from steps.models.adapters import make_float32
 from steps.models.devices import pick_device, pick_dtype
 from steps.models.loading import load_model
@@ -21,6 +21,9 @@ from steps.models.sources import Base, Objective, resolve_description
 from steps.models.tokenizer import load_tokenizer
 
 BASE_FILE = "base.json"
+# What it has to say for the model to be loaded.
+DESCRIBED = frozenset({"base", "bits", "quantization", "dtype"})
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PROBE_FILE = "probe.safetensors"
 
 # Text whose logits the trainer writes down, and every later reader has to reproduce.
@@ -139,22 +142,46 @@ def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel
     loaded.tokenizer = load_tokenizer(folder)
     loaded.description = description
     if adapter:
-        from peft import PeftConfig, PeftModel
-
-        make_float32(loaded.model, PeftConfig.from_pretrained(str(folder)).modules_to_save or ())
         with torch.random.fork_rng(devices=[]):
-            loaded.model = PeftModel.from_pretrained(
-                loaded.model, str(folder), torch_device=device, is_trainable=False
-            )
+            loaded.model = _with_adapter(loaded.model, folder, device)
     loaded.model.eval()
     return loaded
+
+
+def _with_adapter(model: Any, folder: Path, device: str) -> Any:
+    """Put the adapter of a folder onto its base.
+
+    Raises:
+        UserError: The adapter is pickled, damaged, or of another model.
+    """
+    from peft import PeftConfig, PeftModel
+    from safetensors import SafetensorError
+
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise UserError(
+            f"the adapter in {folder.name!r} has no {ADAPTER_WEIGHTS}, and pickled weights are not "
+            "opened, as they can run code: train it again, or convert them with safetensors"
+        )
+    try:
+        settings = PeftConfig.from_pretrained(str(folder))
+        if settings.peft_type is None:
+            raise ValueError("adapter_config.json names no peft_type")
+        make_float32(model, getattr(settings, "modules_to_save", None) or ())
+        return PeftModel.from_pretrained(
+            model, str(folder), torch_device=device, is_trainable=False
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"the adapter in {folder.name!r} cannot be put onto its base: {first_line(error)}; it "
+            "is damaged or of another model, so train it again"
+        ) from None
 
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Read `base.json`.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or it does not say what it has to.
     """
     file = folder / BASE_FILE
     if not file.is_file():
@@ -162,7 +189,16 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"{folder.name!r} is no adapted model: it has no {BASE_FILE}; name a version or a run "
             "that the finetune step made"
         )
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(f"{BASE_FILE} of {folder.name!r} cannot be read: {error}") from None
+    missing = DESCRIBED - content.keys() if isinstance(content, dict) else DESCRIBED
+    if missing:
+        raise UserError(
+            f"{BASE_FILE} of {folder.name!r} does not say {', '.join(sorted(missing))}: it was "
+            "changed after finetune wrote it; name another version"
+        )
     assert isinstance(content, dict)
     return content
 

@@ -18,7 +18,7 @@ def check_base(base: Base, training: Training, device: str) -> None:
 
     content = read_model_config(base.folder, base.name)
     try:
-        settings = AutoConfig.from_pretrained(base.folder)
+        settings = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         if "auto_map" in content:
             raise UserError(

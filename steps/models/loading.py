@@ -42,6 +42,8 @@ def load_model(
     # Safetensors takes "cuda" for the first GPU, whichever this process has been given.
     place = torch.cuda.current_device() if device == "cuda" else device
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": place}}
+    # Or transformers asks on standard input whether a folder's own code may run.
+    arguments["trust_remote_code"] = False
     if bits != 16:
         # The head of a masked model is small, may have to be trained, and is where rounding shows.
         kept = _head_modules(base.folder) if base.objective == "masked" else None
@@ -100,7 +102,8 @@ def _head_modules(folder: Path) -> list[str]:
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     with torch.device("meta"):
-        model = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder))
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForMaskedLM.from_config(settings, trust_remote_code=False)
     return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 

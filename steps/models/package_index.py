@@ -8,6 +8,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from steps.cache_folder import CACHE_VARIABLE, cache_folder
 from steps.digests import file_sha256
@@ -111,7 +112,7 @@ def _convert_gguf(packed: Path, target: Path) -> None:
 
     transformers_logging.disable_progress_bar()
 
-    arguments = {"gguf_file": packed.name}
+    arguments: dict[str, Any] = {"gguf_file": packed.name, "trust_remote_code": False}
     stages = tqdm(total=4, desc=f"converting {packed.name} (once)", unit="stage")
     with stages:
         tokenizer = AutoTokenizer.from_pretrained(packed.parent, **arguments)
@@ -123,7 +124,9 @@ def _convert_gguf(packed: Path, target: Path) -> None:
         stages.update()
         # The loaded object refuses casts, as it believes itself quantised: move its weights into
         # a plain model of the same shape.
-        plain = AutoModelForCausalLM.from_config(model_config, dtype=torch.bfloat16)
+        plain = AutoModelForCausalLM.from_config(
+            model_config, dtype=torch.bfloat16, trust_remote_code=False
+        )
         plain.load_state_dict(dequantised.state_dict())
         stages.update()
         plain.save_pretrained(target, safe_serialization=True)

@@ -10,13 +10,14 @@ from steps.errors import UserError, first_line
 def load_tokenizer(folder: Path) -> Any:
     """Load the fast tokenizer, padding on the right with a token that is never the EOS.
 
-    With pad = eos the end-of-text token is masked out of the loss, and generation never
-    stops. Padding on the left would make the first real token a target predicted from a pad.
+    Code that comes with a folder is never run, whatever stands on standard input. With pad = eos
+    the end-of-text token is masked out of the loss, and generation never stops. Padding on the
+    left would make the first real token a target predicted from a pad.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(
             f"the tokenizer of model {folder.name} cannot be loaded: {first_line(error)}. Add its "

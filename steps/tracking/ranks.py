@@ -77,6 +77,7 @@ def _first_run(
                 run_name=name,
                 log_name=log_name,
                 ends=not rank.is_launched,
+                rejoins=rank.count > 1 or rank.is_launched or rank.attempt > 0,
             )
         )
         if not rank.is_launched:

@@ -24,7 +24,7 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import logging_to
 from steps.tracking.keep_killed import spawn_status_keeper
-from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG
+from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG, STEP_TAG
 from steps.tracking.registry.naming import check_names
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
@@ -189,6 +189,7 @@ def step_run(
     run_name: str | None = None,
     log_name: str | None = None,
     ends: bool = True,
+    rejoins: bool = False,
 ) -> Iterator[StepRun]:
     """Open the MLflow run of a step: the one that `mlflow run` made, or a new one.
 
@@ -199,6 +200,7 @@ def step_run(
         run_name: Name of a new run.
         log_name: Name of its log in the run; None: that of the step.
         ends: False leaves the run open: another process states its end and calls `send_rest`.
+        rejoins: The run may be one that this step has begun before, as a rank does.
 
     Raises:
         UserError: A name in the configuration that no store takes, or a run that cannot be joined.
@@ -210,6 +212,7 @@ def step_run(
         log_file = Path(scratch) / f"{log_name or step}.log"
         with logging_to(log_file, verbose):
             client = connect(training)
+            refuse_stale_run(client, step, rejoins)
             files = Path(scratch) / "files"
             run = _open_run(step, training, client, files, run_name, "" if ends else PART)
             status, tags, patience = "FAILED", {}, run.patience
@@ -237,6 +240,47 @@ def step_run(
                     # What is left in its spool then is sent by the process that ends the run.
                     status, tags, patience = "RUNNING", {}, SECONDS_WHEN_INTERRUPTED
                 _close_run(run, log_file, status, tags, patience)
+
+
+def refuse_stale_run(client: "MlflowClient", step: str, rejoins: bool) -> None:
+    """Refuse a run that MLFLOW_RUN_ID names, unless it waits for this step to begin.
+
+    `mlflow run` makes a run and hands it on by that variable. One that was left in the environment
+    names a run that has ended or is another step's, whose results this step would replace.
+
+    Raises:
+        UserError: It is gone, has ended, or a step has begun it already.
+    """
+    from mlflow.exceptions import MlflowException
+
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if not run_id:
+        return
+    try:
+        with few_retries(), writing_to_store():
+            run = client.get_run(run_id)
+    except StoreUnusable as error:
+        cause = error.__context__
+        if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        state = "which is not in this tracking store"
+    else:
+        begun = run.data.tags.get(STEP_TAG)
+        if run.info.lifecycle_stage != "active":
+            state = "which was deleted"
+        elif rejoins and begun in (None, step):
+            return
+        elif run.info.status != "RUNNING":
+            state = f"which is {run.info.status}"
+        elif begun is not None:
+            state = f"which the step {begun} has begun already"
+        else:
+            return
+    # Nobody is to write the refusal into that run.
+    del os.environ["MLFLOW_RUN_ID"]
+    raise UserError(
+        f"MLFLOW_RUN_ID names run {run_id}, {state}: unset it, and the step makes a run of its own"
+    )
 
 
 def _open_run(
@@ -366,6 +410,10 @@ def tag_failure(run_id: str, error: str, exit_code: int) -> None:
     client = mlflow.MlflowClient()
     try:
         with few_retries():
+            run = client.get_run(run_id)
+            if run.info.status != "RUNNING":
+                # What has ended is not this step's.
+                return
             client.set_tag(run_id, ERROR_TAG, error[:MAX_TAG])
             client.set_tag(run_id, EXIT_CODE_TAG, str(exit_code))
     except store_errors():
