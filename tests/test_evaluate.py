@@ -277,3 +277,81 @@ def test_an_empty_split_is_named(trained: Trained) -> None:
     assert "raise training.scientific_data.split.validation_fraction" in said
     # The next test's latest dataset is the first one again.
     trained.client.delete_run(made)
+
+
+def artifact_of(run_id: str, name: str) -> Path:
+    return Path(str(mlflow.get_run(run_id).info.artifact_uri).removeprefix("file://")) / name
+
+
+def test_a_flipped_byte_in_an_adapter_is_not_scored(trained: Trained) -> None:
+    version = trained.client.get_model_version_by_alias("tiny", "challenger")
+    model = trained.client.get_logged_model(version.source.removeprefix("models:/"))
+    places = [
+        Path(model.artifact_location.removeprefix("file://")) / "artifacts" / "adapter",
+        artifact_of(trained.training, "adapter"),
+    ]
+    for place, name in zip(places, ("models:/tiny/1", trained.training), strict=True):
+        file = place / "adapter_model.safetensors"
+        content = file.read_bytes()
+        changed = bytearray(content)
+        changed[-3] ^= 1
+        file.write_bytes(changed)
+        try:
+            said = trained.step("evaluate", "--model", name, code=2)
+        finally:
+            file.write_bytes(content)
+        assert "its files are not those that finetune wrote" in said
+
+
+@pytest.mark.parametrize("damage", ["scaled", "cut", "pickled", "gone", "metrics"])
+def test_changed_results_are_measured_again(trained: Trained, damage: str) -> None:
+    import pandas as pd
+
+    sides = ("--champion", "base", "--challenger", "models:/tiny/1", "--promote", "never")
+    trained.step("ab_compare", *sides)
+    whole = trained.runs("ab_compare")[0].data.metrics["comparison/gain"]
+    runs = trained.runs("evaluate")
+    stored = next(r for r in runs if r.data.tags.get("forge.model_uri") == "models:/tiny/1")
+    file = artifact_of(stored.info.run_id, "per_paper.parquet")
+    if damage == "scaled":
+        frame = pd.read_parquet(file)
+        frame.assign(nats=frame["nats"] * 0.1).to_parquet(file, index=False)
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "pickled":
+        pd.read_parquet(file).to_pickle(file)
+    elif damage == "gone":
+        file.unlink()
+    else:
+        artifact_of(stored.info.run_id, "metrics.json").write_text('{"test/memorised_share": 0}')
+    said = trained.step("ab_compare", *sides)
+    assert "evaluating it now" in said
+    assert trained.runs("ab_compare")[0].data.metrics["comparison/gain"] == whole
+    assert len(trained.runs("evaluate")) == len(runs) + 1
+
+
+def test_results_without_digests_are_read_and_never_promoted(trained: Trained) -> None:
+    sides = ("--champion", "base", "--challenger", "models:/tiny/1", "--promote", "never")
+    trained.step("ab_compare", *sides)
+    name = "forge.results_sha256"
+    noted = {r.info.run_id: r.data.tags.get(name) for r in trained.runs("evaluate")}
+    noted = {run_id: value for run_id, value in noted.items() if value}
+    for run_id in noted:
+        trained.client.delete_tag(run_id, name)
+    trained.step("ab_compare", *sides)
+    for run_id, value in noted.items():
+        trained.client.set_tag(run_id, name, value)
+    decided = trained.runs("ab_compare")[0].data.tags
+    assert decided["forge.decision"] == "inconclusive"
+    assert "were stored without digests: evaluate it again" in decided["forge.decision_reason"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"dataset_digest": 1}'])
+def test_a_broken_manifest_of_a_dataset_is_one_line(trained: Trained, content: str) -> None:
+    file = artifact_of(trained.dataset, "dataset/manifest.json")
+    whole = file.read_text()
+    file.write_text(content)
+    try:
+        assert "has no dataset that can be read" in trained.step("evaluate", code=2)
+    finally:
+        file.write_text(whole)

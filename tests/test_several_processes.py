@@ -13,7 +13,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from tests.support.processes import processes_of, wait_for
+from tests.support.processes import listening, processes_of, wait_for
 from tests.support.project import ROOT
 from tests.support.rank_runs import OVERRIDES, adapter, losses, newest_run
 
@@ -88,6 +88,29 @@ def dataset(store: str, tiny_config: Path) -> Path:
     result = CliRunner().invoke(main, ["--config", str(tiny_config)])
     assert result.exit_code == 0, result.output
     return tiny_config
+
+
+# 127.0.0.1, ::1 and ::ffff:127.0.0.1.
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def test_a_local_launch_listens_to_this_machine_alone_and_meets_in_files(
+    dataset: Path, tmp_path: Path
+) -> None:
+    launch = Launch(dataset, tmp_path)
+    seen: set[str] = set()
+
+    def trained_while_watched() -> bool:
+        seen.update(listening(processes_of(launch.marker)))
+        return is_past(3)() or launch.process.poll() is not None
+
+    wait_for(trained_while_watched, 240)
+    assert launch.process.poll() is None, launch.said
+    # Gloo's own sockets are there, so that something was looked at.
+    assert seen
+    assert seen <= LOOPBACK, seen
+    launch.process.send_signal(signal.SIGTERM)
+    launch.wait()
 
 
 @pytest.mark.slow

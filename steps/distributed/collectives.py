@@ -5,9 +5,10 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from steps.distributed.ranks import Rank
+from steps.distributed.ranks import LAUNCHED_VARIABLE, Rank
 from steps.errors import UserError
 
 
@@ -46,9 +47,18 @@ def process_group(
         torch.cuda.set_device(rank.local)
     # Small facts go by gloo, without stopping the GPU.
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+    meeting = meeting_file(rank)
     where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    place: dict[str, Any] = {}
+    if meeting is not None:
+        where = str(meeting)
+        place = {
+            "init_method": meeting.absolute().as_uri(),
+            "rank": rank.index,
+            "world_size": rank.count,
+        }
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
+        dist.init_process_group(backend, timeout=timedelta(minutes=minutes), **place)
         # A store answers before the group does; here all have met.
         dist.barrier()
     except (dist.DistError, RuntimeError, ValueError) as error:
@@ -71,6 +81,16 @@ def process_group(
         ) from None
     yield
     leave_group()
+
+
+def meeting_file(rank: Rank) -> Path | None:
+    """The file in which the ranks of a local launch meet, a new one for each attempt.
+
+    None: a launcher such as torchrun has started the ranks, and says at which address they meet.
+    """
+    if not rank.is_launched:
+        return None
+    return Path(os.environ[LAUNCHED_VARIABLE]) / f"meeting-{rank.attempt}"
 
 
 def leave_group() -> None:

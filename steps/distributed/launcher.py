@@ -7,13 +7,17 @@
             load()
 
 One process starts the others through torch's elastic agent, which restarts them all when one is
-lost. Ranks that torchrun, accelerate, DeepSpeed's launcher or SLURM's srun have started find
-their place in the environment and start nothing.
+lost. Agent and ranks meet in files of a folder that only this user can open, and talk through the
+loopback interface: a store that listens would unpickle what anybody on the network writes.
+
+Ranks that torchrun, accelerate, DeepSpeed's launcher or SLURM's srun have started find their place
+in the environment and start nothing.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -28,10 +32,6 @@ from steps.distributed.collectives import CannotJoin, describe_error
 from steps.distributed.ranks import LAUNCHED_VARIABLE, Rank
 from steps.errors import UserError
 from steps.signals import STOP_SIGNALS, exit_code
-
-# A store that torch's agent shares with the ranks keeps the addresses of an attempt that was
-# killed, and the next one would call them (pytorch issue 135712).
-OWN_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 # The signals that ask a run to end, passed on to each rank; a closed terminal is one more.
 PASSED_ON = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
@@ -86,9 +86,9 @@ def launch_ranks(
         nproc_per_node=processes,
         run_id=f"forge-{os.getpid()}",
         rdzv_backend="c10d",
-        # A free port of this machine.
-        rdzv_endpoint="localhost:0",
-        rdzv_configs={"join_timeout": int(60 * settings.timeout_minutes)},
+        rdzv_endpoint=str(notes / "rendezvous"),
+        rdzv_configs={"store_type": "file", "join_timeout": int(60 * settings.timeout_minutes)},
+        local_addr="localhost",
         max_restarts=settings.max_restarts,
         monitor_interval=0.2,
         signals_to_handle=",".join(PASSED_ON),
@@ -96,7 +96,10 @@ def launch_ranks(
     )
     untouched = dict(os.environ)
     os.environ.update(environment)
-    os.environ.update(OWN_STORE)
+    # Or the agent makes a store for the ranks that listens.
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    for library in ("GLOO", "NCCL"):
+        os.environ[f"{library}_SOCKET_IFNAME"] = loopback_interface()
     os.environ[LAUNCHED_VARIABLE] = str(notes)
     # Each would otherwise start as many threads as there are processors.
     threads = max(1, (os.cpu_count() or 1) // processes)
@@ -114,6 +117,12 @@ def launch_ranks(
         # The agent puts its own in their place and leaves them there.
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler or signal.SIG_DFL)
+
+
+def loopback_interface() -> str:
+    """Name of the interface that reaches this machine alone: lo, on macOS lo0."""
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name.startswith("lo")), "lo")
 
 
 def note_failure(rank: Rank, error: BaseException) -> None:

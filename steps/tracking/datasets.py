@@ -51,12 +51,14 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
             )
         )
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (MlflowException, OSError) as error:
+        digest = manifest["dataset_digest"]
+        for split in ("train", "validation", "test"):
+            _ = manifest["splits"][split]["paper_ids"]
+    except (MlflowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"dataset {reference!r}: run {run_id} has no dataset that can be read "
             f"({one_line(error)}): give a finished preprocess run, or run preprocess again"
         ) from None
-    digest = manifest["dataset_digest"]
     _refuse_changed_rows(reference, run_id, folder, digest)
     tagged = run.data.tags.get(DATASET_DIGEST_TAG)
     if tagged is not None and tagged != digest:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
+from steps.digests import file_sha256
 from steps.errors import UserError
 from steps.evaluation.measure import Results, measure, token_examples
 from steps.metrics import METRIC_VERSION
@@ -19,9 +20,11 @@ from steps.tracking.names import (
     METRICS_FILE,
     OBJECTIVE_TAG,
     PER_PAPER_FILE,
+    RESULTS_DIGEST_TAG,
     SPLIT_TAG,
     TRAINED_PAPERS_TAG,
 )
+from steps.tracking.store import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
     from steps.tracking.registry.lineage import Lineage
     from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
+
+
+# The files whose digests are noted and checked.
+RESULT_FILES = (METRICS_FILE, PER_PAPER_FILE, GENERAL_FILE)
 
 
 def evaluation_inputs(
@@ -199,36 +206,61 @@ def results_of(
     inputs = evaluation_inputs(training, reference, stored.digest, split)
     parts = key_parts("evaluate", training, inputs)
     found, _ = find_reusable(run.client, run.experiment_id, "evaluate", parts)
+    name = "the base" if reference.uri == "base" else reference.name
+    missing = "has no results on this split yet"
     if found is not None:
-        return _read_results(run, found.info.run_id)
+        try:
+            return _read_results(run, found.info.run_id)
+        except ResultsChanged as error:
+            missing = f"has results in run {found.info.run_id} that cannot be used ({error})"
     if not measure_now:
         return None
-    name = "the base" if reference.uri == "base" else reference.name
-    say(f"{name} has no results on this split yet: evaluating it now")
+    say(f"{name} {missing}: evaluating it now")
     title = f"evaluate {reference.name}"
     with step_run("evaluate", training, verbose=False, run_name=title) as inner:
         evaluate_model(inner, training, reference, stored, split)
     return _read_results(run, inner.id)
 
 
+class ResultsChanged(Exception):
+    """Files of stored results are damaged, or not those that the evaluation wrote."""
+
+
 def _read_results(run: "StepRun", run_id: str) -> StoredResults:
+    """Read the results of an evaluation run, and check them against the digests in its tags.
+
+    Raises:
+        ResultsChanged: They differ, or cannot be read.
+    """
     import pandas as pd
+    from pyarrow.lib import ArrowException
+
+    tags = dict(run.client.get_run(run_id).data.tags)
+    noted = json.loads(tags.get(RESULTS_DIGEST_TAG, "{}"))
 
     target = run.scratch / "evaluations" / run_id
     target.mkdir(parents=True, exist_ok=True)
 
     def fetch(name: str) -> Path:
-        return Path(run.client.download_artifacts(run_id, name, str(target)))
+        file = Path(run.client.download_artifacts(run_id, name, str(target)))
+        if noted and noted.get(name) != file_sha256(file):
+            raise ResultsChanged(f"{name} was changed after it was written")
+        return file
 
-    metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
     has_general = any(file.path == GENERAL_FILE for file in run.client.list_artifacts(run_id))
-    return StoredResults(
-        run_id=run_id,
-        tags=dict(run.client.get_run(run_id).data.tags),
-        per_paper=pd.read_parquet(fetch(PER_PAPER_FILE)),
-        general=pd.read_parquet(fetch(GENERAL_FILE)) if has_general else None,
-        metrics={name.partition("/")[2]: value for name, value in metrics.items()},
-    )
+    if noted and has_general != (GENERAL_FILE in noted):
+        raise ResultsChanged(f"{GENERAL_FILE} was added or removed after it was written")
+    try:
+        metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
+        return StoredResults(
+            run_id=run_id,
+            tags=tags,
+            per_paper=pd.read_parquet(fetch(PER_PAPER_FILE)),
+            general=pd.read_parquet(fetch(GENERAL_FILE)) if has_general else None,
+            metrics={name.partition("/")[2]: value for name, value in metrics.items()},
+        )
+    except (ValueError, OSError, ArrowException) as error:
+        raise ResultsChanged(one_line(error)) from None
 
 
 def results_of_base(
@@ -349,6 +381,8 @@ def _write(
         names.append(GENERAL_FILE)
     for name in names:
         run.artifact(run.scratch / name)
+    checked = [name for name in RESULT_FILES if name in names]
+    run.tag(results_sha256=json.dumps({n: file_sha256(run.scratch / n) for n in checked}))
     for picture in pictures:
         run.artifact(picture, "figures")
     # Parquet is for programs; these the UI shows.
@@ -375,6 +409,9 @@ def evaluated_model(
         general=results.general,
         metrics=results.metrics,
         trained=_trained_on_papers(reference, results.tags),
+        unverified=""
+        if RESULTS_DIGEST_TAG in results.tags
+        else f"the results of {reference.name} were stored without digests: evaluate it again",
     )
 
 

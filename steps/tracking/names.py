@@ -41,6 +41,10 @@ CHAMPION_AFTER_TAG = "forge.champion_after"
 # decision on its test papers.
 QUESTION_TAG = "forge.question"
 ALPHA_PARAM = "forge.alpha"
+# Of a finetune run and a version: digest of the adapter folder. Of an evaluation: digests of the
+# files with its results, as JSON by name.
+ADAPTER_DIGEST_TAG = "forge.adapter_sha256"
+RESULTS_DIGEST_TAG = "forge.results_sha256"
 # Of an evaluation: papers of the split that the model was trained on, and why that is unknown.
 TRAINED_PAPERS_TAG = "forge.trained_papers_scored"
 LINEAGE_GAP_TAG = "forge.lineage_gap"

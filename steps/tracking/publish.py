@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from steps.digests import folder_sha256
 from steps.terminal import say
 from steps.tracking.cache import cache_tags
 from steps.tracking.checkpoints.agreement import remove_shared_checkpoints
@@ -62,7 +63,7 @@ def publish_version(
         The URI of the version, or of the adapter where `mlflow.log_model` is false.
     """
     # Not before: a tag does not wait for a store that is away, and the adapter has to be safe.
-    run.tag(wrapper=result.wrapper)
+    run.tag(wrapper=result.wrapper, adapter_sha256=folder_sha256(result.adapter))
     if uploads.complete:
         remove_shared_checkpoints(run.id)
     training = prepared.job.training

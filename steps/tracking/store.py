@@ -4,11 +4,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.tracking.new_store import make_sqlite_store, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -40,6 +40,7 @@ def connect(training: Training) -> "MlflowClient":
     # A server that is not there must be noticed in seconds, not after minutes of retries.
     with few_retries(), _translated(uri):
         _refuse_foreign_file(uri)
+        make_sqlite_store(uri)
         mlflow.set_tracking_uri(uri)
         client = mlflow.MlflowClient()
         if mlflow.active_run() is None and not _environment_names_experiment():
@@ -75,14 +76,10 @@ def _translated(uri: str) -> Iterator[None]:
 
 def _refuse_foreign_file(uri: str) -> None:
     """Look at a SQLite file before MLflow does, which tries a broken one for two minutes."""
-    from sqlalchemy.engine import make_url
-
-    if not uri.startswith("sqlite:"):
+    database = sqlite_file(uri)
+    if database is None or not database.is_file():
         return
-    database = make_url(uri).database
-    if not database or database.startswith("file:") or not Path(database).is_file():
-        return
-    with Path(database).open("rb") as file:
+    with database.open("rb") as file:
         start = file.read(16)
     if start and start != b"SQLite format 3\0":
         raise StoreUnusable(

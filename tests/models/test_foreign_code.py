@@ -18,7 +18,7 @@ from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from tests.support.project import ROOT
-from tests.training.test_trainer import settings
+from tests.support.tiny_runs import small_training as settings
 
 LOAD_BASE = """
 import sys

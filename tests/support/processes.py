@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,4 +57,22 @@ def processes_of(marker: str) -> list[int]:
                 found.append(int(folder.name))
         except OSError:
             continue
+    return found
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Addresses at which processes listen, as /proc/net writes them (hexadecimal)."""
+    inodes = set()
+    for pid in pids:
+        for file in (Path("/proc") / str(pid) / "fd").glob("*"):
+            with suppress(OSError):
+                link = os.readlink(file)
+                if link.startswith("socket:["):
+                    inodes.add(link[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in (Path("/proc/net") / table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].partition(":")[0])
     return found

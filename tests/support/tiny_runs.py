@@ -6,7 +6,15 @@ from typing import Any
 
 import torch
 
-from steps.config.sections import Training
+from steps.config.sections import (
+    Hardware,
+    Hyperparameters,
+    Logging,
+    MemoryOptimization,
+    Model,
+    Qlora,
+    Training,
+)
 from steps.distributed.deepspeed import zero_stage
 from steps.distributed.ranks import Rank
 from steps.models.adapters import add_adapter
@@ -81,3 +89,22 @@ def assert_accumulation_changes_nothing(build: Callable[[int, int], ModelTrainer
     for losses, weights in results[1:]:
         torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
         torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
+
+
+def small_training(folder: Path, **hyperparameters: Any) -> Training:
+    """Four steps of LoRA on a tiny model in float32."""
+    values = {
+        "batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        **hyperparameters,
+    }
+    return Training(
+        model=Model(name=str(folder), max_length=128),
+        qlora=Qlora(method="lora", r=4, lora_dropout=0.0),
+        hyperparameters=Hyperparameters(**values),
+        logging=Logging(log_steps=1, eval_steps=2, save_steps=2),
+        memory_optimization=MemoryOptimization(gradient_checkpointing=False),
+        hardware=Hardware(bf16=False),
+    )

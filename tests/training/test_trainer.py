@@ -7,12 +7,6 @@ import pytest
 import torch
 
 from steps.config.sections import (
-    Hardware,
-    Hyperparameters,
-    Logging,
-    MemoryOptimization,
-    Model,
-    Qlora,
     Training,
 )
 from steps.errors import UserError
@@ -23,24 +17,7 @@ from steps.models.tokenizer import load_tokenizer
 from steps.training.arguments import optimizer_name
 from steps.training.trainer import ModelTrainer
 from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer, papers
-
-
-def settings(folder: Path, **hyperparameters: Any) -> Training:
-    values = {
-        "batch_size": 2,
-        "gradient_accumulation_steps": 1,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        **hyperparameters,
-    }
-    return Training(
-        model=Model(name=str(folder), max_length=128),
-        qlora=Qlora(method="lora", r=4, lora_dropout=0.0),
-        hyperparameters=Hyperparameters(**values),
-        logging=Logging(log_steps=1, eval_steps=2, save_steps=2),
-        memory_optimization=MemoryOptimization(gradient_checkpointing=False),
-        hardware=Hardware(bf16=False),
-    )
+from tests.support.tiny_runs import small_training as settings
 
 
 def trainer(training: Training, folder: Path, **keywords: Any) -> ModelTrainer:

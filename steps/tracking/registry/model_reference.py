@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
+from steps.digests import folder_sha256
 from steps.errors import UserError
+from steps.terminal import say
 from steps.tracking.names import (
+    ADAPTER_DIGEST_TAG,
     ADAPTER_FOLDER,
     BASE_MODEL_TAG,
     BASE_SHA256_TAG,
@@ -140,22 +143,21 @@ def fetch_adapter(client: "MlflowClient", reference: ModelReference, scratch: Pa
     """Bring the adapter folder of a model to this machine.
 
     Raises:
-        UserError: Its bytes are gone.
+        UserError: Its bytes are gone, or not those that finetune wrote.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     uri = reference.uri if reference.version is None else f"{reference.uri}/artifacts/adapter"
     try:
-        if reference.version is None:
-            return Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(scratch)))
+        # A version whole: its adapter may lie elsewhere in models that were logged before.
         folder = Path(mlflow.artifacts.download_artifacts(reference.uri, dst_path=str(scratch)))
     except (MlflowException, OSError) as error:
         raise UserError(
             f"model {reference.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
             "was the artifact deleted? Register it again with finetune"
         ) from None
-    adapter = folder / "artifacts" / "adapter"
+    adapter = folder if reference.version is None else folder / "artifacts" / ADAPTER_FOLDER
     if not adapter.is_dir():
         found = [path.parent for path in folder.rglob("base.json")]
         if not found:
@@ -164,4 +166,26 @@ def fetch_adapter(client: "MlflowClient", reference: ModelReference, scratch: Pa
                 "did not make it; name another version, or register it again with finetune"
             )
         adapter = found[0]
+    _check_digest(client, reference, adapter)
     return adapter
+
+
+def _check_digest(client: "MlflowClient", reference: ModelReference, adapter: Path) -> None:
+    """Hold an adapter against the digest that finetune noted.
+
+    Raises:
+        UserError: They differ.
+    """
+    if reference.version is not None:
+        tags = reference.version.tags
+    else:
+        tags = client.get_run(str(reference.run_id)).data.tags
+    noted = tags.get(ADAPTER_DIGEST_TAG)
+    if noted is None:
+        say(f"{reference.name} was stored without a digest, so that a change would not be noticed")
+    elif noted != folder_sha256(adapter):
+        raise UserError(
+            f"{reference.name}: its files are not those that finetune wrote (digest "
+            f"{folder_sha256(adapter)[:12]}…, noted {noted[:12]}…): they were changed or damaged; "
+            "name another version, or train it again"
+        )

@@ -185,7 +185,15 @@ def finish_interrupted_move(client: "MlflowClient", name: str) -> str | None:
         return None  # nothing is registered under this name yet
     if not journal:
         return None
-    move = AliasMove(**json.loads(journal))
+    move = _read_move(journal)
+    missing = "" if move is None else _missing_version(client, name, move)
+    if move is None or missing:
+        client.delete_registered_model_tag(name, ALIAS_MOVE_TAG)
+        why = f"{missing} was deleted" if missing else "what is noted of it cannot be read"
+        return (
+            f"a move of the aliases of {name} had been interrupted, and {why}: it is set aside, "
+            f"the aliases stay as they are now ({alias_state(client, name) or 'none'})"
+        )
     now = alias_state(client, name)
     aliases = (CHAMPION, CHALLENGER, PREVIOUS)
     if any(now.get(key) not in (move.before.get(key), move.after.get(key)) for key in aliases):
@@ -196,6 +204,28 @@ def finish_interrupted_move(client: "MlflowClient", name: str) -> str | None:
         )
     _carry_out(client, name, move)
     return f"finished a move of the aliases that run {move.run} had begun: now {move.after}"
+
+
+def _read_move(journal: str) -> AliasMove | None:
+    """The move that a journal tag holds; None where it holds something else."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(journal.encode(), type=AliasMove)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+
+
+def _missing_version(client: "MlflowClient", name: str, move: AliasMove) -> str:
+    """A version that a move needs and the registry has not; "" where all are there."""
+    from mlflow.exceptions import MlflowException
+
+    for uri in sorted({*move.after.values(), *move.notes}):
+        try:
+            client.get_model_version(name, _number(uri))
+        except MlflowException:
+            return uri
+    return ""
 
 
 def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
@@ -211,6 +241,14 @@ def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
             client.set_registered_model_alias(name, alias, _number(move.after[alias]))
         elif alias in move.before:
             client.delete_registered_model_alias(name, alias)
+    now = alias_state(client, name)
+    if now != move.after:
+        # Before a version is said to be promoted that is not.
+        client.delete_registered_model_tag(name, ALIAS_MOVE_TAG)
+        raise UserError(
+            f"the aliases of {name} were moved by somebody else at the same time (wanted "
+            f"{move.after}, found {now}): decide who is right, then run ab_compare again"
+        )
     for uri, note in move.notes.items():
         number = _number(uri)
         # One tag a move: none of them overwrites another.
@@ -219,12 +257,6 @@ def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
         client.set_model_version_tag(name, number, "forge.decision_run", move.run)
         client.update_model_version(name, number, description=f"{note}. {move.reason}")
     client.delete_registered_model_tag(name, ALIAS_MOVE_TAG)
-    now = alias_state(client, name)
-    if now != move.after:
-        raise UserError(
-            f"the aliases of {name} were moved by somebody else at the same time (wanted "
-            f"{move.after}, found {now}): decide who is right, then run ab_compare again"
-        )
 
 
 def _number(uri: str) -> str:

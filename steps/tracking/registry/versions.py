@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Training
+from steps.digests import folder_sha256
 from steps.distributed.ranks import RANK_VARIABLES
 from steps.errors import UserError
+from steps.tracking.names import ADAPTER_DIGEST_TAG
 from steps.tracking.registry.naming import ensure_registered_model
 from steps.tracking.runs import StepRun
 from steps.tracking.store import reason, store_errors
@@ -124,6 +126,7 @@ def _create_version(
         model_id=model_id,
         description=f"{training.qlora.resolved_method} of {base}. {shown}. "
         "Card: artifacts/adapter/README.md of this model.",
+        tags={ADAPTER_DIGEST_TAG: folder_sha256(adapter)},
     )
     uri = f"models:/{name}/{version.version}"
     try:

@@ -147,13 +147,55 @@ def test_an_alias_that_moved_since_the_decision_stops_the_promotion(run: StepRun
 def test_a_change_at_the_same_time_is_reported(run: StepRun) -> None:
     class Interfering(DyingClient):
         def __getattr__(self, name: str) -> Any:
-            if name == "delete_registered_model_tag":
+            if name == "delete_registered_model_alias":
                 self.client.set_registered_model_alias(NAME, "champion", "3")
             return getattr(self.client, name)
 
     beside = replace(run, client=cast(Any, Interfering(run.client, 0)))
     with pytest.raises(UserError, match="by somebody else at the same time"):
         promote(beside, 2)
+    # Who lost the race is not said to be promoted, and nothing is left to finish.
+    assert audits(run, 2) == []
+    assert "forge.decision" not in run.client.get_model_version(NAME, "2").tags
+    assert finish_interrupted_move(run.client, NAME) is None
+
+
+@pytest.mark.parametrize("journal", ["{", "[]", "null", '{"run": 1}', "no JSON at all"])
+def test_a_journal_that_cannot_be_read_is_set_aside_with_a_line(run: StepRun, journal: str) -> None:
+    before = alias_state(run.client, NAME)
+    run.client.set_registered_model_tag(NAME, ALIAS_MOVE_TAG, journal)
+    said = finish_interrupted_move(run.client, NAME)
+    assert said is not None and "cannot be read: it is set aside" in said and "\n" not in said
+    assert alias_state(run.client, NAME) == before
+    assert finish_interrupted_move(run.client, NAME) is None
+
+
+@pytest.mark.parametrize("changes", range(1, 12))
+def test_a_move_to_a_version_that_was_deleted_is_set_aside_with_a_line(
+    run: StepRun, changes: int
+) -> None:
+    dying = replace(run, client=cast(Any, DyingClient(run.client, changes)))
+    with pytest.raises(Died):
+        promote(dying, 2)
+    run.client.delete_model_version(NAME, "2")
+    said = finish_interrupted_move(run.client, NAME)
+    assert said is not None and f"{uri(2)} was deleted" in said
+    # The next promotion is not held up.
+    assert finish_interrupted_move(run.client, NAME) is None
+    promote(run, 3)
+    assert alias_state(run.client, NAME)["champion"] == uri(3)
+
+
+@pytest.mark.parametrize("changes", range(1, 12))
+def test_retries_do_not_overwrite_the_previous_champion(run: StepRun, changes: int) -> None:
+    for _ in range(2):
+        dying = replace(run, client=cast(Any, DyingClient(run.client, changes)))
+        with pytest.raises(Died):
+            promote(dying, 2)
+        finish_interrupted_move(run.client, NAME)
+        if alias_state(run.client, NAME)["champion"] == uri(2):
+            break
+    assert alias_state(run.client, NAME)["previous_champion"] == uri(1)
 
 
 def test_nothing_is_finished_where_no_model_is_registered(store: str) -> None:
