@@ -5,7 +5,7 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -38,6 +38,7 @@ def step_command(
         def wrapped(*arguments: Any, **options: Any) -> None:
             leave_with_the_launcher()
             try:
+                refuse_secrets(options)
                 function(*arguments, **options)
             except UserError as error:
                 _tag_unjoined_run(error)
@@ -51,6 +52,33 @@ def step_command(
         return wrapped
 
     return decorate
+
+
+def refuse_secrets(options: Mapping[str, Any]) -> None:
+    """Refuse passwords and tokens on the command line; a run that `mlflow run` made goes.
+
+    `mlflow run` has stored its parameters by then, and any user of the machine can read the
+    command line.
+
+    Raises:
+        UserError: An option holds one.
+    """
+    from steps.tracking.credentials import holds_secret
+
+    for name, value in options.items():
+        if not (isinstance(value, str) and holds_secret(value)):
+            continue
+        gone = ""
+        run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+        if run_id is not None:
+            from steps.tracking.runs import delete_run
+
+            gone = delete_run(run_id)
+        raise UserError(
+            f"{name.removesuffix('_path')} holds a password or a token, which mlflow would store "
+            "and any user of this machine can read: set MLFLOW_TRACKING_USERNAME and "
+            f"MLFLOW_TRACKING_PASSWORD, HF_TOKEN, or the like in the environment{gone}"
+        )
 
 
 def _tag_unjoined_run(error: UserError) -> None:

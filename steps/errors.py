@@ -2,6 +2,7 @@
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,6 +21,11 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+    def __init__(self, message: str) -> None:
+        """Take a message; what would move the cursor or hide text of it is written out."""
+        super().__init__(printable(message))
+
     # Of several processes that train together, all have raised it: the first one says it.
     is_shared = False
 
@@ -41,6 +47,15 @@ def writing_to(place: str, fix: str) -> Iterator[None]:
         if error.errno not in DISK_TROUBLE:
             raise
         raise UserError(f"{place} cannot be written ({os.strerror(error.errno)}): {fix}") from error
+
+
+def printable(text: str) -> str:
+    """A text as one line without control characters: names and keys may bring terminal escapes."""
+    shown = []
+    for character in " ".join(text.split("\n")):
+        hidden = unicodedata.category(character) in ("Cc", "Cf") and character != "\t"
+        shown.append(f"\\x{ord(character):02x}" if hidden else character)
+    return "".join(shown)
 
 
 def first_line(error: BaseException) -> str:

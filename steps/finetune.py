@@ -210,13 +210,15 @@ def finetune(
     with recording(run, prepared, rank) as (recorder, uploads):
         trainer = build_trainer(run, prepared, adapted, recorder, stop, rank)
         announce(prepared, adapted, trainer, recorder)
-        with uploads, _saying_how_to_go_on(run, trainer):
-            train(run, prepared, trainer, recorder)
-        result = save(run, adapted, trainer)
-        leave_group()
-        if not rank.is_first:
-            return ""
-        publish_files(run, prepared, result, recorder)
+        with uploads:
+            with _saying_how_to_go_on(run, trainer):
+                train(run, prepared, trainer, recorder)
+            result = save(run, adapted, trainer)
+            leave_group()
+            if not rank.is_first:
+                return ""
+            # Into the spool on the disk, before anything waits for a store that is away.
+            publish_files(run, prepared, result, recorder)
     # The check loads the model a second time, in another process: make room first.
     del trainer, adapted
     free_memory(prepared.job.placement.device)

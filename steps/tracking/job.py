@@ -43,13 +43,13 @@ from steps.tracking.checkpoints.resume import (
     take_over,
 )
 from steps.tracking.checkpoints.uploads import CheckpointUploads, NoUploads
+from steps.tracking.credentials import masked
 from steps.tracking.datasets import StoredDataset, fetch_dataset, log_dataset_input
 from steps.tracking.environment import git_state, library_versions, write_environment
 from steps.tracking.plans import measured_rate, record_plan
 from steps.tracking.recorder import MlflowRecorder, sampling_machine
 from steps.tracking.registry.naming import try_names
 from steps.tracking.runs import StepRun
-from steps.tracking.store import without_credentials
 from steps.training.job import Job
 
 if TYPE_CHECKING:
@@ -329,9 +329,7 @@ def _checkpoint_root(training: Training, run: StepRun, rank: Rank) -> Path:
 
 
 def _params(loaded: LoadedConfig) -> dict[str, Any]:
-    content = loaded.training.model_dump(mode="json")
-    uri = content["mlflow"]["tracking_uri"]
-    content["mlflow"]["tracking_uri"] = uri and without_credentials(uri)
+    content = masked(loaded.training.model_dump(mode="json"))
     return {key: value for name, part in content.items() for key, value in _flat(name, part)}
 
 
@@ -341,10 +339,5 @@ def _flat(name: str, part: Any) -> list[tuple[str, Any]]:
 
 def _log_config(run: StepRun, loaded: LoadedConfig) -> None:
     file = run.scratch / "config.yaml"
-    uri = loaded.training.mlflow.tracking_uri
-    kept = loaded.training.mlflow.model_copy(
-        update={"tracking_uri": uri and without_credentials(uri)}
-    )
-    training = loaded.training.model_copy(update={"mlflow": kept})
-    file.write_text(resolved_yaml(training), encoding="utf-8")
+    file.write_text(masked(resolved_yaml(loaded.training)), encoding="utf-8")
     run.artifact(file)

@@ -10,6 +10,7 @@ import mlflow
 
 from steps.config.paths import PROJECT_ROOT
 from steps.errors import UserError
+from steps.tracking.credentials import without_credentials
 from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG
 from steps.tracking.runs import StepRun
 
@@ -75,5 +76,5 @@ def read_json(run: StepRun, run_id: str, name: str) -> dict[str, Any]:
 
 
 def tracking_uri() -> str:
-    """The store that this process talks to, as mlflow names it."""
-    return str(mlflow.get_tracking_uri())
+    """The store that this process talks to, without user and password."""
+    return without_credentials(str(mlflow.get_tracking_uri()))

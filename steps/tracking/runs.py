@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import logging_to
+from steps.tracking.credentials import without_credentials
 from steps.tracking.keep_killed import spawn_status_keeper
 from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG, STEP_TAG
 from steps.tracking.registry.naming import check_names
@@ -33,7 +34,6 @@ from steps.tracking.store import (
     few_retries,
     reason,
     store_errors,
-    without_credentials,
     writing_to_store,
 )
 
@@ -220,7 +220,10 @@ def step_run(
                 yield run
                 status = "FINISHED"
             except UserError as error:
-                tags = {"error": str(error), "exit_code": str(error.exit_code)}
+                tags = {
+                    "error": without_credentials(str(error)),
+                    "exit_code": str(error.exit_code),
+                }
                 if isinstance(error, StoreUnusable):
                     patience = 0.0
                 raise
@@ -233,7 +236,10 @@ def step_run(
             except BaseException as error:
                 # The terminal gets it from Python; this is the copy for the run.
                 logging.getLogger("traceback").error("%s", traceback.format_exc())
-                tags = {"error": f"{type(error).__name__}: {error}", "exit_code": "1"}
+                tags = {
+                    "error": without_credentials(f"{type(error).__name__}: {error}"),
+                    "exit_code": "1",
+                }
                 raise
             finally:
                 if not ends:
@@ -401,6 +407,21 @@ def forget_error(run: StepRun) -> None:
     for name in (ERROR_TAG, EXIT_CODE_TAG):
         if name in tags:
             run.client.delete_tag(run.id, name)
+
+
+def delete_run(run_id: str) -> str:
+    """Delete a run that holds what must not be stored; says so, and how to remove the rest."""
+    import mlflow
+
+    try:
+        with few_retries():
+            mlflow.MlflowClient().delete_run(run_id)
+    except store_errors() as error:
+        return f"; run {run_id} holds it and could not be deleted ({reason(error)})"
+    return (
+        f"; run {run_id}, which held it, is deleted, and `mlflow gc --run-ids {run_id}` takes it "
+        "off the disk"
+    )
 
 
 def tag_failure(run_id: str, error: str, exit_code: int) -> None:

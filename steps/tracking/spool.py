@@ -29,12 +29,12 @@ from typing import Any
 import click
 
 from steps.errors import UserError
+from steps.tracking.credentials import login_in_environment, without_credentials
 from steps.tracking.store import (
     StoreUnusable,
     few_retries,
     reason,
     store_errors,
-    without_credentials,
 )
 
 JOURNAL = "journal.jsonl"
@@ -61,6 +61,9 @@ class Spool:
         folder: Where they lie; made with the first entry, gone when all are sent.
         run_id: The run they belong to.
         last_error: Why the last attempt failed, in one line, or "".
+        deadline: When waiting ends for all who wait (`time.monotonic`), so that several waits for
+            one outage are not added up; None: each `flush` waits as long as it says. Gone with
+            the outage.
     """
 
     def __init__(self, folder: Path, run_id: str) -> None:
@@ -73,6 +76,7 @@ class Spool:
         self.folder = folder
         self.run_id = run_id
         self.last_error = ""
+        self.deadline: float | None = None
         self._refused: Exception | None = None
         self._journal: Any = None
         self._thread: threading.Thread | None = None
@@ -143,6 +147,8 @@ class Spool:
             MlflowException: The store refused an entry as wrong (a bug of the caller's).
         """
         end = time.monotonic() + seconds
+        if self.deadline is not None:
+            end = min(end, self.deadline)
         with self._changed:
             self._hurry = True
             if self.pending:
@@ -156,6 +162,8 @@ class Spool:
             self._hurry = False
         if self._refused is not None:
             raise self._refused
+        if not self.pending:
+            self.deadline = None
         return not self.pending
 
     def close(self) -> None:
@@ -346,13 +354,14 @@ def main(folder: Path, tracking_uri: str | None, minutes: float) -> None:
         import mlflow
 
         if tracking_uri:
-            mlflow.set_tracking_uri(tracking_uri)
+            mlflow.set_tracking_uri(login_in_environment(tracking_uri))
         with few_retries():
             sent = spool.flush(60 * minutes)
             spool.close()
         if not sent:
             raise StoreAway(
-                f"the tracking store {mlflow.get_tracking_uri()} did not take the rest of {folder} "
+                f"the tracking store {without_credentials(mlflow.get_tracking_uri())} did not take "
+                f"the rest of {folder} "
                 f"within {minutes:g} minutes ({spool.last_error}): try again later"
             )
     except UserError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.tracking.credentials import login_in_environment, without_credentials
 from steps.tracking.new_store import make_sqlite_store, sqlite_file
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
 
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+
+# What drivers of databases and artifact stores are called on the package index.
+PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "google": "google-cloud-storage",
+    "azure": "azure-storage-blob",
+}
 
 # Longest wait for one answer of a server that should be there.
 REQUEST_SECONDS = 4
@@ -37,9 +47,11 @@ def connect(training: Training) -> "MlflowClient":
     import mlflow
 
     uri = os.environ.get("MLFLOW_TRACKING_URI") or training.mlflow.tracking_uri or DEFAULT_URI
+    uri = login_in_environment(uri)
     # A server that is not there must be noticed in seconds, not after minutes of retries.
     with few_retries(), _translated(uri):
         _refuse_foreign_file(uri)
+        _refuse_unreachable_database(uri)
         make_sqlite_store(uri)
         mlflow.set_tracking_uri(uri)
         client = mlflow.MlflowClient()
@@ -67,6 +79,12 @@ def _translated(uri: str) -> Iterator[None]:
     unusable: tuple[type[Exception], ...] = (*store_errors(), ImportError)
     try:
         yield
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get(str(error.name).partition(".")[0], str(error.name))
+        raise StoreUnusable(
+            f"the tracking store {without_credentials(uri)}, or where it keeps its artifacts, "
+            f"needs the package {package}: pip install {package}"
+        ) from None
     except unusable as error:
         raise StoreUnusable(
             f"the tracking store {without_credentials(uri)} cannot be used: {reason(error)}; start "
@@ -86,6 +104,20 @@ def _refuse_foreign_file(uri: str) -> None:
             f"the tracking store {uri} cannot be used: {database} is not a SQLite database; "
             "correct MLFLOW_TRACKING_URI or training.mlflow.tracking_uri"
         )
+
+
+def _refuse_unreachable_database(uri: str) -> None:
+    """Ask a database server once: MLflow asks a wrong password or host again for minutes."""
+    from sqlalchemy import create_engine
+
+    if not re.match(r"(postgresql|mysql|mssql)(\+\w+)?:", uri):
+        return
+    engine = create_engine(uri, pool_pre_ping=False)
+    try:
+        with engine.connect():
+            pass
+    finally:
+        engine.dispose()
 
 
 def _environment_names_experiment() -> bool:
@@ -149,11 +181,6 @@ def reason(error: BaseException) -> str:
         return "it is read-only"
     # SQLAlchemy appends the statement and a link.
     return _shortened(text.split(" [SQL:")[0])
-
-
-def without_credentials(uri: str) -> str:
-    """A URI without the user and the password that it may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def experiment_id() -> str:

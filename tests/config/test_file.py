@@ -149,3 +149,20 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None
     training = load_config(ROOT / "configs/demo.yaml").training
     (tmp_path / "resolved.yaml").write_text(resolved_yaml(training), encoding="utf-8")
     assert load_config(tmp_path / "resolved.yaml").training == training
+
+
+def test_a_file_that_is_nested_thousands_deep_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "deep.yaml"
+    file.write_text("training: " + "{a: " * 2000 + "1" + "}" * 2000)
+    with pytest.raises(UserError, match="not a readable YAML file") as refused:
+        load_config(file)
+    assert len(str(refused.value)) < 1000
+
+
+def test_terminal_escapes_in_a_key_are_written_out(tmp_path: Path) -> None:
+    file = tmp_path / "escapes.yaml"
+    file.write_text('training: {"\\e[2J\\e[31mkey\\n": 1}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"unknown key") as refused:
+        load_config(file)
+    assert "\x1b" not in str(refused.value) and "\n" not in str(refused.value)
+    assert "\\x1b" in str(refused.value)

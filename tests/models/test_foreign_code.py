@@ -56,6 +56,11 @@ except UserError as error:
 """
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
+
+
 class Touches:
     """A pickle that makes a file when it is opened."""
 

@@ -11,8 +11,9 @@ import pytest
 
 from steps.config.sections import Mlflow, Training
 from steps.errors import UserError
+from steps.tracking.credentials import without_credentials
 from steps.tracking.runs import step_run
-from steps.tracking.store import connect, reason, without_credentials
+from steps.tracking.store import connect, reason
 
 PAGE = b"<!doctype html>\n<html><body>" + b"<p>welcome</p>" * 200 + b"</body></html>"
 

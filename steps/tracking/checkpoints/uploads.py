@@ -14,6 +14,7 @@ store lists a folder only by a request of its own.
 import logging
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from steps.checkpoints.format import MANIFEST, validate_checkpoint
 from steps.signals import StoppedAtOnce
 from steps.tracking.names import BYTES_TAG, CHECKPOINT_URI_TAG, CHECKPOINTS_FOLDER, RESUME_ONLY_TAG
+from steps.tracking.store import few_retries
 
 if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
@@ -55,6 +57,10 @@ def checkpoint_tags(run_id: str, folder: Path) -> dict[str, str]:
         BYTES_TAG: str(listed + (folder / MANIFEST).stat().st_size),
         RESUME_ONLY_TAG: str(resume_only),
     }
+
+
+class StoreStaysAway(Exception):
+    """The store did not come back while an upload waited for it."""
 
 
 class NoUploads:
@@ -95,20 +101,30 @@ class CheckpointUploads:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait until everything is uploaded, unless the run was told to leave at once."""
+        """Wait until everything is uploaded, unless the run was told to leave at once.
+
+        For a store that is away all waits together take the run's patience, once.
+        """
         if isinstance(error, StoppedAtOnce):
             return
+        self.run.spool.deadline = time.monotonic() + self.run.patience
         self._queue.put(None)
         self._thread.join()
         for upload in list(self._missed.values()):
             # The local copy may have been rotated away by newer ones.
             if upload.folder.is_dir():
                 self._try(upload)
-        if self._missed:
-            steps = ", ".join(f"checkpoint-{step}" for step in sorted(self._missed))
-            self.warn(f"{steps}: on the local disk only, the upload to the store failed")
+        for here in (True, False):
+            missed = [step for step in sorted(self._missed) if self._is_here(step) == here]
+            if missed:
+                steps = ", ".join(f"checkpoint-{step}" for step in missed)
+                where = "on the local disk only" if here else "rotated away by newer ones"
+                self.warn(f"{steps}: not in the store, {where}")
         if self._crash is not None and error is None:
             raise self._crash
+
+    def _is_here(self, step: int) -> bool:
+        return self._missed[step].folder.is_dir()
 
     def submit(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """Upload a checkpoint soon; given again for a step, only its metrics are added."""
@@ -143,7 +159,8 @@ class CheckpointUploads:
 
         logging.getLogger("steps").warning("%s", reason)
         try:
-            self.run.tag(checkpoint_error=reason)
+            with few_retries():
+                self.run.tag(checkpoint_error=reason)
         except (MlflowException, OSError) as error:
             logging.getLogger("steps").info("the run could not be tagged: %s", error)
 
@@ -164,7 +181,8 @@ class CheckpointUploads:
         try:
             # While the store is away, a checkpoint waits on the local disk like all the rest; and
             # the metrics that rank it have to be there first.
-            self.run.spool.flush(self.run.patience)
+            if not self.run.spool.flush(self.run.patience):
+                raise StoreStaysAway(self.run.spool.last_error or "no answer")
             if upload.step not in self._models:
                 tags = checkpoint_tags(self.run.id, upload.folder)
                 self._upload_files(upload)
@@ -173,6 +191,12 @@ class CheckpointUploads:
             # A later submission of the same step may have found the queue full.
             if self._missed.get(upload.step) is upload:
                 del self._missed[upload.step]
+        except StoreStaysAway as error:
+            self._missed[upload.step] = upload
+            # No tag: it would wait for the same store.
+            logging.getLogger("steps").warning(
+                "checkpoint-%d waits for the store, which is away (%s)", upload.step, error
+            )
         except (MlflowException, OSError) as error:
             self._missed[upload.step] = upload
             self.warn(f"checkpoint-{upload.step} could not be uploaded: {error}")

@@ -150,14 +150,14 @@ def check_in_fresh_process(model_uri: str) -> None:
     from steps.config.paths import PROJECT_ROOT
 
     command = [sys.executable, "-m", "steps.tracking.registry.check_model", model_uri]
-    command += ["--tracking-uri", mlflow.get_tracking_uri()]
     # In this working folder, which the store's URI may be relative to.
     path = os.pathsep.join(filter(None, [str(PROJECT_ROOT), os.environ.get("PYTHONPATH")]))
     # Nor as one of several ranks: it would wait for the others.
     alone = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
     finished = subprocess.run(
         command,
-        env={**alone, "PYTHONPATH": path},
+        # By a variable: a command line, in which a password may stand, is open to all users.
+        env={**alone, "PYTHONPATH": path, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
         capture_output=True,
         text=True,
         encoding="utf-8",
