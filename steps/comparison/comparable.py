@@ -184,11 +184,16 @@ def _check_same_text(
     first = aligned[columns.denominator].to_numpy()
     second = frame_b[columns.denominator].to_numpy()
     at = int(np.flatnonzero(first != second)[0])
-    fix = (
-        "their tokenizers or masks differ, so set comparison.metric to pseudo_bits_per_byte"
-        if metric.endswith(("mlm_loss", "mlm_accuracy"))
-        else "evaluate both on one dataset"
-    )
+    fix = "evaluate both on one dataset"
+    if metric.endswith(("mlm_loss", "mlm_accuracy", "pseudo_bits_per_byte")):
+        # Where each token is asked, whatever the tokens are, all bytes have been.
+        both = [frame["tokens"].max() for frame in (aligned, frame_b) if "tokens" in frame]
+        longest = int(max(both, default=512))
+        fix = (
+            "their tokenizers or masks differ: set comparison.metric to pseudo_bits_per_byte and "
+            f"evaluation.pseudo_likelihood_tokens to {longest} or more, so that every token of "
+            "every paper is asked, and both are measured again"
+        )
     raise UserError(
         f"{a.name} and {b.name} cannot be compared: {columns.denominator} of "
         f"{frame_b['paper_id'].iloc[at]} is {first[at]} against {second[at]}; {fix}"

@@ -55,6 +55,59 @@ def test_heads_of_other_families_see_only_the_positions_asked_for(family, wordpi
         np.testing.assert_allclose(nats, expected, rtol=1e-4)
 
 
+def test_models_of_different_tokenizers_compare_as_the_refusal_advises(
+    bert, wordpiece_tokenizer, papers
+):
+    import re
+    from dataclasses import replace
+
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from steps.comparison.decision import decide
+    from steps.config.sections import Comparison
+    from tests.support.synthetic_results import make_sides
+
+    # One token a letter: as far from word pieces as a tokenizer can be.
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = sorted({letter for paper in papers for letter in paper.text.lower()} - {" "})
+    pieces = [*names, *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    assert len(vocabulary) <= bert.config.vocab_size
+    model = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    model.normalizer, model.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    special = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    by_letter = PreTrainedTokenizerFast(
+        tokenizer_object=model, **dict(zip(special, names, strict=True))
+    )
+
+    def compared(metric: str, tokens: int):
+        settings = {**SETTINGS, "pseudo_tokens": tokens}
+        sides = [
+            replace(side, objective="masked", per_paper=frame, general=None)
+            for side, frame in zip(
+                make_sides(),
+                [
+                    score_papers_masked(bert, one, papers, **settings)
+                    for one in (wordpiece_tokenizer, by_letter)
+                ],
+                strict=True,
+            )
+        ]
+        return decide(*sides, Comparison(metric=metric, guards=(), bootstrap_samples=200))
+
+    with pytest.raises(UserError, match="tokenizers or masks differ") as refused:
+        compared("mlm_loss", 5)
+    needed = int(re.search(r"pseudo_likelihood_tokens to (\d+)", str(refused.value))[1])
+    with pytest.raises(UserError, match="tokenizers or masks differ"):
+        compared("pseudo_bits_per_byte", 5)
+    decision = compared("pseudo_bits_per_byte", needed)
+    assert decision.primary.champion > 0 and decision.primary.challenger > 0
+
+
 def test_fifteen_per_cent_are_masked_and_the_cap_is_kept(bert, wordpiece_tokenizer, papers):
     frame = score_papers_masked(bert, wordpiece_tokenizer, papers, **SETTINGS)
     np.testing.assert_allclose(frame["mlm_targets"] / frame["tokens"], 0.15, atol=0.02)
