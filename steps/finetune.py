@@ -116,7 +116,6 @@ def start_ranks(
     from steps.distributed.ranks import check_devices
     from steps.models.devices import pick_device
     from steps.terminal import quieten_handlers
-    from steps.tracking.heartbeat import heartbeat
     from steps.tracking.runs import SECONDS_WHEN_INTERRUPTED, send_rest, step_run
 
     training = loaded.training
@@ -130,7 +129,6 @@ def start_ranks(
             step_run(
                 "finetune", training, verbose=verbose, run_name=name, log_name="launcher"
             ) as run,
-            heartbeat(run),
         ):
             # The agent's words are for the log; it brings its own handler.
             quieten_handlers()

@@ -129,6 +129,7 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
             left = [record for record in after.records if record.location in planned]
     _write_plan(run, shown, spared, applied=apply, before=before, to_free=to_free, left=left)
     _tag(run, training, [r.info.run_id for r in wanted if r.info.status == "FINISHED"])
+    _show_unregistered(run)
     for action, reason in spared:
         say(f"kept after all: {action.run_id[:8]} step {action.step}: {reason}")
     if apply and (shown or actions):
@@ -138,6 +139,17 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
     elif shown and not apply:
         hint = "delete with apply=true" if to_free else "the policy keeps all of them"
         say(f"{_size(to_free)} of {_size(before)} would be freed; {hint}")
+
+
+def _show_unregistered(run: "StepRun") -> None:
+    """Name the stored models that no version is made of; deleting them is the user's."""
+    from steps.tracking.registry.versions import models_without_version
+
+    for model in models_without_version(run.client, run.experiment_id):
+        say(
+            f"model {model.model_id} of run {model.source_run_id} ({model.status}) has no "
+            "registered version: delete it in the MLflow UI if nobody needs it"
+        )
 
 
 def _plan(

@@ -140,7 +140,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
+    OmegaConf.register_resolver("oc.env", _environment_variable, replace=True)
     unreadable = (YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError, RecursionError)
     try:
         loaded = OmegaConf.load(file)

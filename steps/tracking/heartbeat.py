@@ -1,6 +1,6 @@
 """Signs of life: by them a killed run, RUNNING in the store for ever, is known from a living one.
 
-with heartbeat(run):
+with heartbeat(client, run_id):
     train()
 sign_of_life(client.get_run(run_id))     # "" or why the run counts as living
 """
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-    from steps.tracking.runs import StepRun
-
 BEAT_SECONDS = 30.0
 # Several beats: a store that was slow for a minute kills nobody.
 STALE_SECONDS = 150.0
+DEAD_SECONDS = 24 * 3600.0
 POLL_SECONDS = 2.0
 
 
 @contextmanager
-def heartbeat(run: "StepRun", seconds: float = BEAT_SECONDS) -> Iterator[None]:
+def heartbeat(client: "MlflowClient", run_id: str, seconds: float = BEAT_SECONDS) -> Iterator[None]:
     """Keep writing `forge.heartbeat` into a run, from a thread, until the block ends."""
     ended = threading.Event()
 
@@ -40,12 +39,12 @@ def heartbeat(run: "StepRun", seconds: float = BEAT_SECONDS) -> Iterator[None]:
 
         while not ended.wait(seconds):
             try:
-                run.client.set_tag(run.id, HEARTBEAT_TAG, _sign())
+                client.set_tag(run_id, HEARTBEAT_TAG, _sign())
             except (MlflowException, OSError) as error:
                 # The store is away; the next beat may reach it.
                 logging.getLogger("steps").info("heartbeat missed: %s", error)
 
-    run.client.set_tag(run.id, HEARTBEAT_TAG, _sign())
+    client.set_tag(run_id, HEARTBEAT_TAG, _sign())
     threading.Thread(target=beat, daemon=True, name="heartbeat").start()
     try:
         yield
@@ -72,6 +71,19 @@ def sign_of_life(run: "Run") -> str:
     if sign is None:
         return f"it was started {age:.0f} s ago"
     return f"it gave a sign of life {age:.0f} s ago, from {sign.host}"
+
+
+def is_provably_dead(run: "Run") -> bool:
+    """Whether a run's process is gone: on this machine by its number, elsewhere after a day.
+
+    A training whose store is away for hours gives no sign either, and is not dead.
+    """
+    sign = _sign_in(run)
+    if sign is None:
+        return False
+    if _is_of_this_machine(sign):
+        return _process_started(sign.pid) != sign.process_started
+    return time.time() - last_sign(run) >= DEAD_SECONDS
 
 
 def sign_of_life_awaited(client: "MlflowClient", run: "Run", say: Callable[[str], None]) -> str:

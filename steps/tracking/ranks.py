@@ -18,7 +18,6 @@ from steps.config.sections import Training
 from steps.distributed.collectives import all_gather, broadcast, raise_on_all_ranks
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
-from steps.tracking.heartbeat import heartbeat
 from steps.tracking.names import LAUNCH_TAG
 from steps.tracking.runs import (
     StepRun,
@@ -81,7 +80,6 @@ def _first_run(
             )
         )
         if not rank.is_launched:
-            stack.enter_context(heartbeat(run))
             forget_error(run)
         if rank.count > 1:
             run.tag(launch=rank.launch)

@@ -12,10 +12,9 @@ store is away at the end, what it lacks stays in a spool on the local disk (see
 import json
 import logging
 import os
-import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,9 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.terminal import logging_to
 from steps.tracking.credentials import without_credentials
+from steps.tracking.heartbeat import heartbeat
 from steps.tracking.keep_killed import spawn_status_keeper
+from steps.tracking.leftovers import scratch_folder, tidy
 from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG, STEP_TAG
 from steps.tracking.registry.naming import check_names
 from steps.tracking.spool import Spool, StoreAway
@@ -167,14 +168,14 @@ def reading_run(
         verbose: Let the libraries' own messages through to the terminal.
     """
     with (
-        tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch,
-        logging_to(Path(scratch) / f"{step}.log", verbose),
+        scratch_folder(step) as scratch,
+        logging_to(scratch / f"{step}.log", verbose),
     ):
         os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
         # As mlflow does with a run that is joined: no child of ours is to write into it.
         os.environ.pop("MLFLOW_RUN_ID", None)
         client = connect(training)
-        files = Path(scratch) / "files"
+        files = scratch / "files"
         files.mkdir()
         spool = Spool(files / "spool", run_id)
         yield ReadingRun(run_id, experiment_id, client, files, spool, 0.0)
@@ -208,16 +209,19 @@ def step_run(
         StoreAway: The step went well, but the store did not take all of it in time.
     """
     check_names(training)
-    with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
-        log_file = Path(scratch) / f"{log_name or step}.log"
+    with scratch_folder(step) as scratch:
+        log_file = scratch / f"{log_name or step}.log"
         with logging_to(log_file, verbose):
             client = connect(training)
             refuse_stale_run(client, step, rejoins)
-            files = Path(scratch) / "files"
+            files = scratch / "files"
             run = _open_run(step, training, client, files, run_name, "" if ends else PART)
             status, tags, patience = "FAILED", {}, run.patience
             try:
-                yield run
+                with heartbeat(client, run.id) if ends else nullcontext():
+                    if ends:
+                        tidy(client, run.id, run.experiment_id)
+                    yield run
                 status = "FINISHED"
             except UserError as error:
                 tags = {

@@ -22,8 +22,12 @@ from steps.tracking.runs import StepRun
 from steps.tracking.store import reason, store_errors
 
 if TYPE_CHECKING:
-    pass
+    from mlflow.entities import LoggedModel
+    from mlflow.tracking import MlflowClient
 
+
+# Of the LoggedModel that a version is made of.
+MODEL_NAME = "model"
 
 SERVING_PACKAGES = (
     "mlflow",
@@ -93,7 +97,7 @@ def _log_model(adapter: Path) -> tuple[str, str]:
     import mlflow
 
     info = mlflow.pyfunc.log_model(
-        name="model",
+        name=MODEL_NAME,
         python_model=str(PROJECT_ROOT / "steps" / "tracking" / "registry" / "served_model.py"),
         artifacts={"adapter": str(adapter)},
         code_paths=[str(PROJECT_ROOT / "steps")],
@@ -192,3 +196,24 @@ def _pinned(packages: tuple[str, ...]) -> list[str]:
 
     # A local build tag (+cpu) names no release of the index.
     return [f"{package}=={version(package).partition('+')[0]}" for package in packages]
+
+
+def models_without_version(client: "MlflowClient", experiment_id: str) -> "list[LoggedModel]":
+    """Models that finetune stored and no registered version is made of.
+
+    A training that was killed while it registered, or whose check failed, leaves one: it takes
+    room, and nothing points to it.
+    """
+    registered = {
+        str(version.source).removeprefix("models:/") for version in client.search_model_versions()
+    }
+    found: list[LoggedModel] = []
+    token = None
+    while True:
+        page = client.search_logged_models(
+            [experiment_id], filter_string=f"name = '{MODEL_NAME}'", page_token=token
+        )
+        found += [model for model in page if model.model_id not in registered]
+        token = page.token
+        if not token:
+            return found

@@ -185,7 +185,7 @@ def test_a_living_run_is_refused_and_auto_passes_it_over(runs: Store) -> None:
     living, killed = runs.run(), runs.killed()
     runs.save(living, 50)
     runs.save(killed, 5)
-    with heartbeats.heartbeat(living):
+    with heartbeats.heartbeat(living.client, living.id):
         with pytest.raises(UserError, match=f"its process {os.getpid()} is alive"):
             runs.find(living.id)
         found = runs.find("auto")
@@ -237,7 +237,7 @@ def test_a_set_clock_does_not_kill_a_run(runs: Store, monkeypatch: pytest.Monkey
     import psutil
 
     run = runs.run()
-    with heartbeats.heartbeat(run):
+    with heartbeats.heartbeat(run.client, run.id):
         # What the kernel does to every process's time of birth when the clock is set.
         moved = psutil.boot_time() + 3600
         monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: moved)
@@ -250,7 +250,7 @@ def test_the_heart_beats_until_the_block_ends(runs: Store) -> None:
     def beat() -> Any:
         return json.loads(runs.client.get_run(run.id).data.tags["forge.heartbeat"])["time"]
 
-    with heartbeats.heartbeat(run, seconds=0.2):
+    with heartbeats.heartbeat(run.client, run.id, seconds=0.2):
         first = beat()
         end = time.monotonic() + 20
         while beat() == first:
