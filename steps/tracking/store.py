@@ -110,9 +110,9 @@ def _refuse_unreachable_database(uri: str) -> None:
     """Ask a database server once: MLflow asks a wrong password or host again for minutes."""
     from sqlalchemy import create_engine
 
-    if not re.match(r"(postgresql|mysql|mssql)(\+\w+)?:", uri):
+    if not re.match(r"(postgresql|mysql)(\+\w+)?:", uri):
         return
-    engine = create_engine(uri, pool_pre_ping=False)
+    engine = create_engine(uri, connect_args={"connect_timeout": REQUEST_SECONDS})
     try:
         with engine.connect():
             pass

@@ -427,3 +427,23 @@ def test_rotation_to_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keep is 0, expected at least 1"):
         rotate(tmp_path, keep=0)
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path)] == [1]
+
+
+def test_stray_folders_and_broken_files_among_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    """What somebody copied or edited there is no checkpoint; the next valid one is."""
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{")
+    for name in ("checkpoint-30", "checkpoint-x", "checkpoint-40.bak", "notes", "checkpoint--5"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-50").write_text("a file of that name")
+    (tmp_path / "checkpoint-60").symlink_to(tmp_path / "nowhere")
+    valid_ones = [
+        folder.name
+        for _, folder in list_names(tmp_path)
+        if isinstance(validate_checkpoint(folder), CheckpointInfo)
+    ]
+    assert valid_ones == ["checkpoint-10"]
+    assert [one.step for one in list_checkpoints(tmp_path)] == [10]
+    for name in ("checkpoint-20", "checkpoint-30", "checkpoint-50"):
+        assert "\n" not in refused(tmp_path / name)

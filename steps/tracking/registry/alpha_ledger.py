@@ -129,7 +129,7 @@ def _spent_runs(client: "MlflowClient", prefix: str, but: str) -> "Iterator[Run]
     """Preprocess runs of all experiments, deleted ones too, on whose papers was decided."""
     from mlflow.entities import ViewType
 
-    experiments = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+    experiments = list(_experiments(client))
     token = None
     while True:
         page = client.search_runs(
@@ -140,6 +140,18 @@ def _spent_runs(client: "MlflowClient", prefix: str, but: str) -> "Iterator[Run]
             page_token=token,
         )
         yield from (run for run in page if run.info.run_id != but)
+        token = page.token
+        if not token:
+            return
+
+
+def _experiments(client: "MlflowClient") -> Iterator[str]:
+    from mlflow.entities import ViewType
+
+    token = None
+    while True:
+        page = client.search_experiments(view_type=ViewType.ALL, page_token=token)
+        yield from (one.experiment_id for one in page)
         token = page.token
         if not token:
             return
