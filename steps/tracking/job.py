@@ -109,8 +109,6 @@ def prepare_job(
         device = pick_device(training.hardware.device)
         dtype = pick_dtype(training.hardware, device)
         check_base(base, training, device)
-        if rank.is_first and training.mlflow.log_model:
-            try_names(run.client, training.mlflow.registered_model_name, alias)
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)
@@ -134,6 +132,9 @@ def prepare_job(
     job = _planned_on_first_rank(run, job, rank, records=not restarted)
     with raise_on_all_ranks():
         job = replace(job, deepspeed=_deepspeed(loaded, job, rank))
+        # Last, as it makes the registered model: whatever is refused before leaves nothing.
+        if rank.is_first and training.mlflow.log_model:
+            try_names(run.client, training.mlflow.registered_model_name, alias)
     return PreparedJob(job, stored, found, fingerprint, restarted, already, cache_parts)
 
 
