@@ -41,6 +41,23 @@ class Trained:
             self.client.search_runs([experiment.experiment_id], f"tags.`forge.step` = '{name}'")
         )
 
+    def used_by_comparison(self) -> Any:
+        """The evaluation of version 1 that a comparison takes from the store."""
+        from steps.config.file import load_config
+        from steps.tracking.cache import find_reusable, key_parts
+        from steps.tracking.evaluations import evaluation_inputs
+        from steps.tracking.registry.model_reference import resolve_model
+
+        training = load_config(self.config).training
+        reference = resolve_model(self.client, "models:/tiny/1", training)
+        digest = self.client.get_run(self.dataset).data.tags["forge.dataset_digest"]
+        inputs = evaluation_inputs(training, reference, digest, "test")
+        parts = key_parts("evaluate", training, inputs)
+        experiment = self.client.get_experiment_by_name("tiny").experiment_id
+        found, why = find_reusable(self.client, experiment, "evaluate", parts)
+        assert found is not None, why
+        return found
+
     def folder(self, uri: str) -> Path:
         """Where an artifact URI of this store is on the disk."""
         return Path(urlparse(uri).path)
@@ -310,9 +327,9 @@ def test_changed_results_are_measured_again(trained: Trained, damage: str) -> No
     sides = ("--champion", "base", "--challenger", "models:/tiny/1", "--promote", "never")
     trained.step("ab_compare", *sides)
     whole = trained.runs("ab_compare")[0].data.metrics["comparison/gain"]
-    runs = trained.runs("evaluate")
-    stored = next(r for r in runs if r.data.tags.get("forge.model_uri") == "models:/tiny/1")
-    file = artifact_of(stored.info.run_id, "per_paper.parquet")
+    # Other tests evaluate under other settings; the one that was used is found by its key.
+    used = trained.used_by_comparison()
+    file = artifact_of(used.info.run_id, "per_paper.parquet")
     if damage == "scaled":
         frame = pd.read_parquet(file)
         frame.assign(nats=frame["nats"] * 0.1).to_parquet(file, index=False)
@@ -323,11 +340,12 @@ def test_changed_results_are_measured_again(trained: Trained, damage: str) -> No
     elif damage == "gone":
         file.unlink()
     else:
-        artifact_of(stored.info.run_id, "metrics.json").write_text('{"test/memorised_share": 0}')
+        artifact_of(used.info.run_id, "metrics.json").write_text('{"test/memorised_share": 0}')
+    before = len(trained.runs("evaluate"))
     said = trained.step("ab_compare", *sides)
     assert "evaluating it now" in said
     assert trained.runs("ab_compare")[0].data.metrics["comparison/gain"] == whole
-    assert len(trained.runs("evaluate")) == len(runs) + 1
+    assert len(trained.runs("evaluate")) == before + 1
 
 
 def test_results_without_digests_are_read_and_never_promoted(trained: Trained) -> None:
