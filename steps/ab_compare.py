@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
 
+# Columns of a dataset by which papers can be counted as groups.
+GROUP_COLUMNS = ("journal", "cluster")
+
 
 @click.command()
 @click.option(
@@ -69,12 +72,9 @@ def main(
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
 
-    from steps.tracking.registry.naming import check_names
     from steps.tracking.registry.promotion import finish_interrupted_move, promotion_lock, roll_back
     from steps.tracking.runs import step_run
 
-    # Before a lock is named after it.
-    check_names(loaded.training)
     with (
         step_run("ab_compare", loaded.training, verbose=verbose) as run,
         promotion_lock(loaded.training),
@@ -92,7 +92,6 @@ def compare(
     run: "StepRun", loaded: LoadedConfig, champion: str, challenger: str, may_promote: bool
 ) -> None:
     """Resolve the models, evaluate what is missing, decide, and act on it."""
-    from steps.comparison.budget import budget_words
     from steps.tracking.cache import cache_tags, key_parts
     from steps.tracking.datasets import fetch_dataset
     from steps.tracking.registry.promotion import alias_state, comparison_inputs
@@ -108,12 +107,13 @@ def compare(
     held, challengers = references
     stored = fetch_dataset(run.client, "latest", run.scratch / "data")
     question = _question(training, held, challengers, stored)
-    opponents = _decide(run, training, held, challengers, stored, question)
+    opponents = _decide(run, training, references, stored, question)
     better = [one for one in opponents if one.decision.outcome == "promote"]
     best = max(better or opponents, key=lambda one: one.decision.primary.gain)
     _settle(opponents, best, may_promote)
     _write_reports(run, opponents, best, stored)
     moved = _promote(run, name, best if better else None, before, may_promote)
+    _note_on_versions(run, opponents)
     after = alias_state(run.client, name)
     content = {
         "champion": held.uri,
@@ -142,9 +142,8 @@ def compare(
     for one in opponents:
         decision = one.decision
         say(f"{decision.challenger} against {held.name}: {decision.outcome}. {decision.reason}")
-    spent = budget_words(best.decision.budget)
-    if spent:
-        say(spent)
+    for note in best.decision.notes:
+        say(note)
     say(moved)
 
 
@@ -168,8 +167,7 @@ class Opponent:
 def _decide(
     run: "StepRun",
     training: Training,
-    champion: "ModelReference",
-    challengers: "list[ModelReference]",
+    references: "tuple[ModelReference, list[ModelReference]]",
     stored: "StoredDataset",
     question: str,
 ) -> list[Opponent]:
@@ -178,20 +176,32 @@ def _decide(
     from steps.tracking.evaluations import evaluated_model
     from steps.tracking.registry.alpha_ledger import decisions_before
 
-    held = _with_groups(evaluated_model(run, training, champion, stored), training, stored)
-    evaluated = [evaluated_model(run, training, reference, stored) for reference in challengers]
-    # Only now: whatever could still be refused has been measured.
-    name = training.mlflow.registered_model_name
-    earlier = decisions_before(run, name, stored, question)
+    groups = _groups(training, stored)
+
+    def measured(reference: "ModelReference") -> "EvaluatedModel":
+        model = evaluated_model(run, training, reference, stored)
+        if groups is None:
+            return model
+        column = str(training.comparison.cluster_by)
+        of_paper = model.per_paper["paper_id"].map(groups)
+        return dataclasses.replace(model, per_paper=model.per_paper.assign(**{column: of_paper}))
+
+    champion, challengers = references
+    held, models = measured(champion), [measured(reference) for reference in challengers]
     # Several challengers are several chances to be lucky: each gets its share of alpha.
     share = training.comparison.alpha / len(challengers)
     rule = training.comparison.model_copy(update={"alpha": share})
-    opponents = []
-    for reference, measured in zip(challengers, evaluated, strict=True):
-        model = _with_groups(measured, training, stored)
-        decision = decide(held, model, rule, decisions_taken_before=earlier)
-        opponents.append(Opponent(reference, held, model, decision))
-    return opponents
+
+    def decisions(earlier: int) -> "list[Decision]":
+        return [decide(held, model, rule, decisions_taken_before=earlier) for model in models]
+
+    # What cannot be decided is refused before it spends anything.
+    decided = decisions(0)
+    earlier = decisions_before(run, training.mlflow.registered_model_name, stored, question)
+    if earlier:
+        decided = decisions(earlier)
+    parts = zip(challengers, models, decided, strict=True)
+    return [Opponent(reference, held, model, decision) for reference, model, decision in parts]
 
 
 def _question(
@@ -212,17 +222,23 @@ def _question(
     return question_of(pair, training.comparison.model_dump(mode="json"), stored.digest)
 
 
-def _with_groups(
-    model: "EvaluatedModel", training: Training, stored: "StoredDataset"
-) -> "EvaluatedModel":
-    """The results with the papers' groups beside them, where the dataset knows them."""
+def _groups(training: Training, stored: "StoredDataset") -> dict[str, str | None] | None:
+    """The group of each test paper, as the dataset has it; None: the papers form none.
+
+    Raises:
+        UserError: The dataset has no such groups.
+    """
     from steps.papers.text import read_column
 
     column = training.comparison.cluster_by
-    if column not in ("journal", "cluster"):
-        return model
-    groups = model.per_paper["paper_id"].map(read_column(stored.folder, "test", column))
-    return dataclasses.replace(model, per_paper=model.per_paper.assign(**{column: groups}))
+    if column is None:
+        return None
+    if column not in GROUP_COLUMNS:
+        raise UserError(
+            f"training.comparison.cluster_by is {column!r}, expected "
+            f"{' or '.join(GROUP_COLUMNS)}, which the dataset holds of each paper, or null"
+        )
+    return read_column(stored.folder, "test", column)
 
 
 def _settle(opponents: list[Opponent], best: Opponent, may_promote: bool) -> None:
@@ -314,6 +330,15 @@ def _promote(
             "name the version that finetune registered"
         )
     return promote_version(run, name, winner.reference, winner.decision, before)
+
+
+def _note_on_versions(run: "StepRun", opponents: list[Opponent]) -> None:
+    """Leave each decision on its version's page; a promotion has left its own."""
+    from steps.tracking.registry.promotion import note_decision
+
+    for one in opponents:
+        if one.reference.version is not None and one.decision.outcome != "promote":
+            note_decision(run.client, one.reference.uri, one.decision, run.id)
 
 
 def _models_to_compare(

@@ -71,9 +71,9 @@ def refuse_secrets(options: Mapping[str, Any]) -> None:
         gone = ""
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is not None:
-            from steps.tracking.runs import delete_run
+            from steps.tracking.runs import delete_waiting_run
 
-            gone = delete_run(run_id)
+            gone = delete_waiting_run(run_id)
         raise UserError(
             f"{name.removesuffix('_path')} holds a password or a token, which mlflow would store "
             "and any user of this machine can read: set MLFLOW_TRACKING_USERNAME and "
@@ -90,9 +90,9 @@ def _tag_unjoined_run(error: UserError) -> None:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id is None or "MLFLOW_TRACKING_URI" not in os.environ:
         return
-    from steps.tracking.runs import tag_failure
+    from steps.tracking.runs import tag_waiting_run
 
-    tag_failure(run_id, str(error), error.exit_code)
+    tag_waiting_run(run_id, str(error), error.exit_code)
 
 
 def leave_with_the_launcher() -> None:

@@ -19,8 +19,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import mlflow
 
 from benchmarks.tiny_models import save_tiny_llama
 from tests.support.project import demo_texts, write_tiny_config
@@ -119,6 +123,20 @@ def store(
     yield uri
     while mlflow.active_run() is not None:
         mlflow.end_run()
+
+
+@pytest.fixture
+def client(store: str) -> "mlflow.MlflowClient":
+    """A client of this test's store."""
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+@pytest.fixture
+def experiment(client: "mlflow.MlflowClient") -> str:
+    """Id of the experiment that `tests.support.pruning_runs` works in."""
+    return str(client.create_experiment("pruned"))
 
 
 @pytest.fixture

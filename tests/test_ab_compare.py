@@ -55,6 +55,15 @@ def test_decisions_spend_the_papers_and_refuse_or_doubt_what_is_no_evidence(
     assert "would allow 0.04" in third
     assert alpha_entries(prepared) == 2
 
+    # What cannot be decided is refused before minutes are spent, and spends nothing.
+    groups = overridden("training.comparison.cluster_by=author")
+    said = step("ab_compare", tmp_path, *groups, *sides, code=2)
+    assert "cluster_by is 'author', expected journal or cluster" in said
+    guard = "{metric: general, margin: 0.1, direction: higher_is_better}"
+    refused = overridden(f"training.comparison.guards=[{guard}]")
+    assert "direction of" in step("ab_compare", tmp_path, *refused, *sides, code=2)
+    assert alpha_entries(prepared) == 2
+
     # A version of another registered model has no claim to this one's place.
     said = step("ab_compare", tmp_path, *overridden(f"{REGISTERED}=other"), *sides, code=2)
     assert "models:/tiny/1 is a version of tiny, and the champion's place is one of other" in said
@@ -70,4 +79,7 @@ def test_decisions_spend_the_papers_and_refuse_or_doubt_what_is_no_evidence(
     decided = newest(client, "ab_compare")
     assert decided.data.tags["forge.decision"] == "inconclusive", said
     assert "of these papers, so its gain shows nothing" in said
+    page = client.get_model_version("tiny", "1").tags
+    assert page["forge.decision"] == "inconclusive"
+    assert page["forge.decision_reason"] == decided.data.tags["forge.decision_reason"]
     assert "champion" not in client.get_registered_model("tiny").aliases

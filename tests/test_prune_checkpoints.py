@@ -15,7 +15,7 @@ import pytest
 from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
 from steps.errors import UserError
 from steps.pruning.records import Action
-from tests.support.pruning_runs import LAST_ONE, error_line, prune, spoil
+from tests.support.pruning_runs import LAST_ONE, MEASURED, error_line, prune, spoil
 from tests.support.stored_runs import (
     METRIC,
     RESUME_ONLY,
@@ -26,18 +26,6 @@ from tests.support.stored_runs import (
     upload,
     write_checkpoint,
 )
-
-MEASURED = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
-
-
-@pytest.fixture
-def client(store: str) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient()
-
-
-@pytest.fixture
-def experiment(client: mlflow.MlflowClient) -> str:
-    return str(client.create_experiment("pruned"))
 
 
 def test_the_plan_changes_nothing_and_apply_deletes_what_it_lists(

@@ -17,25 +17,13 @@ import pytest
 
 from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
 from tests.support.project import ROOT
-from tests.support.pruning_runs import LAST_ONE, prune, spoil
+from tests.support.pruning_runs import LAST_ONE, MEASURED, prune, spoil
 from tests.support.stored_runs import (
     RESUME_ONLY,
     files_of,
     finetune_run,
     stored_steps,
 )
-
-MEASURED = {10: 3.0, 20: 1.0, 30: 2.0, 40: 4.0}
-
-
-@pytest.fixture
-def client(store: str) -> mlflow.MlflowClient:
-    return mlflow.MlflowClient()
-
-
-@pytest.fixture
-def experiment(client: mlflow.MlflowClient) -> str:
-    return str(client.create_experiment("pruned"))
 
 
 @pytest.fixture

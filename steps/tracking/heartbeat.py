@@ -79,11 +79,9 @@ def is_provably_dead(run: "Run") -> bool:
     A training whose store is away for hours gives no sign either, and is not dead.
     """
     sign = _sign_in(run)
-    if sign is None:
+    if sign is None or sign_of_life(run):
         return False
-    if _is_of_this_machine(sign):
-        return _process_started(sign.pid) != sign.process_started
-    return time.time() - last_sign(run) >= DEAD_SECONDS
+    return _is_of_this_machine(sign) or time.time() - last_sign(run) >= DEAD_SECONDS
 
 
 def sign_of_life_awaited(client: "MlflowClient", run: "Run", say: Callable[[str], None]) -> str:

@@ -53,11 +53,15 @@ def tidy(client: "MlflowClient", run_id: str, experiment_id: str) -> None:
 @contextmanager
 def scratch_folder(step: str) -> Iterator[Path]:
     """A folder for a step's files, gone when it ends; a later step clears that of a killed one."""
-    with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
-        folder = Path(scratch)
-        with (folder / LOCK).open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield folder
+    while True:
+        with tempfile.TemporaryDirectory(prefix=f"forge-{step}-") as scratch:
+            folder = Path(scratch)
+            with (folder / LOCK).open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                # In the moment before the lock, a step that clears up may have taken it.
+                if folder.is_dir():
+                    yield folder
+                    return
 
 
 def clear_scratch() -> None:

@@ -33,6 +33,7 @@ from steps.tracking.store import (
     StoreUnusable,
     connect,
     few_retries,
+    find_run,
     reason,
     store_errors,
     writing_to_store,
@@ -40,6 +41,7 @@ from steps.tracking.store import (
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 
@@ -252,40 +254,46 @@ def step_run(
                 _close_run(run, log_file, status, tags, patience)
 
 
+def why_stale(run: "Run | None") -> str:
+    """Why a run that MLFLOW_RUN_ID names does not wait for a step; "" where it does.
+
+    `mlflow run` makes a run and hands it on by that variable. One that was left in the environment
+    names a run that has ended or is another step's.
+    """
+    if run is None:
+        return "which is not in this tracking store"
+    if run.info.lifecycle_stage != "active":
+        return "which was deleted"
+    if run.info.status != "RUNNING":
+        return f"which is {run.info.status}"
+    begun = run.data.tags.get(STEP_TAG)
+    return f"which the step {begun} has begun already" if begun else ""
+
+
+def _has_begun(run: "Run", step: str) -> bool:
+    active = run.info.lifecycle_stage == "active"
+    return active and run.data.tags.get(STEP_TAG) in (None, step)
+
+
 def refuse_stale_run(client: "MlflowClient", step: str, rejoins: bool) -> None:
     """Refuse a run that MLFLOW_RUN_ID names, unless it waits for this step to begin.
 
-    `mlflow run` makes a run and hands it on by that variable. One that was left in the environment
-    names a run that has ended or is another step's, whose results this step would replace.
+    Args:
+        client: Client of the store.
+        step: This step.
+        rejoins: One that this step has begun before will do.
 
     Raises:
         UserError: It is gone, has ended, or a step has begun it already.
     """
-    from mlflow.exceptions import MlflowException
-
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if not run_id:
         return
-    try:
-        with few_retries(), writing_to_store():
-            run = client.get_run(run_id)
-    except StoreUnusable as error:
-        cause = error.__context__
-        if not isinstance(cause, MlflowException) or cause.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        state = "which is not in this tracking store"
-    else:
-        begun = run.data.tags.get(STEP_TAG)
-        if run.info.lifecycle_stage != "active":
-            state = "which was deleted"
-        elif rejoins and begun in (None, step):
-            return
-        elif run.info.status != "RUNNING":
-            state = f"which is {run.info.status}"
-        elif begun is not None:
-            state = f"which the step {begun} has begun already"
-        else:
-            return
+    with few_retries(), writing_to_store():
+        run = find_run(client, run_id)
+    state = why_stale(run)
+    if not state or (rejoins and run is not None and _has_begun(run, step)):
+        return
     # Nobody is to write the refusal into that run.
     del os.environ["MLFLOW_RUN_ID"]
     raise UserError(
@@ -413,19 +421,34 @@ def forget_error(run: StepRun) -> None:
             run.client.delete_tag(run.id, name)
 
 
-def delete_run(run_id: str) -> str:
-    """Delete a run that holds what must not be stored; says so, and how to remove the rest."""
+def delete_waiting_run(run_id: str) -> str:
+    """Delete a run that holds what must not be stored; says so, and how to remove the rest.
+
+    Only one that `mlflow run` has just made: a variable that was left over may name any other.
+    """
     import mlflow
 
+    client = mlflow.MlflowClient()
     try:
         with few_retries():
-            mlflow.MlflowClient().delete_run(run_id)
+            if why_stale(find_run(client, run_id)):
+                return ""
+            client.delete_run(run_id)
     except store_errors() as error:
         return f"; run {run_id} holds it and could not be deleted ({reason(error)})"
     return (
         f"; run {run_id}, which held it, is deleted, and `mlflow gc --run-ids {run_id}` takes it "
         "off the disk"
     )
+
+
+def tag_waiting_run(run_id: str, error: str, exit_code: int) -> None:
+    """Say in the run that `mlflow run` has made why its step ended before it joined it."""
+    import mlflow
+
+    with suppress(*store_errors()), few_retries():
+        if not why_stale(find_run(mlflow.MlflowClient(), run_id)):
+            tag_failure(run_id, error, exit_code)
 
 
 def tag_failure(run_id: str, error: str, exit_code: int) -> None:
@@ -435,10 +458,6 @@ def tag_failure(run_id: str, error: str, exit_code: int) -> None:
     client = mlflow.MlflowClient()
     try:
         with few_retries():
-            run = client.get_run(run_id)
-            if run.info.status != "RUNNING":
-                # What has ended is not this step's.
-                return
             client.set_tag(run_id, ERROR_TAG, error[:MAX_TAG])
             client.set_tag(run_id, EXIT_CODE_TAG, str(exit_code))
     except store_errors():

@@ -202,6 +202,18 @@ def experiment_id() -> str:
     return str(experiment.experiment_id)
 
 
+def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
+    """A run by its id, deleted ones too; None where the store has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
 def newest_run(client: "MlflowClient", filters: str) -> "Run | None":
     """The newest finished run of this experiment that satisfies an mlflow filter."""
     runs = client.search_runs(

@@ -1,7 +1,5 @@
 """What cannot be trained is refused before weights are loaded."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from steps.config.sections import Model, Qlora, Quantization, Training
 from steps.errors import UserError
 from steps.models.checks import check_base
 from steps.models.sources import resolve_base
+from tests.support.model_folders import edited
 
 
 def refused_base(change: dict[str, Any], folder: Path, device: str = "cpu") -> str:
@@ -21,15 +20,6 @@ def refused_base(change: dict[str, Any], folder: Path, device: str = "cpu") -> s
         check_base(resolve_base(training.model), training, device)
     assert "\n" not in str(refused.value)
     return str(refused.value)
-
-
-def edited(folder: Path, target: Path, **changes: Any) -> Path:
-    """A copy of a model folder whose config.json says something else (None: says nothing)."""
-    shutil.copytree(folder, target)
-    content = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    content = {k: v for k, v in {**content, **changes}.items() if v is not None}
-    (target / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    return target
 
 
 def test_an_objective_that_the_architecture_cannot_have_is_refused(

@@ -1,9 +1,7 @@
 """A damaged model is named with what is wrong."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,15 +10,7 @@ from steps.errors import UserError
 from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
-
-
-def edited(folder: Path, target: Path, **changes: Any) -> Path:
-    """A copy of a model folder whose config.json says something else (None: says nothing)."""
-    shutil.copytree(folder, target)
-    content = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    content = {k: v for k, v in {**content, **changes}.items() if v is not None}
-    (target / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    return target
+from tests.support.model_folders import edited
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,6 @@ def test_secrets_of_eight_kinds_are_nowhere_after_a_training(
     watching.join()
     assert watching.found == set()
     assert [name for name, secret in SECRETS.items() if secret in said] == []
-    assert "View run" not in said or SECRETS["uri"] not in said
     places = [file for file in tmp_path.rglob("*") if file.is_file() and file != config]
     assert any(file.name == "mlflow.db" for file in places)
     assert any(file.name == "config.yaml" for file in places)

@@ -42,6 +42,22 @@ def test_a_stale_run_is_refused_and_left_as_it_is(
         assert client.get_run(run_id).to_dictionary() == before
 
 
+@pytest.mark.parametrize("state", ["FINISHED", "begun"])
+def test_what_comes_before_the_step_leaves_a_stale_run_alone_too(
+    experiment: str, tiny_config: Path, tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong configuration is not written into it, and a password does not delete it."""
+    client = mlflow.MlflowClient()
+    run_id = made(experiment, **({"step": "finetune"} if state == "begun" else {}))
+    if state == "FINISHED":
+        client.set_terminated(run_id)
+    before = client.get_run(run_id).to_dictionary()
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    for overrides in ("training.nonsense=1", "training.mlflow.tracking_uri=http://me:pw@host"):
+        step(PRUNE, tmp_path, "--config", str(tiny_config), "--overrides", overrides, code=2)
+        assert client.get_run(run_id).to_dictionary() == before
+
+
 def test_a_run_that_waits_for_its_step_is_joined_in_whatever_experiment(
     experiment: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from steps.tracking.heartbeat import sign_of_life
 from steps.tracking.names import RESUME_KEY_TAG, RESUMED_BY_PARAM, RESUMED_TAG
+from steps.tracking.store import find_run
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -60,14 +61,7 @@ def _first_writer(client: "MlflowClient", run_id: str, name: str, value: str) ->
 
 
 def _holds(client: "MlflowClient", holder: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(holder)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return False
-    if run.info.lifecycle_stage == "deleted":
+    run = find_run(client, holder)
+    if run is None or run.info.lifecycle_stage == "deleted":
         return False
     return run.data.tags.keys() >= TAGS_OF_AN_HEIR or bool(sign_of_life(run))

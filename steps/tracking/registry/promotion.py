@@ -253,10 +253,21 @@ def _carry_out(client: "MlflowClient", name: str, move: AliasMove) -> None:
         number = _number(uri)
         # One tag a move: none of them overwrites another.
         client.set_model_version_tag(name, number, f"forge.audit.{move.time}", note)
-        client.set_model_version_tag(name, number, "forge.decision", move.outcome)
-        client.set_model_version_tag(name, number, "forge.decision_run", move.run)
+        _tag_decision(client, uri, move.outcome, move.reason, move.run)
         client.update_model_version(name, number, description=f"{note}. {move.reason}")
     client.delete_registered_model_tag(name, ALIAS_MOVE_TAG)
+
+
+def note_decision(client: "MlflowClient", uri: str, decision: "Decision", run_id: str) -> None:
+    """Leave a decision that moves nothing in the tags of the version that it is about."""
+    _tag_decision(client, uri, decision.outcome, decision.reason, run_id)
+
+
+def _tag_decision(client: "MlflowClient", uri: str, outcome: str, reason: str, run_id: str) -> None:
+    name, number = uri.removeprefix("models:/").rpartition("/")[::2]
+    tags = {"decision": outcome, "decision_reason": reason, "decision_run": run_id}
+    for key, value in tags.items():
+        client.set_model_version_tag(name, number, f"forge.{key}", value)
 
 
 def _number(uri: str) -> str:

@@ -102,7 +102,7 @@ def test_a_rollback_brings_the_previous_one_back_and_no_audit_is_lost(run: StepR
         roll_back(run, NAME)
 
 
-@pytest.mark.parametrize("changes", range(12))
+@pytest.mark.parametrize("changes", range(15))
 def test_a_promotion_that_died_anywhere_is_finished_by_the_next_run(
     run: StepRun, changes: int
 ) -> None:
@@ -170,7 +170,7 @@ def test_a_journal_that_cannot_be_read_is_set_aside_with_a_line(run: StepRun, jo
     assert finish_interrupted_move(run.client, NAME) is None
 
 
-@pytest.mark.parametrize("changes", range(1, 12))
+@pytest.mark.parametrize("changes", range(1, 15))
 def test_a_move_to_a_version_that_was_deleted_is_set_aside_with_a_line(
     run: StepRun, changes: int
 ) -> None:
@@ -186,7 +186,7 @@ def test_a_move_to_a_version_that_was_deleted_is_set_aside_with_a_line(
     assert alias_state(run.client, NAME)["champion"] == uri(3)
 
 
-@pytest.mark.parametrize("changes", range(1, 12))
+@pytest.mark.parametrize("changes", range(1, 15))
 def test_retries_do_not_overwrite_the_previous_champion(run: StepRun, changes: int) -> None:
     for _ in range(2):
         dying = replace(run, client=cast(Any, DyingClient(run.client, changes)))
