@@ -179,8 +179,11 @@ def reason(error: BaseException) -> str:
         return f"it does not answer ({cause[0].strip() if cause else 'no connection'})"
     if "readonly database" in text:
         return "it is read-only"
-    # SQLAlchemy appends the statement and a link.
-    return _shortened(text.split(" [SQL:")[0])
+    if "password authentication failed" in text or "Access denied for user" in text:
+        return "the database refuses this user and password"
+    # SQLAlchemy puts its class in front, and appends the statement and a link.
+    text = re.sub(r"^\(\w+(\.\w+)+\) ", "", re.split(r" \[SQL:| \(Background on", text)[0])
+    return _shortened(text)
 
 
 def experiment_id() -> str:

@@ -155,3 +155,24 @@ def test_credentials_of_a_uri_are_never_shown() -> None:
 
 def test_a_long_answer_becomes_one_short_line() -> None:
     assert len(reason(ValueError("one\ntwo " * 500))) < 210
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "(psycopg.OperationalError) connection failed: FATAL: password authentication failed "
+            'for user "me" (Background on this error at: https://sqlalche.me/e/20/e3q8)',
+            "the database refuses this user and password",
+        ),
+        (
+            "(psycopg.OperationalError) connection timeout expired (Background on this error at: "
+            "https://sqlalche.me/e/20/e3q8)",
+            "connection timeout expired",
+        ),
+        ("(sqlite3.OperationalError) disk I/O error [SQL: select 1]", "disk I/O error"),
+    ],
+)
+def test_what_a_database_says_is_told_without_its_wrapping(message: str, expected: str) -> None:
+    """As PostgreSQL 15 by psycopg 3 and SQLite say it through SQLAlchemy."""
+    assert reason(ValueError(message)) == expected
