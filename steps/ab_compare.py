@@ -106,8 +106,8 @@ def compare(
     _refuse_strangers(run, training, references)
     held, challengers = references
     stored = fetch_dataset(run.client, "latest", run.scratch / "data")
-    question = _question(training, held, challengers, stored)
-    opponents = _decide(run, training, references, stored, question)
+    questions = _questions(training, references, stored)
+    opponents = _decide(run, training, references, stored, questions)
     better = [one for one in opponents if one.decision.outcome == "promote"]
     best = max(better or opponents, key=lambda one: one.decision.primary.gain)
     _settle(opponents, best, may_promote)
@@ -135,7 +135,7 @@ def compare(
         decision_reason=best.decision.reason,
         dataset_digest=stored.digest,
         champion=held.uri,
-        question=question,
+        questions=",".join(questions),
         champion_after=after.get(CHAMPION, ""),
         **cache_tags(key_parts("ab_compare", training, inputs)),
     )
@@ -169,12 +169,12 @@ def _decide(
     training: Training,
     references: "tuple[ModelReference, list[ModelReference]]",
     stored: "StoredDataset",
-    question: str,
+    questions: list[str],
 ) -> list[Opponent]:
     """Hold each challenger against the champion, with results from the store or measured now."""
     from steps.comparison.decision import decide
     from steps.tracking.evaluations import evaluated_model
-    from steps.tracking.registry.alpha_ledger import decisions_before
+    from steps.tracking.registry.alpha_ledger import Place, place_in_budget
 
     groups = _groups(training, stored)
 
@@ -188,38 +188,43 @@ def _decide(
 
     champion, challengers = references
     held, models = measured(champion), [measured(reference) for reference in challengers]
-    # Several challengers are several chances to be lucky: each gets its share of alpha.
-    share = training.comparison.alpha / len(challengers)
-    rule = training.comparison.model_copy(update={"alpha": share})
 
-    def decisions(earlier: int) -> "list[Decision]":
-        return [decide(held, model, rule, decisions_taken_before=earlier) for model in models]
+    def decisions(place: Place) -> "list[Decision]":
+        # Several challengers are several chances to be lucky: each gets its share of alpha.
+        share = training.comparison.alpha / place.challengers
+        rule = training.comparison.model_copy(update={"alpha": share})
+        return [decide(held, model, rule, decisions_taken_before=place.before) for model in models]
 
     # What cannot be decided is refused before it spends anything.
-    decided = decisions(0)
-    earlier = decisions_before(run, training.mlflow.registered_model_name, stored, question)
-    if earlier:
-        decided = decisions(earlier)
+    first = Place(0, len(challengers))
+    decided = decisions(first)
+    place = place_in_budget(run, training.mlflow.registered_model_name, stored, questions)
+    if place != first:
+        decided = decisions(place)
     parts = zip(challengers, models, decided, strict=True)
     return [Opponent(reference, held, model, decision) for reference, model, decision in parts]
 
 
-def _question(
+def _questions(
     training: Training,
-    champion: "ModelReference",
-    challengers: "list[ModelReference]",
+    references: "tuple[ModelReference, list[ModelReference]]",
     stored: "StoredDataset",
-) -> str:
-    """What is asked, by which the same question asked again is known."""
+) -> list[str]:
+    """What is asked of each pair, by which the same question asked again is known."""
     from steps.tracking.cache import base_identity
     from steps.tracking.registry.alpha_ledger import question_of
 
-    pair = {
-        "champion": [champion.uri, champion.run_id],
-        "challengers": sorted([one.uri, str(one.run_id)] for one in challengers),
-        "base": base_identity(training.model),
-    }
-    return question_of(pair, training.comparison.model_dump(mode="json"), stored.digest)
+    rule = training.comparison.model_dump(mode="json")
+    champion, challengers = references
+    base = base_identity(training.model)
+    return [
+        question_of(
+            {"models": [[one.uri, one.run_id] for one in (champion, challenger)], "base": base},
+            rule,
+            stored.digest,
+        )
+        for challenger in challengers
+    ]
 
 
 def _groups(training: Training, stored: "StoredDataset") -> dict[str, str | None] | None:

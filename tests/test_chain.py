@@ -103,6 +103,19 @@ def test_each_step_finds_its_input_in_the_store_alone(
     assert client.get_registered_model("tiny").aliases == {"champion": 1, "challenger": 2}
 
 
+def test_a_dataset_of_another_experiment_is_hinted_at(
+    store: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    """`mlflow run` and `python -m` take different experiments, unless told otherwise."""
+    given = ("--config", str(tiny_config))
+    step("preprocess", tmp_path, *given)
+    other = "training.mlflow.experiment_name=another"
+    said = step("finetune", tmp_path, *given, "--overrides", other, code=2)
+    run_id = newest(mlflow.MlflowClient(), "preprocess").info.run_id
+    assert f"experiment 'tiny' has {run_id}" in said
+    assert "set MLFLOW_EXPERIMENT_NAME=tiny" in said
+
+
 def test_a_failing_step_stops_main_with_its_line_and_its_exit_code(
     store: str, tiny_config: Path, tmp_path: Path
 ) -> None:

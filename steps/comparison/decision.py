@@ -169,8 +169,9 @@ def decide(
     )
     opening = {
         "promote": f"{challenger.name} takes the place of {champion.name}",
-        "keep": f"{champion.name} stays, {challenger.name} does not replace it",
-        "inconclusive": f"{champion.name} stays for now, as this is inconclusive",
+        # True whatever becomes of other challengers of the same call.
+        "keep": f"{challenger.name} does not take the place of {champion.name}",
+        "inconclusive": f"{challenger.name} is not shown to be better than {champion.name}",
     }[outcome]
     return Decision(
         outcome=outcome,

@@ -98,7 +98,7 @@ def _dataset_run(client: "MlflowClient", reference: str) -> str:
         if run is None:
             raise UserError(
                 "dataset 'latest': this experiment has no finished preprocess run; run "
-                "`mlflow run . -e preprocess` first, or name a run id"
+                f"`mlflow run . -e preprocess` first, or name a run id{_elsewhere(client)}"
             )
         return str(run.info.run_id)
     if reference.startswith("runs:/"):
@@ -108,6 +108,26 @@ def _dataset_run(client: "MlflowClient", reference: str) -> str:
             f"dataset {reference!r} is neither latest, nor a run id, nor a runs:/ID/dataset URI"
         )
     return reference
+
+
+def _elsewhere(client: "MlflowClient") -> str:
+    """Where there is a dataset, for somebody who has changed between `mlflow run` and `python -m`.
+
+    `mlflow run` takes its own default experiment, and a step that is started alone the one that
+    the configuration names.
+    """
+    for experiment in client.search_experiments():
+        runs = client.search_runs(
+            [experiment.experiment_id],
+            f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'preprocess'",
+            max_results=1,
+        )
+        if runs:
+            return (
+                f" (experiment {experiment.name!r} has {runs[0].info.run_id}; to work there, set "
+                f"MLFLOW_EXPERIMENT_NAME={experiment.name})"
+            )
+    return ""
 
 
 # MLflow's limit for a digest.

@@ -39,7 +39,7 @@ MODEL_VERSION_TAG = "forge.model_version"
 CHAMPION_AFTER_TAG = "forge.champion_after"
 # Of a decision: what it asked. Of a preprocess run, a parameter `forge.alpha.MODEL.N`: the N-th
 # decision on its test papers.
-QUESTION_TAG = "forge.question"
+QUESTIONS_TAG = "forge.questions"
 ALPHA_PARAM = "forge.alpha"
 # Of a finetune run and a version: digest of the adapter folder. Of an evaluation: digests of the
 # files with its results, as JSON by name.

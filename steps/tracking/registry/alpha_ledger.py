@@ -1,6 +1,6 @@
 """What decisions on test papers have spent of their alpha, kept in the store.
 
-    before = decisions_before(run, name, stored, question)
+    place = place_in_budget(run, name, stored, questions)
 
 Each decision is a parameter of the preprocess run whose test papers it read. A parameter is written
 once and then refuses every other value, so that of two decisions that are made at once, on
@@ -12,7 +12,7 @@ no longer be read.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from steps.tracking.names import (
     ALPHA_PARAM,
     DATASET_DIGEST_TAG,
     DATASET_FOLDER,
-    QUESTION_TAG,
+    QUESTIONS_TAG,
     STEP_TAG,
 )
 
@@ -48,45 +48,69 @@ class _Spent:
     entries: tuple[Mapping[str, Any], ...]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a decision stands among all on the same papers.
+
+    Attributes:
+        before: Decisions that were made before it.
+        challengers: Among how many challengers its level is shared.
+    """
+
+    before: int
+    challengers: int
+
+
 def question_of(pair: Mapping[str, Any], rule: Mapping[str, Any], digest: str) -> str:
-    """What a decision asks, as a digest: the same question asked again spends nothing.
+    """What is asked of a pair, as a digest: the same question asked again spends nothing.
 
     Args:
-        pair: The models that are compared.
+        pair: Champion and challenger.
         rule: Section `comparison` of the configuration; another rule is another question.
         digest: Of the dataset.
     """
     asked = json.dumps([pair, rule, digest, SPLIT], sort_keys=True, default=str)
-    return hashlib.sha256(asked.encode()).hexdigest()[:32]
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
-def decisions_before(run: "StepRun", name: str, stored: "StoredDataset", question: str) -> int:
-    """Enter a decision, and count those that were made before on these papers.
+def place_in_budget(
+    run: "StepRun", name: str, stored: "StoredDataset", questions: Sequence[str]
+) -> Place:
+    """Enter a decision on one or several challengers, and find its place on these papers.
 
     Args:
         run: The run that decides.
         name: The registered model; each has a budget of its own.
         stored: The dataset whose test papers are read.
-        question: From `question_of`.
+        questions: From `question_of`, one for each challenger.
 
     Returns:
-        How many there were; for a question that was asked before, as many as at that time.
+        A place of its own; for questions that were all asked before in one decision, the place
+        that they had then.
     """
     prefix = f"{ALPHA_PARAM}.{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     others = list(_sharing_papers(run.client, prefix, stored))
-    for spent in others:
-        for entry in spent.entries:
-            if entry["question"] == question:
-                return int(entry["before"])
+    for entry in (entry for spent in others for entry in spent.entries):
+        if _answers(entry, questions):
+            return _place(entry)
     elsewhere = sum(len(spent.entries) for spent in others)
     elsewhere += _without_ledger(run, stored.digest)
     number = 1
     while True:
-        wanted = {"question": question, "run": run.id, "before": elsewhere + number - 1}
+        before = elsewhere + number - 1
+        wanted = {"questions": sorted(questions), "run": run.id, "before": before}
         entry = _first_entry(run.client, stored.run_id, f"{prefix}.{number}", wanted)
-        if entry["question"] == question:
-            return int(entry["before"])
+        if _answers(entry, questions):
+            return _place(entry)
         number += 1
+
+
+def _answers(entry: Mapping[str, Any], questions: Sequence[str]) -> bool:
+    return set(questions) <= set(entry["questions"])
+
+
+def _place(entry: Mapping[str, Any]) -> Place:
+    return Place(int(entry["before"]), len(entry["questions"]))
 
 
 def _first_entry(
@@ -186,4 +210,4 @@ def _without_ledger(run: "StepRun", digest: str) -> int:
         f"and tags.`{DATASET_DIGEST_TAG}` = '{digest}'",
         max_results=1000,
     )
-    return sum(QUESTION_TAG not in one.data.tags for one in runs)
+    return sum(QUESTIONS_TAG not in one.data.tags for one in runs)

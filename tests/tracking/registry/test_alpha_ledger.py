@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from steps.tracking.datasets import StoredDataset
-from steps.tracking.registry.alpha_ledger import decisions_before, question_of
+from steps.tracking.registry.alpha_ledger import Place, place_in_budget, question_of
 from steps.tracking.runs import StepRun
 from steps.tracking.spool import Spool
 
@@ -36,12 +36,16 @@ class Ledger:
         self.client.set_terminated(run.info.run_id)
         return StoredDataset(run.info.run_id, f"sha256:{run.info.run_id}", self.folder, manifest)
 
-    def ask(self, stored: StoredDataset, question: str, name: str = NAME) -> int:
+    def ask(self, stored: StoredDataset, *questions: str, name: str = NAME) -> int:
+        """Enter a decision from a run of its own; how many were before it."""
+        return self.place(stored, *questions, name=name).before
+
+    def place(self, stored: StoredDataset, *questions: str, name: str = NAME) -> Place:
         """Enter a decision from a run of its own."""
         run = self.client.create_run(self.experiment, tags={"forge.step": "ab_compare"})
         spool = Spool(self.folder / "spool" / run.info.run_id, run.info.run_id)
         step = StepRun(run.info.run_id, self.experiment, self.client, self.folder, spool, 0.0)
-        return decisions_before(step, name, stored, question)
+        return place_in_budget(step, name, stored, questions)
 
 
 @pytest.fixture
@@ -52,6 +56,16 @@ def ledger(store: str, tmp_path: Path) -> Ledger:
 def test_each_question_spends_once(ledger: Ledger) -> None:
     stored = ledger.dataset(["a", "b"])
     assert [ledger.ask(stored, one) for one in ("p", "q", "p", "r", "q")] == [0, 1, 0, 2, 1]
+
+
+def test_a_pair_of_an_earlier_decision_keeps_its_share(ledger: Ledger) -> None:
+    """Asked alone after it was asked with others, it is tested as it was then."""
+    stored = ledger.dataset(["a", "b"])
+    assert ledger.place(stored, "p", "q") == Place(0, 2)
+    assert ledger.place(stored, "q") == Place(0, 2)
+    assert ledger.place(stored, "q", "p") == Place(0, 2)
+    # With a new one beside it, it is another decision.
+    assert ledger.place(stored, "q", "r") == Place(1, 2)
 
 
 def test_each_registered_model_has_its_own_budget(ledger: Ledger) -> None:
