@@ -264,7 +264,7 @@ def why_stale(run: "Run | None") -> str:
         return "which is not in this tracking store"
     if run.info.lifecycle_stage != "active":
         return "which was deleted"
-    if run.info.status != "RUNNING":
+    if run.info.status not in ("RUNNING", "SCHEDULED"):
         return f"which is {run.info.status}"
     begun = run.data.tags.get(STEP_TAG)
     return f"which the step {begun} has begun already" if begun else ""

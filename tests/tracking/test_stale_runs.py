@@ -58,10 +58,12 @@ def test_what_comes_before_the_step_leaves_a_stale_run_alone_too(
         assert client.get_run(run_id).to_dictionary() == before
 
 
+@pytest.mark.parametrize("status", ["RUNNING", "SCHEDULED"])
 def test_a_run_that_waits_for_its_step_is_joined_in_whatever_experiment(
-    experiment: str, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: str, tiny_config: Path, tmp_path: Path, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = made(experiment)
+    mlflow.MlflowClient().update_run(run_id, status=status)
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     step(PRUNE, tmp_path, "--config", str(tiny_config))
     run = mlflow.get_run(run_id)
