@@ -32,6 +32,11 @@ from tests.support.project import demo_texts, write_tiny_config
 # Fixtures that several rooms use.
 pytest_plugins = ["tests.support.tiny_language_models"]
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and what they start
+# would inherit that: tests that send it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 

@@ -46,10 +46,14 @@ def test_ending_main_ends_its_step_and_closes_every_run(
         runs = client.search_runs([experiment.experiment_id], "tags.`forge.step` = 'finetune'")
         return bool(runs) and "train/loss" in runs[0].data.metrics
 
-    wait_for(training_is_under_way)
-    os.kill(process.pid, number)
-    process.wait(timeout=60)
-    wait_for(lambda: not processes_of(marker), 30)
+    try:
+        wait_for(training_is_under_way)
+        os.kill(process.pid, number)
+        process.wait(timeout=60)
+        wait_for(lambda: not processes_of(marker), 30)
+    finally:
+        for left in processes_of(marker):  # where the assertion above fails
+            os.kill(left, signal.SIGKILL)
 
     experiment = client.get_experiment_by_name("tiny")
     statuses = {
