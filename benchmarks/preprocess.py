@@ -133,7 +133,7 @@ def compare_with_datatrove(
 
 def prepare(files: list[Path], workers: int) -> dict[str, Any]:
     """Prepare the papers and say what it took."""
-    from steps.config.sections import ScientificData
+    from steps.config.paper_sections import ScientificData
     from steps.papers.pipeline import prepare_dataset
 
     start = time.perf_counter()

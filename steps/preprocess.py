@@ -7,15 +7,21 @@ Leaves `dataset/` with `manifest.json`, `rejected.jsonl` and `report.html` in it
 """
 
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
 from steps.cli import step_command
 from steps.config.file import load_config
-from steps.config.sections import ScientificData
-from steps.errors import writing_to
-from steps.terminal import say, show_notices
+from steps.config.paper_sections import ScientificData
+from steps.errors import UserError, writing_to
+from steps.terminal import StageBar, say, show_notices
 from steps.tracking.inputs import find_papers, input_digests, with_local_files
+
+if TYPE_CHECKING:
+    from steps.papers.pipeline import Preparation
+
+NOTES_SHOWN = 8
 
 
 @click.command()
@@ -45,8 +51,13 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         run.params(_params(settings, location))
 
         # Closed before anything else is said, an error included: the bar's line stays open.
-        with closing(_Progress()) as progress:
-            preparation = prepare_dataset(files, local, run.scratch, progress)
+        try:
+            with closing(StageBar()) as progress:
+                preparation = prepare_dataset(files, local, run.scratch, progress)
+        except UserError:
+            if (run.scratch / "rejected.jsonl").is_file():
+                run.artifact(run.scratch / "rejected.jsonl")
+            raise
         with writing_to("the report", "free space there, or set TMPDIR to another disk"):
             write_report(preparation, run.scratch / "report.html")
 
@@ -66,7 +77,22 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         rejected = ", ".join(f"{n} {r}" for r, n in sorted(preparation.rejected.items())) or "none"
         say(f"papers: {preparation.num_read} read, {preparation.num_accepted} accepted ({splits})")
         say(f"rejected: {rejected} (see rejected.jsonl)")
+        _say_how_read(preparation)
         say(f"dataset {preparation.digest[:19]}… in run {run.id}")
+
+
+def _say_how_read(preparation: "Preparation") -> None:
+    """What was read in another way than it stands, and what cleaning cut off, in a few lines."""
+    for line, count in list(preparation.notes.items())[:NOTES_SHOWN]:
+        say(f"note: {line}" if count == 1 else f"note: {line} ({count} times)")
+    if len(preparation.notes) > NOTES_SHOWN:
+        say(f"note: {len(preparation.notes) - NOTES_SHOWN} further ones in report.html")
+    if preparation.heavily_cut:
+        paper, share = max(preparation.heavily_cut, key=lambda cut: cut[1])
+        say(
+            f"note: {len(preparation.heavily_cut)} papers lost more than a third of their words "
+            f"to cleaning, most of all {paper} ({share:.0%}); report.html names them"
+        )
 
 
 def _params(settings: ScientificData, location: str) -> dict[str, object]:
@@ -74,24 +100,6 @@ def _params(settings: ScientificData, location: str) -> dict[str, object]:
 
     values = settings.model_dump(mode="json") | {"data_file": location}
     return dict(flatten("scientific_data", values))
-
-
-class _Progress:
-    """A bar a stage."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(desc="papers", unit=" papers")
-
-    def __call__(self, stage: str, done: int) -> None:
-        self.bar.set_description(stage)
-        self.bar.n = done
-        self.bar.refresh()
-
-    def close(self) -> None:
-        """End the bar's line."""
-        self.bar.close()
 
 
 if __name__ == "__main__":

@@ -109,3 +109,22 @@ def quieten_progress_bars() -> None:
 
 def _is_noise(name: str) -> bool:
     return any(name == noisy or name.startswith(f"{noisy}.") for noisy in NOISY_LOGGERS)
+
+
+class StageBar:
+    """A bar for papers, a stage at a time."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(desc="papers", unit=" papers")
+
+    def __call__(self, stage: str, done: int) -> None:
+        """Show how many papers a stage has done."""
+        self.bar.set_description(stage)
+        self.bar.n = done
+        self.bar.refresh()
+
+    def close(self) -> None:
+        """End the bar's line."""
+        self.bar.close()

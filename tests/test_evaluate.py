@@ -291,7 +291,7 @@ def test_an_empty_split_is_named(trained: Trained) -> None:
         "evaluate", "--dataset", made, "--split", "validation", "--model", "base", code=2
     )
     assert "error: split 'validation' of dataset" in said
-    assert "raise training.scientific_data.split.validation_fraction" in said
+    assert "training.scientific_data.split.validation_fraction above 0" in said
     # The next test's latest dataset is the first one again.
     trained.client.delete_run(made)
 

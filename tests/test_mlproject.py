@@ -12,7 +12,10 @@ import yaml
 from tests.support.project import ROOT
 
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
-STEPS = ("main", "preprocess", "finetune", "evaluate", "ab_compare", "prune_checkpoints", "plan")
+STEPS = (
+    "main", "preprocess", "import_papers", "finetune", "evaluate", "ab_compare",
+    "prune_checkpoints", "plan",
+)  # fmt: skip
 
 
 def command_of(step: str) -> click.Command:

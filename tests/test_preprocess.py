@@ -210,7 +210,7 @@ def test_papers_come_from_and_datasets_go_to_a_server_that_hands_out_its_artifac
 
 
 def test_a_changed_further_file_changes_what_the_result_is_found_by(tmp_path: Path) -> None:
-    from steps.config.sections import ScientificData, Split
+    from steps.config.paper_sections import ScientificData, Split
 
     papers, texts = tmp_path / "papers.json", tmp_path / "texts.txt"
     papers.write_text("[]")
@@ -273,7 +273,10 @@ BAD_PAPERS: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
     "unreadable": (unreadable, ("'p.json'", "cannot be read")),
     "name too long": (lambda: "x" * 300, ("xxx'", "File name too long")),
     "line break in the name": (lambda: "a\nb.json", (r"a\nb.json", "does not exist")),
-    "no usable paper": (write("p.json", b'[{"pmid": "1"}, 4]'), ("no_text 1, wrong_type 1",)),
+    "no usable paper": (
+        write("p.json", b'[{"pmid": "1"}, 4]'),
+        ("no_text 1 (record 0 of p.json: ", "wrong_type 1 (record 1 of p.json"),
+    ),
     "run that is not there": (lambda: f"runs:/{'0' * 32}/papers", ("cannot be downloaded",)),
     "no path in the run": (lambda: "runs:/", ("cannot be downloaded",)),
     "page of the web": (lambda: "https://example.org/p.json", ("is no artifact", "download it")),
@@ -374,7 +377,7 @@ def test_a_disk_that_fills_up_midway_leaves_nothing_behind(
 LIMITED_PROGRAM = """
 import resource, sys
 from pathlib import Path
-from steps.config.sections import Filters, ScientificData
+from steps.config.paper_sections import Filters, ScientificData
 from steps.errors import UserError
 from steps.papers.pipeline import prepare_dataset
 

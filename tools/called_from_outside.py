@@ -36,7 +36,9 @@ _compute
 load_context
 predict
 
-# Python itself: context managers, the import system.
+# Python itself: context managers, the import system, raw files under a buffered reader.
+readable
+readinto
 trace
 dont_write_bytecode
 
@@ -52,13 +54,10 @@ budget_source
 section_index
 pmid_key
 doi_key
+other_key
 num_hashes
 
 # Read from papers and manifests of users, and checked, by msgspec.
-authors
-ai_ml_detected
-reasoning
-scored_at
 validation
 
 # Keys of the older layout, which are accepted and reported as unused.

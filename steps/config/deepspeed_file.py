@@ -92,13 +92,19 @@ def notices_of_an_idle_file(training: Training, file: Path) -> Iterator[str]:
     """
     if training.distributed.deepspeed_config is None:
         return
-    path = deepspeed_path(training, file)
-    content = read_deepspeed_json(path)
-    if training.distributed.uses_deepspeed:
-        return
     state = " (distributed.enabled is false: not in use)"
     if training.distributed.enabled:
         state = f" (distributed.backend is {training.distributed.backend}: not in use)"
+    try:
+        path = deepspeed_path(training, file)
+        content = read_deepspeed_json(path)
+    except UserError as error:
+        if training.distributed.uses_deepspeed:
+            raise
+        yield f"{error}{state}"
+        return
+    if training.distributed.uses_deepspeed:
+        return
     seen = set()
     for key, value in stated_keys(content).items():
         section = key.partition(".")[0]

@@ -16,11 +16,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from steps.config.base import Section
 from steps.config.dotted import dotted, parse_overrides
 from steps.config.model_source import origin_of_overlay, without_stale_origin
 from steps.config.older_layout import settle_oddities
 from steps.config.paths import find_file
-from steps.config.sections import Section, Training
+from steps.config.sections import Training
 from steps.errors import UserError
 
 # What a configuration may take from the environment: places, and the number of a job.

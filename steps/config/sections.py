@@ -7,38 +7,10 @@ them with their reasons, and a test holds the two together.
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(gt=0)]
-Tier = Literal[
-    "gold_standard",
-    "high_quality",
-    "medium_quality",
-    "moderate_quality",
-    "low_quality",
-    "filtered_out",
-]
-SectionName = Literal[
-    "title",
-    "abstract",
-    "introduction",
-    "methods",
-    "results",
-    "discussion",
-    "conclusion",
-    "keywords",
-    "other",
-]
-
-
-class Section(BaseModel):
-    """What all sections share: unknown keys fail, values do not change later."""
-
-    # A limit that is NaN would let everything through, since no comparison with it is true.
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
-    )
+from steps.config.base import Fraction, Positive, Section
+from steps.config.paper_sections import ScientificData
 
 
 class Model(Section):
@@ -189,85 +161,6 @@ class Scheduler(Section):
     type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
     num_warmup_steps: Annotated[int, Field(ge=0)] | None = None
     warmup_ratio: Fraction = 0.03
-
-
-class Preprocessing(Section):
-    """The cleaning rules, each with its switch."""
-
-    repair_unicode: bool = True
-    decode_entities: bool = True
-    strip_latex: bool = True
-    strip_tags: bool = True
-    expand_ligatures: bool = True
-    remove_running_heads: bool = True
-    remove_page_numbers: bool = True
-    join_broken_words: bool = True
-    remove_reference_list: bool = True
-    remove_acknowledgements: bool = True
-    remove_figure_debris: bool = True
-    remove_publisher_notes: bool = True
-    remove_links: bool = True
-    remove_emails: bool = True
-    remove_citations: bool = True
-    normalize_scientific_notation: bool = True
-    normalize_units: bool = True
-    normalize_whitespace: bool = True
-    handle_special_tokens: bool = True
-    max_paper_length: Positive | None = None
-
-
-class Filters(Section):
-    """Which papers are let in."""
-
-    min_score: float | None = None
-    tiers: tuple[Tier, ...] | None = None
-    min_words: Annotated[int, Field(ge=0)] = 20
-    language: str | None = "en"
-
-
-class Deduplication(Section):
-    """Near-duplicate removal by MinHash."""
-
-    enabled: bool = True
-    threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
-    # A paper costs four bytes a permutation, in the worker as in the table of all papers.
-    num_permutations: Annotated[int, Field(gt=0, le=4096)] = 128
-    shingle_words: Positive = 3
-
-
-class Split(Section):
-    """The split by paper."""
-
-    validation_fraction: Fraction = 0.1
-    test_fraction: Fraction = 0.15
-    salt: str = "scientificllm-forge"
-    previous_manifest: str | None = None
-    decontaminate_against: str | None = None
-
-
-class Limits(Section):
-    """What a single input may cost."""
-
-    max_decompressed_bytes: Positive = 20_000_000_000
-    max_record_bytes: Positive = 50_000_000
-
-
-class ScientificData(Section):
-    """From papers to a dataset."""
-
-    data_file: str = "high_quality_papers.json"
-    text_fields: tuple[Literal["title", "abstract", "full_text"], ...] = (
-        "title",
-        "abstract",
-        "full_text",
-    )
-    sections: tuple[SectionName, ...] | None = None
-    preprocessing: Preprocessing = Preprocessing()
-    filters: Filters = Filters()
-    deduplication: Deduplication = Deduplication()
-    split: Split = Split()
-    limits: Limits = Limits()
-    num_workers: Annotated[int, Field(ge=0)] = 0
 
 
 class Data(Section):
@@ -482,7 +375,7 @@ class Training(Section):
     evaluation: Evaluation = Evaluation()
     comparison: Comparison = Comparison()
     pruning: Pruning = Pruning()
-    variants: dict[str, dict[str, Any]] = {"default": {}}
+    variants: dict[str, dict[str, Any]] = Field(default={"default": {}})
 
     @property
     def warmup_steps(self) -> int | None:

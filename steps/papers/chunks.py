@@ -10,8 +10,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from steps.config.sections import Limits, ScientificData
-from steps.papers.formats.papers_json import read_records
+from steps.config.paper_sections import ScientificData
+from steps.papers.formats.reading import Say, read_papers
 from steps.papers.preparation import PreparedChunk
 from steps.papers.records import RawRecord
 
@@ -24,12 +24,13 @@ MIN_BYTES_FOR_PROCESSES = 8_000_000
 CHUNKS_IN_FLIGHT = 3
 
 
-def chunks_of(inputs: Sequence[Path], limits: Limits) -> Iterator[Chunk]:
+def chunks_of(inputs: Sequence[Path], settings: ScientificData, say: Say) -> Iterator[Chunk]:
     """Records in chunks of at most `CHUNK_RECORDS` and about `CHUNK_BYTES`."""
+    columns = settings.columns.model_dump(exclude_none=True) or None
     chunk: Chunk = []
     size = 0
     for number, path in enumerate(inputs):
-        for record in read_records(path, limits.max_decompressed_bytes, limits.max_record_bytes):
+        for record in read_papers(path, settings.limits, columns, say):
             chunk.append((number, record))
             size += len(record.data)
             if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
@@ -50,12 +51,14 @@ def processes_for(inputs: Sequence[Path], settings: ScientificData) -> int:
 
 
 def prepared_in_order(
-    chunks: Iterator[Chunk], prepare: Callable[[Sequence[bytes]], PreparedChunk], num_processes: int
+    chunks: Iterator[Chunk],
+    prepare: Callable[[Sequence[RawRecord]], PreparedChunk],
+    num_processes: int,
 ) -> Iterator[tuple[Chunk, PreparedChunk]]:
     """Prepare chunks in several processes and give them back in their order."""
     if num_processes == 1:
         for chunk in chunks:
-            yield chunk, prepare([record.data for _, record in chunk])
+            yield chunk, prepare([record for _, record in chunk])
         return
     waiting: deque[tuple[Chunk, Future[PreparedChunk]]] = deque()
     # Spawned, not forked: a fork of a process with threads (Arrow, MLflow) can hang.
@@ -64,8 +67,8 @@ def prepared_in_order(
     ) as pool:
         try:
             for chunk in chunks:
-                data = [record.data for _, record in chunk]
-                waiting.append((chunk, pool.submit(prepare, data)))
+                records = [record for _, record in chunk]
+                waiting.append((chunk, pool.submit(prepare, records)))
                 if len(waiting) > CHUNKS_IN_FLIGHT * num_processes:
                     done, future = waiting.popleft()
                     yield done, future.result()

@@ -4,10 +4,11 @@ Each check raises a `RecordProblem` with the reason under which the paper is lis
 `rejected.jsonl`, or returns nothing.
 """
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from steps.config.sections import Filters
+from steps.config.paper_sections import Filters, ScientificData
 from steps.errors import UserError
 from steps.papers.paper import Paper, canonical_tier
 from steps.papers.records import RecordProblem
@@ -25,6 +26,46 @@ _ENGLISH = """the of and in to a is with for that by are was were on as we from 
 which or not these have has its it between also can may been"""
 ENGLISH_FUNCTION_WORDS = frozenset(_ENGLISH.split())
 ENGLISH_SHARE = 0.15
+
+
+def check_kind(paper: Paper, settings: ScientificData) -> None:
+    """Reject a paper that was retracted, or that is of a kind or a licence not wanted.
+
+    Raises:
+        RecordProblem: With reason retracted, withdrawn, publication_type_not_wanted,
+            no_license or license_not_wanted.
+    """
+    filters = settings.filters
+    if paper.retracted and settings.retracted == "reject":
+        reason = "withdrawn" if "withdr" in paper.retracted else "retracted"
+        raise RecordProblem(
+            reason, f"the source says that the paper was {reason} (scientific_data.retracted)"
+        )
+    unwanted = {name.casefold() for name in filters.exclude_publication_types}
+    for name in paper.publication_types:
+        if name.casefold() in unwanted:
+            raise RecordProblem(
+                "publication_type_not_wanted",
+                f"publication type {name!r} is in filters.exclude_publication_types",
+            )
+    if filters.licenses is None:
+        return
+    if not paper.license:
+        raise RecordProblem("no_license", "the paper names none and filters.licenses is set")
+    name = license_name(paper.license)
+    if name not in {license_name(wanted) for wanted in filters.licenses}:
+        raise RecordProblem("license_not_wanted", f"licence {name!r} is not in filters.licenses")
+
+
+def license_name(license_or_url: str) -> str:
+    """One name for a licence however it is written: the URL of CC BY 4.0 is "cc-by"."""
+    text = license_or_url.strip().casefold()
+    if "publicdomain" in text or "public domain" in text or "public-domain" in text:
+        return "cc0" if "zero" in text else "public-domain"
+    commons = re.search(r"creativecommons\.org/licen[cs]es/([a-z-]+)", text)
+    name = f"cc-{commons[1]}" if commons else re.sub(r"[\s_-]+", "-", text)
+    name = re.sub(r"-?v?\d(?:\.\d)?(?:-(?:international|unported|generic|igo))?$", "", name)
+    return re.sub(r"^ccby", "cc-by", name) or text
 
 
 def check_quality(paper: Paper, filters: Filters) -> None:

@@ -3,7 +3,7 @@
 import re
 from typing import get_args
 
-from steps.config.sections import SectionName
+from steps.config.paper_sections import SectionName
 
 NUMBERING = re.compile(
     r"(?:section\s+)?(\d{1,2}(?:\.\d{1,2}){0,3}|[IVX]{1,4}(?=[.)]))[.)]?\s+", re.I
@@ -80,12 +80,22 @@ _SECTION_OF_HEADING = {
 }
 _LONGEST_HEADING = 80  # characters
 
+# As Pandoc writes them: "{-}", "{#s2 .unnumbered}", "{#s2 key="a value"}" at a heading's end.
+_NAME = r"(?:-|[#.][A-Za-z_][\w:.-]{0,100})"
+_PAIR = r"[A-Za-z][\w:-]{0,40}=(?:\"[^\"{}\n]{0,100}\"|[^\s\"{}]{1,100})"
+_ATTRIBUTES = re.compile(rf"\{{\s{{0,4}}{_NAME}(?:\s{{1,4}}(?:{_NAME}|{_PAIR})){{0,9}}\s{{0,4}}\}}")
+_LONGEST_ATTRIBUTES = 400  # characters
+_HASHES = re.compile(r"#{1,6}[ \t]{1,8}(?=\S)")
+_CLOSING_HASHES = re.compile(r"(?<=\S)[ \t]{1,8}#{1,6}$")
+_SHORTEST_UNDERLINE = 3  # characters
+
 
 def section_of_heading(line: str) -> str | None:
     """Canonical name of a heading line, `DROPPED`, or None where it is no known heading.
 
-    Numbering ("2.", "IV."), Markdown marks and a final colon or full stop are ignored, and
-    "Results and discussion" counts as its first half. A heading begins with a capital.
+    Numbering ("2.", "IV."), Markdown marks, attributes ("{#s2 .unnumbered}") and a final colon
+    or full stop are ignored, and "Results and discussion" counts as its first half. A heading
+    begins with a capital.
 
     Args:
         line: One line, without the line break.
@@ -110,7 +120,7 @@ def lookup(heading: str) -> str | None:
 
 def plain_heading(line: str) -> str | None:
     """The heading in lower case without number, marks and end, or None if it cannot be one."""
-    line = line.strip()
+    line = _without_attributes(line.strip())
     if not 3 <= len(line) <= _LONGEST_HEADING + 12:
         return None
     line = line.strip("#*_ ").rstrip(":. ")
@@ -120,3 +130,58 @@ def plain_heading(line: str) -> str | None:
     if not line[:1].isupper():
         return None
     return " ".join(line.replace("&", " and ").replace("’", "'").lower().split())
+
+
+def without_heading_marks(text: str) -> str:
+    """Take the marks of Markdown off the headings of a text; every other line stays as it is.
+
+    "## Results {#s3} ##" becomes "Results", and the row of "=" or "-" under a heading becomes
+    a blank line, which keeps the heading apart from its text.
+    """
+    if not ("# " in text or "#\t" in text or "}" in text or "===" in text or "---" in text):
+        return text
+    lines: list[str] = []
+    above_had_marks = False
+    for line in text.split("\n"):
+        if lines and _underlines(line, lines[-1], above_had_marks):
+            lines.append("")
+        else:
+            lines.append(heading_without_marks(line))
+        above_had_marks = bool(lines[-1]) and lines[-1] != line
+    return "\n".join(lines)
+
+
+def heading_without_marks(line: str) -> str:
+    """The heading without hashes and attributes; a line that can be no heading as it is."""
+    bare = line.strip()
+    if not bare.startswith("#") and not bare.endswith("}"):
+        return line
+    heading = _without_attributes(bare)
+    has_name = heading != bare and not bare.endswith("{-}")  # no sentence ends with "{#s2}"
+    hashes = _HASHES.match(heading)
+    if hashes:
+        heading = _CLOSING_HASHES.sub("", heading[hashes.end() :])
+    return heading if has_name or plain_heading(heading) is not None else line
+
+
+def _without_attributes(line: str) -> str:
+    """The line without the attributes in braces at its end."""
+    end = len(line)
+    while end and line[end - 1] == "}":
+        start = line.rfind("{", max(0, end - _LONGEST_ATTRIBUTES), end)
+        if start < 0 or _ATTRIBUTES.fullmatch(line, start, end) is None:
+            break
+        end = start
+        while end and line[end - 1].isspace():
+            end -= 1
+    return line[:end]
+
+
+def _underlines(line: str, above: str, above_had_marks: bool) -> bool:
+    """Whether the line is a row of "=" under a line of text, or one of "-" under a heading."""
+    line = line.strip()
+    if len(line) < _SHORTEST_UNDERLINE or line.strip(line[0]) or line[0] not in "=-":
+        return False
+    if line[0] == "=":
+        return bool(above.strip())
+    return above_had_marks or plain_heading(above) is not None

@@ -1,23 +1,12 @@
-"""The files that papers come in, and their bytes, compressed or not."""
+"""The files that a name, a folder or a pattern stands for."""
 
 import difflib
 import glob
-import gzip
-import zlib
 from pathlib import Path
-from typing import IO, Any
-
-import zstandard
 
 from steps.errors import UserError
-
-PAPER_SUFFIXES = tuple(
-    kind + packing for kind in (".json", ".jsonl", ".ndjson") for packing in ("", ".gz", ".zst")
-)
-LINE_SUFFIXES = (".jsonl", ".ndjson")
-GZIP_MAGIC = b"\x1f\x8b"
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-
+from steps.papers.file_bytes import Bytes
+from steps.papers.formats.detect import HEAD_BYTES, named_as_papers, recognised
 
 # --- finding files ---------------------------------------------------------------------
 
@@ -26,7 +15,7 @@ def resolve_inputs(location: str, what: str = "papers") -> list[Path]:
     """List the paper files that a local location names.
 
     Args:
-        location: A file, a folder (its files with a known suffix, not those of
+        location: A file, a folder (its files that hold papers by their content, not those of
             subfolders), or a glob pattern (`**` reaches into subfolders).
         what: What an error calls them.
 
@@ -55,13 +44,11 @@ def _find_files(location: str, what: str) -> list[Path]:
     if path.is_symlink() and not path.exists():
         return [path]
     if path.is_dir():
-        found = sorted(
-            p for p in path.iterdir() if p.name.endswith(PAPER_SUFFIXES) and not p.is_dir()
-        )
+        found = sorted(p for p in path.iterdir() if not p.is_dir() and _may_hold_papers(p))
         if not found:
             raise UserError(
-                f"{what} folder {location!r} holds no papers: "
-                f"expected files ending in {', '.join(PAPER_SUFFIXES)}"
+                f"{what} folder {location!r} holds no papers: expected files of JSON, JSON Lines, "
+                "PubMed XML, JATS, BioC, TEI, CSV, TSV or Parquet, or .tar or .zip of such files"
             )
         return found
     if path.exists():
@@ -76,6 +63,24 @@ def _find_files(location: str, what: str) -> list[Path]:
             "check it, and that you may read its folder"
         )
     raise UserError(f"{what} {location!r} does not exist{_nearest_names(path)}")
+
+
+def _may_hold_papers(path: Path) -> bool:
+    """Whether a file of a folder is to be read: by its content; a hidden one is not.
+
+    A broken link, a file that may not be read and one that is empty count, if their name ends as
+    those of papers do: whoever put them there is told.
+    """
+    if path.name.startswith("."):
+        return False
+    if not path.is_file():  # a pipe or a broken link: opening it could wait for ever
+        return named_as_papers(path.name)
+    try:
+        with path.open("rb") as file:
+            head = Bytes(file, path.name, 1 << 24).head(HEAD_BYTES)
+    except (OSError, UserError):
+        return named_as_papers(path.name)
+    return recognised(head, path.name) is not None or (not head and named_as_papers(path.name))
 
 
 def _check_readable(path: Path, what: str) -> None:
@@ -106,100 +111,3 @@ def _nearest_names(path: Path) -> str:
     if near:
         return f": did you mean {' or '.join(repr(str(folder / name)) for name in near)}?"
     return f": {str(folder)!r} holds nothing of a similar name, name an existing file or folder"
-
-
-# --- opening files ---------------------------------------------------------------------
-
-
-class Bytes:
-    """The decompressed bytes of one file, with every trouble turned into a `UserError`."""
-
-    def __init__(self, path: Path, max_decompressed_bytes: int) -> None:
-        self._name = path.name
-        self._limit = max_decompressed_bytes
-        self._total = 0
-        try:
-            self._file = path.open("rb")
-            magic = self._file.read(4)
-            self._file.seek(0)
-        except OSError as error:
-            raise UserError(self._unreadable(error)) from error
-        self._compression = _compression_of(path, magic)
-        self._gzip = gzip.GzipFile(fileobj=self._file) if self._compression == "gzip" else None
-        self._zstd = _ZstdFrames(self._file) if self._compression == "zst" else None
-
-    def read(self, size: int) -> bytes:
-        """Up to about `size` more bytes; empty at the end."""
-        try:
-            if self._gzip is not None:
-                data = self._gzip.read(size)
-            elif self._zstd is not None:
-                data = self._zstd.read()
-            else:
-                data = self._file.read(size)
-        except (gzip.BadGzipFile, EOFError, zlib.error, zstandard.ZstdError) as error:
-            raise UserError(
-                f"{self._name}: corrupt {self._compression} data after "
-                f"{self._total} decompressed bytes ({error}): compress or download it again"
-            ) from error
-        except OSError as error:
-            raise UserError(self._unreadable(error)) from error
-        self._total += len(data)
-        if self._total > self._limit and self._compression != "plain":
-            raise UserError(
-                f"{self._name}: decompresses to more than {self._limit} bytes: if the file is "
-                "meant to be that large, raise scientific_data.limits.max_decompressed_bytes"
-            )
-        return data
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _unreadable(self, error: OSError) -> str:
-        return (
-            f"{self._name}: cannot be read: {error.strerror} (after {self._total} bytes): "
-            "check the disk, and that you may read the file"
-        )
-
-
-class _ZstdFrames:
-    """Zstandard frames one after the other; a frame that breaks off is an error."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._frame: Any = None
-        self._pending = b""
-
-    def read(self) -> bytes:
-        while True:
-            # Small bites: a bomb expands each of them to some 30,000 times its size at once.
-            compressed = self._pending or self._file.read(1 << 10)
-            if not compressed:
-                if self._frame is not None:
-                    raise EOFError("the last frame breaks off")
-                return b""
-            if self._frame is None:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            data: bytes = self._frame.decompress(compressed)
-            self._pending = b""
-            if self._frame.eof:
-                self._pending = self._frame.unused_data
-                self._frame = None
-            if data:
-                return data
-
-
-def _compression_of(path: Path, magic: bytes) -> str:
-    """The compression that the first bytes show, checked against the name."""
-    if magic.startswith(GZIP_MAGIC):
-        return "gzip"
-    if magic == ZSTD_MAGIC:
-        return "zst"
-    for suffix, name in ((".gz", "gzip"), (".zst", "Zstandard")):
-        if path.name.endswith(suffix) and magic:
-            raise UserError(
-                f"{path.name}: ends in {suffix} but is no {name} file "
-                f"(first bytes {magic.hex(' ')}): rename it or compress it again"
-            )
-    return "plain"

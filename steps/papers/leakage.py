@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from steps.config.sections import Limits
+from steps.config.paper_sections import Limits
 from steps.errors import UserError
 from steps.papers.deduplication import Hashes, Words, ngram_hashes
 from steps.papers.formats.papers_json import read_lines, read_records

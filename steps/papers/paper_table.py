@@ -1,5 +1,6 @@
 """The table of a run's papers: numbers in memory, texts in files."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from steps.config.sections import ScientificData
+from steps.config.paper_sections import ScientificData
 from steps.papers.chunks import Chunk
 from steps.papers.dataset import (
     ByteSpool,
@@ -19,12 +20,19 @@ from steps.papers.deduplication import (
     Words,
 )
 from steps.papers.preparation import CleaningExample, PreparedChunk
+from steps.papers.records import RawRecord
 
 # Papers whose word hashes are read at once: about 200 kB of abstracts.
 STRETCH_PAPERS = 256
 # How much the report shows; the files hold everything.
 MAX_EXAMPLES = 8
 MAX_REJECTED_SHOWN = 200
+# A paper that loses a larger share of its words to cleaning is named.
+HEAVY_CUT = 1 / 3
+# Reasons of rejections for which another record of the same paper is kept.
+DUPLICATES = (
+    "duplicate_identifier", "exact_duplicate", "near_duplicate", "duplicate_across_splits",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,9 @@ PAPER = np.dtype(
         ("num_hashes", np.int64),
         ("num_words", np.int64),
         ("score", np.float64),  # NaN for none
-        ("pmid_key", np.uint64),  # 0 for none, as in the two below
+        ("pmid_key", np.uint64),  # 0 for none, as in the three below
         ("doi_key", np.uint64),
+        ("other_key", np.uint64),
         ("title_hash", np.uint64),
         ("content_hash", np.uint64),
         ("digest", np.uint8, 32),
@@ -75,7 +84,14 @@ class PaperTable:
         num_read: Records read so far.
         rejected: Number of rejected records by reason.
         rejected_papers: The first of them, for the report.
+        first_rejected: The first rejected record of each reason.
         examples: Places where cleaning changed a text, for the report.
+        notes: How files and records were read in another way than they stand, with counts.
+        formats: The format that each row came in.
+        licenses: The licence of each row, "" for none.
+        open_access: Prepared papers whose source says that they may be read freely.
+        tables_left_out: Tables of all prepared papers that their readers dropped.
+        heavily_cut: Papers that lost more than `HEAVY_CUT` of their words to cleaning.
         rows: What is known of each prepared paper, `[papers]` of `PAPER`.
         paper_ids: Identifier of each row.
         batches: Position and size of each batch of rows in the file.
@@ -93,7 +109,14 @@ class PaperTable:
         self.num_read = 0
         self.rejected: Counter[str] = Counter()
         self.rejected_papers: list[RejectedPaper] = []
+        self.first_rejected: dict[str, RejectedPaper] = {}
         self.examples: list[CleaningExample] = []
+        self.notes: Counter[str] = Counter()
+        self.formats: list[str] = []
+        self.licenses: list[str] = []
+        self.open_access = 0
+        self.tables_left_out = 0
+        self.heavily_cut: list[tuple[str, float]] = []
         self.rows = np.empty(0, dtype=PAPER)
         self.paper_ids: list[str] = []
         self.batches: list[tuple[int, int]] = []  # position and size of each batch of rows
@@ -150,7 +173,7 @@ class PaperTable:
                     rejection.identifier,
                     rejection.reason,
                     rejection.detail,
-                    self.input_names[number],
+                    self.file_name(number, record),
                     record.number,
                 ),
                 record.data,
@@ -163,6 +186,14 @@ class PaperTable:
         papers = prepared.papers
         taken = [chunk[paper.position] for paper in papers]
         self.paper_ids.extend(paper.paper_id for paper in papers)
+        self.formats.extend(sys.intern(paper.source_format) for paper in papers)
+        self.licenses.extend(sys.intern(paper.license) for paper in papers)
+        for paper in papers:
+            self.notes.update(paper.notes)
+            self.open_access += paper.open_access
+            self.tables_left_out += paper.tables_left_out
+            if paper.share_cut > HEAVY_CUT and len(self.heavily_cut) < MAX_REJECTED_SHOWN:
+                self.heavily_cut.append((paper.paper_id, paper.share_cut))
         entries = np.zeros(len(papers), dtype=PAPER)
         entries["input"] = [number for number, _ in taken]
         entries["record"] = [record.number for _, record in taken]
@@ -177,6 +208,7 @@ class PaperTable:
             "num_words",
             "pmid_key",
             "doi_key",
+            "other_key",
             "title_hash",
             "content_hash",
         ):
@@ -188,21 +220,27 @@ class PaperTable:
         entries["digest"] = np.frombuffer(digests, np.uint8).reshape(-1, 32)
         return entries
 
+    @property
+    def num_different(self) -> int:
+        """Records read, without those that are duplicates of others."""
+        return self.num_read - sum(self.rejected[reason] for reason in DUPLICATES)
+
+    def say(self, line: str) -> None:
+        """Note how a file is read."""
+        self.notes[line] += 1
+
+    def file_name(self, number: int, record: RawRecord) -> str:
+        """The file of a record, with the file of the bundle that it stands in."""
+        name = self.input_names[number]
+        return f"{name}:{record.member}" if record.member else name
+
     def reject(self, paper: RejectedPaper, data: bytes) -> None:
         """Count a rejected record and write it to `rejected.jsonl`, whole."""
         self.rejected[paper.reason] += 1
+        self.first_rejected.setdefault(paper.reason, paper)
         if len(self.rejected_papers) < MAX_REJECTED_SHOWN:
             self.rejected_papers.append(paper)
-        line: dict[str, Any] = asdict(paper)
-        try:
-            line["paper"] = msgspec.json.decode(data)
-            encoded = msgspec.json.encode(line)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            # What is no strict JSON is kept as text, byte for byte.
-            line["paper"] = None
-            line["paper_text"] = data.decode("utf-8", "backslashreplace")
-            encoded = msgspec.json.encode(line)
-        self.rejected_file.write(encoded + b"\n")
+        self.rejected_file.write(rejected_line(paper, data))
 
     def reject_kept(self, problems: Mapping[int, tuple[str, str]]) -> None:
         """Reject papers that had been let in, for their reasons and details."""
@@ -222,6 +260,20 @@ class PaperTable:
     def in_split(self, name: str) -> list[int]:
         """The kept rows of a split."""
         return [n for n in self.kept if self.splits[n] == name]
+
+
+def rejected_line(paper: RejectedPaper, data: bytes) -> bytes:
+    """A line of `rejected.jsonl`: why the record was left out, and the record, whole."""
+    line: dict[str, Any] = asdict(paper)
+    try:
+        line["paper"] = msgspec.json.decode(data)
+        encoded = msgspec.json.encode(line)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        # What is no strict JSON is kept as text, byte for byte.
+        line["paper"] = None
+        line["paper_text"] = data.decode("utf-8", "backslashreplace")
+        encoded = msgspec.json.encode(line)
+    return encoded + b"\n"
 
 
 def starts_of(sizes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

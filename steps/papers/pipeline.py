@@ -12,6 +12,7 @@ the number of papers by about a kilobyte each and not with their length.
 import platform
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from steps.config.sections import ScientificData
+from steps.config.paper_sections import ScientificData
 from steps.digests import file_sha256
 from steps.errors import UserError, writing_to
 from steps.papers import leakage
@@ -37,7 +38,7 @@ from steps.papers.deduplication import (
     Hashes,
     hash_words,
 )
-from steps.papers.filters import check_language_name
+from steps.papers.filters import check_language_name, license_name
 from steps.papers.leakage import read_benchmark_texts
 from steps.papers.paper_table import PaperTable, RejectedPaper
 from steps.papers.preparation import CleaningExample
@@ -55,7 +56,18 @@ from steps.papers.stages import (
     write_dataset,
 )
 
-LIBRARIES = ("datasets", "ftfy", "msgspec", "numpy", "py3langid", "pyarrow", "regex", "rensa")
+NO_LICENSE = "not said"
+LIBRARIES = (
+    "datasets",
+    "ftfy",
+    "lxml",
+    "msgspec",
+    "numpy",
+    "py3langid",
+    "pyarrow",
+    "regex",
+    "rensa",
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,8 @@ class Preparation:
         paper_words: Words of each paper of the dataset.
         paper_scores: Scores of those that have one.
         examples: Places where cleaning changed a text.
+        notes: How files and records were read in another way than they stand, with counts.
+        heavily_cut: Papers that lost more than a third of their words to cleaning, and the share.
         rejected_papers: The first rejected records.
     """
 
@@ -86,6 +100,8 @@ class Preparation:
     paper_words: npt.NDArray[np.int64]
     paper_scores: npt.NDArray[np.float64]
     examples: list[CleaningExample]
+    notes: dict[str, int]
+    heavily_cut: list[tuple[str, float]]
     rejected_papers: list[RejectedPaper]
 
 
@@ -118,18 +134,35 @@ def prepare_dataset(
     scratch = _make_scratch(output)
     try:
         with _writing(output), PaperTable(inputs, settings, scratch) as table:
-            read_into(table, report)
-            reject_duplicate_identifiers(table)
-            report("deduplicate", len(table.kept))
-            find_duplicates_and_split(table, previous)
-            report("split", len(table.kept))
-            decontaminate(table, benchmark)
-            leakage_report = measure_leakage(table)
-            report("write", len(table.kept))
-            summaries, contents = write_dataset(table, scratch / "dataset")
-            return _finish(table, output, summaries, contents, leakage_report)
+            try:
+                return _run_stages(table, output, previous, benchmark, report)
+            except UserError:
+                # What was rejected explains most failures: it stays.
+                if table.rejected:
+                    table.rejected_file.flush()
+                    _replace(scratch / "rejected.jsonl", output / "rejected.jsonl")
+                raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_stages(
+    table: PaperTable,
+    output: Path,
+    previous: Mapping[str, str],
+    benchmark: Hashes,
+    report: Progress,
+) -> Preparation:
+    read_into(table, report)
+    reject_duplicate_identifiers(table)
+    report("deduplicate", len(table.kept))
+    find_duplicates_and_split(table, previous)
+    report("split", len(table.kept))
+    decontaminate(table, benchmark)
+    leakage_report = measure_leakage(table)
+    report("write", len(table.kept))
+    summaries, contents = write_dataset(table, table.scratch / "dataset")
+    return _finish(table, output, summaries, contents, leakage_report)
 
 
 def _writing(output: Path) -> AbstractContextManager[None]:
@@ -160,6 +193,15 @@ def _finish(
             "accepted": len(table.kept),
             "rejected": dict(sorted(table.rejected.items())),
         },
+        "sources": {
+            "formats": _counts(table, table.formats),
+            "licenses": _counts(
+                table, [license_name(name) or NO_LICENSE for name in table.licenses]
+            ),
+            "open_access": table.open_access,
+            "tables_left_out": table.tables_left_out,
+        },
+        "notes": dict(sorted(table.notes.items())),
         "splits": {name: vars(summaries[name]) for name in SPLITS},
         "leakage": leakage_report,
         "configuration": _configuration(table.settings),
@@ -183,8 +225,14 @@ def _finish(
         paper_words=table.rows["num_words"][table.kept],
         paper_scores=scores[~np.isnan(scores)],
         examples=table.examples,
+        notes=dict(table.notes.most_common()),
+        heavily_cut=table.heavily_cut,
         rejected_papers=table.rejected_papers,
     )
+
+
+def _counts(table: PaperTable, values: Sequence[str]) -> dict[str, int]:
+    return dict(Counter(values[n] for n in table.kept).most_common())
 
 
 def _previous_splits(settings: ScientificData) -> dict[str, str]:

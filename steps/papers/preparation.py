@@ -13,15 +13,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from steps.config.sections import Preprocessing, ScientificData
+from steps.config.paper_sections import Preprocessing, ScientificData
 from steps.errors import UserError
 from steps.papers.cleaning.recipe import clean_text
 from steps.papers.dataset import SectionRow, paper_digest, rows_to_batch
 from steps.papers.deduplication import content_hash, hash_words, signatures, title_hash
-from steps.papers.filters import check_quality, check_text
+from steps.papers.filters import check_kind, check_quality, check_text
+from steps.papers.formats.convert import paper_fields
 from steps.papers.genes import GeneLexicon, find_genes
-from steps.papers.paper import Identity, Paper, canonical_tier, identifier_in, identify, parse_paper
-from steps.papers.records import RecordProblem
+from steps.papers.identifiers import Identity
+from steps.papers.paper import Paper, canonical_tier, identifier_in, identify, paper_of
+from steps.papers.records import RawRecord, RecordProblem
 from steps.papers.sections import drop_repeated_front, split_sections
 from steps.papers.variants.finder import find_variants
 
@@ -30,6 +32,8 @@ EXAMPLES_A_CHUNK = 2
 PAPERS_TRIED_FOR_EXAMPLES = 16
 EXAMPLE_CHARACTERS = 240
 EXAMPLE_SEARCHED_CHARACTERS = 20_000
+# A text that keeps this share of its characters has not lost a third of its words.
+FEW_CUT = 0.75
 
 Sections = list[tuple[str, str]]  # canonical name and text, in reading order
 
@@ -58,6 +62,7 @@ class PreparedPaper(NamedTuple):
         paper_id: The paper's identifier.
         pmid_key: Hash of the PMID, 0 for none.
         doi_key: Hash of the DOI, 0 for none.
+        other_key: Hash of the PMCID, else of another identifier, 0 for none.
         score: The quality score, or None.
         num_words: Words of all sections, separated by white space.
         num_rows: Sections.
@@ -65,12 +70,19 @@ class PreparedPaper(NamedTuple):
         title_hash: Hash of the normalised title, 0 for none.
         content_hash: Hash of all words.
         digest: Digest of the rows, 32 bytes.
+        source_format: The format that it came in, a key of `FORMATS`.
+        license: Its licence as the source names it, "" for none.
+        open_access: Whether its source says that it may be read freely.
+        tables_left_out: How many tables its reader dropped.
+        share_cut: Share of the words of its texts that cleaning took away.
+        notes: What was read in another way than it stands.
     """
 
     position: int
     paper_id: str
     pmid_key: int
     doi_key: int
+    other_key: int
     score: float | None
     num_words: int
     num_rows: int
@@ -78,6 +90,12 @@ class PreparedPaper(NamedTuple):
     title_hash: int
     content_hash: int
     digest: bytes
+    source_format: str
+    license: str
+    open_access: bool
+    tables_left_out: int
+    share_cut: float
+    notes: tuple[str, ...]
 
 
 class CleaningExample(NamedTuple):
@@ -115,33 +133,48 @@ class _Accepted(NamedTuple):
     paper: Paper
     num_words: int
     rows: list[SectionRow]
+    share_cut: float
+    notes: tuple[str, ...]
 
 
-def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedChunk:
+def prepare_chunk(chunk: Sequence[RawRecord], settings: ScientificData) -> PreparedChunk:
     """Check, clean and annotate a chunk of records.
 
     Args:
-        chunk: JSON text of each record.
+        chunk: The records, in any of the formats.
         settings: The section `scientific_data`.
     """
     rules = cleaning_rules(settings.preprocessing)
     rejections: list[Rejection] = []
     accepted: list[_Accepted] = []
-    for position, data in enumerate(chunk):
+    for position, record in enumerate(chunk):
+        identity = None
         try:
-            paper = parse_paper(data)
+            source_format, fields = paper_fields(record)
+            paper = paper_of(fields, source_format)
             identity = identify(paper)
+            check_kind(paper, settings)
             check_quality(paper, settings.filters)
-            sections = clean_sections(paper, settings, rules)
-            text = "\n\n".join(text for _, text in sections)
+            cleaned = clean_paper(paper, settings, rules)
+            text = "\n\n".join(text for _, text in cleaned.sections)
             num_words = len(text.split())
             check_text(text, num_words, settings.filters)
         except RecordProblem as problem:
-            identifier = identifier_in(data)
+            identifier = identity.paper_id if identity else identifier_in(record.data)
             rejections.append(Rejection(position, identifier, problem.reason, problem.detail))
         else:
-            rows = _annotate(paper, identity.paper_id, sections)
-            accepted.append(_Accepted(position, identity, paper, num_words, rows))
+            rows = _annotate(paper, identity.paper_id, cleaned.sections)
+            accepted.append(
+                _Accepted(
+                    position,
+                    identity,
+                    paper,
+                    num_words,
+                    rows,
+                    cleaned.share_cut,
+                    (*paper.notes, *cleaned.notes),
+                )
+            )
 
     words = hash_words(["\n\n".join(row.text for row in entry.rows) for entry in accepted])
     titles = hash_words([entry.paper.title or "" for entry in accepted])
@@ -151,6 +184,7 @@ def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedC
             paper_id=entry.identity.paper_id,
             pmid_key=_key_hash(entry.identity.pmid),
             doi_key=_key_hash(entry.identity.doi),
+            other_key=_key_hash(entry.identity.pmcid or entry.identity.other_id),
             score=entry.paper.score,
             num_words=entry.num_words,
             num_rows=len(entry.rows),
@@ -158,6 +192,12 @@ def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedC
             title_hash=title_hash(title_words),
             content_hash=content_hash(paper_words),
             digest=paper_digest(entry.rows),
+            source_format=entry.paper.source_format,
+            license=entry.paper.license or "",
+            open_access=entry.paper.open_access is True,
+            tables_left_out=entry.paper.tables_left_out,
+            share_cut=entry.share_cut,
+            notes=entry.notes,
         )
         for entry, paper_words, title_words in zip(accepted, words, titles, strict=True)
     ]
@@ -173,9 +213,30 @@ def prepare_chunk(chunk: Sequence[bytes], settings: ScientificData) -> PreparedC
     )
 
 
+class CleanedPaper(NamedTuple):
+    """The text of a paper, and what became of it on the way.
+
+    Attributes:
+        sections: The cleaned sections in reading order, under their canonical names.
+        share_cut: Share of the words given to the cleaning that it took away.
+        notes: Keys of sections that were not read.
+    """
+
+    sections: Sections
+    share_cut: float
+    notes: tuple[str, ...]
+
+
 def clean_sections(
     paper: Paper, settings: ScientificData, rules: Mapping[str, bool] | None = None
 ) -> Sections:
+    """The sections that `clean_paper` makes."""
+    return clean_paper(paper, settings, rules).sections
+
+
+def clean_paper(
+    paper: Paper, settings: ScientificData, rules: Mapping[str, bool] | None = None
+) -> CleanedPaper:
     """The cleaned sections of a paper in reading order, under their canonical names.
 
     A paper without a body (no abstract and no text) gets a "keywords" section in place of
@@ -191,14 +252,17 @@ def clean_sections(
             what the layout says.
     """
     rules = rules or cleaning_rules(settings.preprocessing)
+    notes: list[str] = []
     title = clean_text(paper.title or "", rules)
     abstract = clean_text(paper.abstract or "", rules)
     try:
-        parts = split_sections(paper.full_text or paper.text or "")
+        parts = split_sections(paper.full_text or paper.text or "", notes)
     except UserError as error:
         # One paper's sections are wrong: that rejects the paper, the run goes on.
         raise RecordProblem("wrong_type", str(error)) from error
     cleaned = [(name, clean_text(text, rules)) for name, text in parts]
+    raw = [paper.title or "", paper.abstract or "", *(text for _, text in parts)]
+    share_cut = share_of_words_cut(raw, [title, abstract, *(text for _, text in cleaned)])
     body = drop_repeated_front([part for part in cleaned if part[1]], title, abstract)
 
     sections: Sections = []
@@ -208,12 +272,29 @@ def clean_sections(
         sections.append(("abstract", abstract))
     if "full_text" in settings.text_fields:
         sections.extend(body)
+    if "captions" in settings.text_fields and paper.captions:
+        # The rule that takes captions out of a text would leave nothing of them.
+        of_captions = {**rules, "remove_figure_debris": False}
+        sections.append(("captions", clean_text("\n\n".join(paper.captions), of_captions)))
     if not abstract and not body:
         keywords = clean_text(keywords_line(paper), rules)
         sections.extend([("keywords", keywords)] if keywords else [])
     if settings.sections is not None:
         sections = [(name, text) for name, text in sections if name in settings.sections]
-    return truncate_sections(sections, settings.preprocessing.max_paper_length)
+    kept = truncate_sections(
+        [part for part in sections if part[1]], settings.preprocessing.max_paper_length
+    )
+    return CleanedPaper(kept, share_cut, tuple(notes))
+
+
+def share_of_words_cut(before: Sequence[str], after: Sequence[str]) -> float:
+    """The share of the words of some texts that is missing after they were cleaned."""
+    # Counting words costs as much as a rule of the cleaning, and hardly any paper loses much.
+    if sum(map(len, after)) > FEW_CUT * sum(map(len, before)):
+        return 0.0
+    words = sum(len(text.split()) for text in before)
+    left = sum(len(text.split()) for text in after)
+    return max(0.0, 1 - left / words) if words else 0.0
 
 
 def cleaning_rules(preprocessing: Preprocessing) -> dict[str, bool]:
@@ -229,11 +310,7 @@ def keywords_line(paper: Paper) -> str:
         ("Benchmarks", (paper.benchmarks, paper.benchmarks_used)),
         ("Validation", (paper.validation_methods,)),
     ):
-        items = [
-            " ".join(item.split())
-            for value in fields
-            for item in ([value] if isinstance(value, str) else value or [])
-        ]
+        items = [" ".join(item.split()) for value in fields for item in value]
         distinct = dict.fromkeys(item for item in items if item)
         if distinct:
             sentences.append(f"{label}: {', '.join(distinct)}.")
@@ -257,7 +334,6 @@ def truncate_sections(sections: Sections, max_words: int | None) -> Sections:
 
 def _annotate(paper: Paper, paper_id: str, sections: Sections) -> list[SectionRow]:
     tier = canonical_tier(paper.tier)
-    date = None if paper.publication_date is None else str(paper.publication_date)
     return [
         SectionRow(
             paper_id=paper_id,
@@ -269,7 +345,7 @@ def _annotate(paper: Paper, paper_id: str, sections: Sections) -> list[SectionRo
             score=paper.score,
             tier=tier,
             journal=paper.journal,
-            publication_date=date,
+            publication_date=paper.publication_date,
         )
         for index, (name, text) in enumerate(sections)
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from steps.config.sections import Split
+from steps.config.paper_sections import Split
 from steps.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -69,6 +69,10 @@ def settle_clusters(
     return SettledClusters(names, fixed, sorted(bridging))
 
 
+class EmptySplit(UserError):
+    """There are too few papers for a split that was asked for."""
+
+
 def assign_splits(clusters: Sequence[str], fixed: Mapping[str, str], split: Split) -> list[str]:
     """Give each paper the split of its cluster.
 
@@ -81,7 +85,8 @@ def assign_splits(clusters: Sequence[str], fixed: Mapping[str, str], split: Spli
         The split of each paper.
 
     Raises:
-        UserError: The fractions leave nothing for training, or a split stays empty.
+        UserError: The fractions leave nothing for training.
+        EmptySplit: A split stays empty.
     """
     if split.validation_fraction + split.test_fraction >= 1:
         raise UserError(
@@ -95,7 +100,7 @@ def assign_splits(clusters: Sequence[str], fixed: Mapping[str, str], split: Spli
         _fill_empty_splits(chosen, place, fixed, split)
     for name in SPLITS:
         if fraction_of(name, split) > 0 and name not in chosen.values():
-            raise UserError(_empty_split(name, len(clusters), len(place), split))
+            raise EmptySplit(_empty_split(name, len(clusters), len(place), split))
     return [chosen[name] for name in clusters]
 
 

@@ -29,12 +29,17 @@ from steps.papers.deduplication import (
 from steps.papers.paper_table import PaperTable
 from steps.papers.preparation import prepare_chunk
 from steps.papers.splits import (
+    MIN_PAPERS_TO_FILL,
     SPLITS,
+    EmptySplit,
     assign_splits,
     settle_clusters,
     split_alone,
 )
 
+# How much of files and reasons a message names.
+FILES_NAMED = 5
+REASONS_NAMED = 3
 Progress = Callable[[str, int], None]
 Group = TypeVar("Group", int, str)
 
@@ -44,7 +49,7 @@ def read_into(table: PaperTable, report: Progress) -> None:
     prepare = partial(prepare_chunk, settings=table.settings)
     parts = []
     for chunk, prepared in prepared_in_order(
-        chunks_of(table.inputs, table.settings.limits),
+        chunks_of(table.inputs, table.settings, table.say),
         prepare,
         processes_for(table.inputs, table.settings),
     ):
@@ -59,17 +64,32 @@ def read_into(table: PaperTable, report: Progress) -> None:
 
 
 def _no_paper(table: PaperTable) -> str:
-    reasons = ", ".join(f"{reason} {count}" for reason, count in table.rejected.most_common())
-    message = f"no usable paper in {', '.join(table.input_names)}: {table.num_read} records read"
-    if not reasons:
+    names = ", ".join(table.input_names[:FILES_NAMED])
+    more = len(table.input_names) - FILES_NAMED
+    names += f" and {more} other files" if more > 0 else ""
+    message = f"no usable paper in {names}: {table.num_read} records read"
+    if not table.rejected:
         return f"{message}: name a file that holds papers"
-    return f"{message}, rejected for {reasons}: mend the records or scientific_data.filters"
+    return (
+        f"{message}, rejected for {main_reasons(table)}: "
+        "mend the records or scientific_data.filters"
+    )
+
+
+def main_reasons(table: PaperTable) -> str:
+    """The most frequent reasons for rejections, each with one record and what is wrong there."""
+    parts = []
+    for reason, count in table.rejected.most_common(REASONS_NAMED):
+        paper = table.first_rejected[reason]
+        parts.append(f"{reason} {count} (record {paper.record} of {paper.file}: {paper.detail})")
+    more = len(table.rejected) - REASONS_NAMED
+    return "; ".join(parts) + (f"; {more} other reasons" if more > 0 else "")
 
 
 def reject_duplicate_identifiers(table: PaperTable) -> None:
-    """Of records that share a PMID or a DOI, keep the best."""
+    """Of records that share a PMID, a DOI or a PMCID, keep the best."""
     union = UnionFind(len(table.rows))
-    for key in ("pmid_key", "doi_key"):
+    for key in ("pmid_key", "doi_key", "other_key"):
         for first, second in neighbours(table.rows[key], ignore=0):
             union.join(first, second)
     best = _best_of_each(table, {n: union.find(n) for n in table.kept}, {})
@@ -143,9 +163,31 @@ def find_duplicates_and_split(table: PaperTable, previous: Mapping[str, str]) ->
 
     table.splits = [""] * len(table.rows)
     names = [table.clusters[n] for n in table.kept]
-    assigned = assign_splits(names, settled.fixed, settings.split)
-    for n, split in zip(table.kept, assigned, strict=True):
+    for n, split in zip(table.kept, _assign(table, names, settled.fixed), strict=True):
         table.splits[n] = split
+
+
+def _assign(table: PaperTable, clusters: list[str], fixed: Mapping[str, str]) -> list[str]:
+    """The split of each kept paper; all of them train where there are too few to hold any out.
+
+    Raises:
+        UserError: A split stays empty though there were papers enough: says what became of them.
+    """
+    try:
+        return assign_splits(clusters, fixed, table.settings.split)
+    except EmptySplit as error:
+        if not fixed and table.num_different < MIN_PAPERS_TO_FILL:
+            table.say(
+                f"too few papers to hold any out ({len(clusters)}): all of them train; evaluate "
+                f"and ab_compare will refuse this dataset, for it has no test split (from "
+                f"{MIN_PAPERS_TO_FILL} different papers on there is one)"
+            )
+            return ["train"] * len(clusters)
+        lost = sum(table.rejected.values())
+        if not lost:
+            raise
+        message = f"{error}; {lost} of {table.num_read} records were rejected before"
+        raise UserError(f"{message}, for {main_reasons(table)}") from None
 
 
 def _duplicate_of(table: PaperTable, winner: int, n: int) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from steps.papers.formats import FORMATS
 from steps.papers.pipeline import Preparation
 from steps.reports.page import PageFigure, PageSection, Table, inline_svg, render_page
 
@@ -38,6 +39,7 @@ def render_report(preparation: Preparation) -> str:
         ],
         sections=[
             _funnel(preparation),
+            _sources(preparation),
             _splits(preparation),
             _texts(preparation),
             _leakage(preparation),
@@ -56,6 +58,26 @@ def _funnel(preparation: Preparation) -> PageSection:
         rows.append((f"rejected: {reason}", -count, left))
     rows.append(("accepted", preparation.num_accepted, preparation.num_accepted))
     return PageSection("Funnel", tables=[Table(("step", "records", "left"), rows)])
+
+
+def _sources(preparation: Preparation) -> PageSection:
+    """Formats and licences of the accepted papers, and how files and records were read."""
+    sources = preparation.manifest["sources"]
+    formats = [(FORMATS.get(name, name), count) for name, count in sources["formats"].items()]
+    tables = [
+        Table(("format", "papers"), formats, "Papers by the format that they came in"),
+        Table(("licence", "papers"), list(sources["licenses"].items()), "Papers by licence"),
+    ]
+    if preparation.notes:
+        rows = list(preparation.notes.items())
+        tables.append(
+            Table(("what was read in another way than it stands", "times"), rows, "Notes")
+        )
+    text = (
+        f"{sources['open_access']:,} say that they may be read freely; "
+        f"{sources['tables_left_out']:,} tables were left out."
+    )
+    return PageSection("Sources", [text], tables=tables)
 
 
 def _splits(preparation: Preparation) -> PageSection:
@@ -150,7 +172,12 @@ def _cleaning(preparation: Preparation) -> PageSection:
         for passage in ((f"{example.paper_id}, before", example.before), ("after", example.after))
     ]
     text = "Places that cleaning changed." if passages else "Cleaning changed none of the texts."
-    return PageSection("Cleaning", [text], passages=passages)
+    cut = sorted(preparation.heavily_cut, key=lambda paper: -paper[1])
+    rows = [(paper, f"{share:.0%}") for paper, share in cut]
+    tables = [
+        Table(("paper", "words cut"), rows, "Papers that lost more than a third of their words")
+    ]
+    return PageSection("Cleaning", [text], passages=passages, tables=tables if rows else [])
 
 
 def _rejected(preparation: Preparation) -> PageSection:

@@ -10,7 +10,7 @@ from steps.digests import file_sha256
 from steps.errors import UserError
 from steps.evaluation.measure import Results, measure, token_examples
 from steps.metrics import METRIC_VERSION
-from steps.papers.general_texts import general_file, read_general_texts
+from steps.papers.general_texts import general_files, read_general_texts
 from steps.terminal import say
 from steps.tracking.names import (
     DATASET_DIGEST_TAG,
@@ -55,7 +55,7 @@ def evaluation_inputs(
         "dataset": dataset_digest,
         "split": split,
         "context": str(training.evaluation.context or training.model.max_length),
-        "general texts": digest_of_files([general_file(texts)]) if texts else "none",
+        "general texts": digest_of_files(general_files(texts)) if texts else "none",
     }
 
 
@@ -92,8 +92,9 @@ def evaluate_model(
     papers = read_papers(stored.folder, split)
     if not papers:
         raise UserError(
-            f"split {split!r} of dataset {stored.digest[:19]}… holds no paper: raise "
-            f"training.scientific_data.split.{split}_fraction and run preprocess again"
+            f"split {split!r} of dataset {stored.digest[:19]}… holds no paper: preprocess "
+            f"at least 10 different papers, with training.scientific_data.split.{split}_fraction "
+            "above 0"
         )
     lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
     trained_papers = check_trained_papers(training, reference, stored, split, lineage)

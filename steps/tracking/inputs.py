@@ -4,8 +4,8 @@ import glob
 import os
 from pathlib import Path
 
+from steps.config.paper_sections import ScientificData
 from steps.config.paths import PROJECT_ROOT
-from steps.config.sections import ScientificData
 from steps.errors import UserError
 
 

@@ -73,6 +73,22 @@ def test_each_oddity_of_an_existing_file_gets_one_line(words: str) -> None:
     assert "\n" not in notices[0]
 
 
+@pytest.mark.parametrize("content", [None, "[1]", "{", '{"bf16": true}'])
+def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
+    tmp_path: Path, content: str | None
+) -> None:
+    if content is not None:
+        (tmp_path / "ds.json").write_text(content)
+    file = tmp_path / "training.yaml"
+    text = "training: {distributed: {enabled: false, deepspeed_config: ds.json}}"
+    file.write_text(text)
+    (notice,) = [line for line in load_config(str(file)).notices if "ds.json" in line]
+    assert notice.endswith("(distributed.enabled is false: not in use)")
+    file.write_text(text.replace("false", "true, backend: deepspeed"))
+    with pytest.raises(UserError, match=r"ds\.json"):
+        load_config(str(file))
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -1,17 +1,14 @@
 """Our likelihoods beside those of lm-evaluation-harness, on a real model and real texts."""
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.evaluation import load, our_nats, papers_of, peer_nats, read_texts
 from steps.metrics import METRICS
-from tests.support.project import ROOT
+from tests.support.project import ROOT, SHARED_DATA
 
-SHARED_DATA = Path(os.environ.get("FORGE_SHARED_DATA", ROOT.parent / "shared" / "data"))
 # Short, so that many texts are longer and the test stays within minutes.
 CONTEXT = 96
 CHARACTERS = 600

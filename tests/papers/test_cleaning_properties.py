@@ -5,15 +5,14 @@ same sentence, and the cleaned sentence must be the one that never held the nois
 """
 
 import json
-import os
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steps.papers.cleaning.recipe import RULE_NAMES, clean_text
+from tests.support.project import SHARED_DATA
 
 GENES = """
 BRCA1|TP53|KRAS|PU.1|IL-6|IL-1β|TNF-α|TGF-β1|IFN-γ|NF-κB|c-MYC|p27Kip1|HLA-DRB1|HLA-B*57:01
@@ -146,10 +145,6 @@ MARKUP = [  # around the mention
     ("", "<sub></sub>"),
 ]
 
-SHARED_DATA = Path(
-    os.environ.get("FORGE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")
-)
-
 
 def test_the_list_of_mentions_is_long_enough() -> None:
     assert len(set(MENTIONS)) >= 120
@@ -262,6 +257,9 @@ PIECES = [
     *["<", ">", "sup>", "¹", "10", "x", "×", "^", "e-05", "P", "=", "<", ".05", ". 05", "$", "{"],
     *["\\", "alpha", "}", "_", "see", "in", "at", "Figure 1", "A", "References", "Copyright 2001"],
     *["micro", "M", "µ", "°C", "%", "\xad", "ﬁ", "Ã©", "Î±", "\u2009", "\xa0", "\t", "\r", "\x00"],
+    *["{#s2}", "# ", "\n====\n", "\n---\n", "46,XX", "[20]", "/", "34", "[28–41]", "x2", " and "],
+    *["Funding: ", "We thank", "according to", "reviewed in", "for details", " (TRUNCATED AT 9"],
+    *["[ABSTRACT TRUNCATED AT 250 WORDS]", "URL: ", "available", ", ", ": ", "years", "cells"],
     *["\u0301", "wild", "type", "Abstract", "doi:", "[corrected]", "\ud800", "x" * 130, "(A) "],
 ]
 mixed_text = st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(max_size=80)

@@ -38,7 +38,7 @@ def test_a_missing_file_is_answered_with_near_names(tmp_path: Path) -> None:
 
 def test_a_folder_without_papers_says_what_it_expected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match=r"holds no papers: expected files ending in \.json"):
+    with pytest.raises(UserError, match=r"holds no papers: expected files of JSON"):
         resolve_inputs(str(tmp_path))
 
 

@@ -5,8 +5,23 @@ from typing import Any
 
 import pytest
 
-from steps.papers.paper import Identity, canonical_tier, identifier_in, identify, parse_paper
-from steps.papers.records import RecordProblem
+from steps.papers.formats.convert import paper_fields
+from steps.papers.identifiers import Identity, identity_of
+from steps.papers.paper import (
+    MISSING_NUMBERS,
+    Paper,
+    canonical_tier,
+    identifier_in,
+    identify,
+    paper_of,
+)
+from steps.papers.records import RawRecord, RecordProblem
+
+
+def parse_paper(data: bytes) -> Paper:
+    _, fields = paper_fields(RawRecord(0, 0, data))
+    return paper_of(fields)
+
 
 WHOLE_PAPER: dict[str, Any] = {
     "pmid": "123",
@@ -40,50 +55,120 @@ def problem_of(record: Any) -> RecordProblem:
 
 def test_a_paper_with_every_field_is_read_whole() -> None:
     paper = parse_paper(json.dumps(WHOLE_PAPER).encode())
-    assert (paper.score, paper.tier, paper.authors) == (104.5, "gold_standard", ["A. B."])
+    assert (paper.score, paper.tier, paper.journal) == (104.5, "gold_standard", "J")
+    assert paper.benchmarks_used == ["two"]
+    assert paper.notes == ()
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("pmid", 1.5),
-        ("pmid", ["1"]),
-        ("pmid", -4),
-        ("pmid", True),
         ("title", 7),
         ("title", {"en": "x"}),
-        ("abstract", ["x"]),
-        ("authors", [["A"]]),
-        ("authors", [1]),
-        ("score", "81"),
+        ("title", ["a", "b"]),
+        ("abstract", 4),
+        ("abstract", True),
+        ("score", "high"),
         ("score", True),
         ("score", 10**400),
+        ("score", [1]),
         ("tier", 3),
-        ("journal", ["J"]),
-        ("ai_ml_detected", "yes"),
-        ("component_scores", {"a": "1"}),
-        ("component_scores", [1, None, "2"]),
-        ("keywords_found", ["a", None]),
-        ("benchmarks_used", [{"name": "x"}]),
-        ("validation_methods", 4),
         ("full_text", 4),
+        ("text", ["a", "b"]),
     ],
 )
-def test_a_wrong_type_at_any_depth_is_rejected(key: str, value: Any) -> None:
+def test_a_text_or_score_of_a_wrong_type_rejects_the_paper(key: str, value: Any) -> None:
     problem = problem_of(WHOLE_PAPER | {key: value})
     assert problem.reason == "wrong_type"
     assert key in problem.detail
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("authors", [["A"]]),
+        ("authors", 1),
+        ("ai_ml_detected", "yes"),
+        ("component_scores", {"a": "1", "b": float("nan")}),
+        ("component_scores", "none"),
+        ("reasoning", {"a": 1}),
+        ("scored_at", 1700000000),
+        ("keywords_found", ["a", None, {"x": 1}]),
+        ("benchmarks_used", 7),
+        ("validation_methods", 4),
+        ("journal", 3),
+        ("publication_date", {"season": ["x"]}),
+    ],
+)
+def test_a_field_that_is_not_used_rejects_nothing(key: str, value: Any) -> None:
+    paper = parse_paper(json.dumps(WHOLE_PAPER | {key: value}).encode())
+    assert (paper.title, paper.abstract) == ("A title", "An abstract")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "read"),
+    [
+        ("score", "81.5", 81.5),
+        ("score", " 7 ", 7.0),
+        ("score", "n/a", None),
+        ("score", "", None),
+        ("journal", {"title": "Nature", "issn": "1"}, "Nature"),
+        ("journal", ["Cell"], "Cell"),
+        ("publication_date", 2020, "2020"),
+        ("publication_date", {"year": 2020, "month": "Mar", "day": 1}, "2020-Mar-01"),
+        ("publication_date", {"date-parts": [[2020, 3, 1]]}, "2020-03-01"),
+        ("publication_date", [2020, 3], "2020-03"),
+        ("title", ["One title"], "One title"),
+        ("keywords", "one", ["one"]),
+        ("keywords", [{"term": "a"}, {"name": "b"}, 3], ["a", "b", "3"]),
+        ("benchmarks_used", [{"name": "x"}], ["x"]),
+        ("abstract", ["P1", "P2"], "P1\n\nP2"),
+        ("abstract", {"Background": "B", "methods": ["M1", "M2"]},
+         "Background: B\n\nmethods: M1\n\nM2"),
+        ("abstract", [{"label": "AIM", "text": "A"}, {"text": "free"}], "AIM: A\n\nfree"),
+        ("abstract", {"sections": [{"title": "Aim", "content": "A"}]}, "Aim: A"),
+        ("abstract", {"text": "A"}, "A"),
+        ("open_access", "Y", True),
+        ("license", {"url": "http://x"}, "http://x"),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_people_write_them(key: str, value: Any, read: Any) -> None:
+    assert getattr(parse_paper(json.dumps(WHOLE_PAPER | {key: value}).encode()), key) == read
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_score_that_is_no_finite_number_is_rejected(value: float) -> None:
-    assert problem_of(WHOLE_PAPER | {"score": value}).reason == "not_finite"
-    assert problem_of(WHOLE_PAPER | {"component_scores": {"a": value}}).reason == "not_finite"
+@pytest.mark.parametrize("key", ["score", "abstract", "journal", "doi", "impact"])
+def test_nan_and_infinity_are_missing_values_and_counted(key: str, value: float) -> None:
+    paper = parse_paper(json.dumps(WHOLE_PAPER | {key: value}).encode())
+    assert getattr(paper, key, None) is None
+    assert paper.notes == (MISSING_NUMBERS,)
 
 
-def test_nan_in_a_field_that_is_not_used_does_no_harm() -> None:
-    paper = parse_paper(b'{"pmid": "1", "title": "t", "impact": NaN}')
-    assert paper.title == "t"
+def test_keys_in_other_case_are_read_with_a_note() -> None:
+    record = {"PMID": 5, "Title": "T", "Abstract Text": "A", "Journal/Book": "J", "DOI": "10.1/x"}
+    paper = parse_paper(json.dumps(record).encode())
+    assert identify(paper) == Identity("5", "10.1/x")
+    assert (paper.title, paper.abstract) == ("T", "A")
+    assert "key 'PMID' read as pmid" in paper.notes
+
+
+@pytest.mark.parametrize(
+    ("fields", "retracted"),
+    [
+        ({"title": "RETRACTED: The role of x"}, "retracted"),
+        ({"title": "Retracted article: the role"}, "retracted"),
+        ({"title": "[WITHDRAWN] - the role"}, "withdrawn"),
+        ({"title": "Retracted studies and their role"}, None),
+        ({"title": "Retraction: the role"}, None),
+        ({"publication_types": ["Review", "Retracted Publication"]}, "retracted"),
+        ({"publication_types": ["Retraction of Publication"]}, None),
+        ({"retracted": True}, "retracted"),
+        ({"retracted": False}, None),
+        ({"retracted": "withdrawn"}, "withdrawn"),
+    ],
+)
+def test_a_paper_that_was_taken_back_is_known(fields: Any, retracted: str | None) -> None:
+    assert parse_paper(json.dumps(WHOLE_PAPER | fields).encode()).retracted == retracted
 
 
 @pytest.mark.parametrize(
@@ -123,6 +208,23 @@ def test_lone_surrogates_are_replaced_and_pairs_kept() -> None:
         ({"pmid": " PMID: 123 "}, "123", Identity("123", "")),
         ({"doi": "https://doi.org/10.1/Ab"}, "10.1/ab", Identity("", "10.1/ab")),
         ({"pmid": "", "doi": "doi:10.1/ab"}, "10.1/ab", Identity("", "10.1/ab")),
+        ({"pmid": 12345678.0}, "12345678", Identity("12345678", "")),
+        ({"pmid": "12345678.0"}, "12345678", Identity("12345678", "")),
+        ({"pmid": "https://pubmed.ncbi.nlm.nih.gov/123/"}, "123", Identity("123", "")),
+        ({"pmid": ["11", "22"]}, "11", Identity("11", "")),
+        ({"pmid": "11; 22"}, "11", Identity("11", "")),
+        ({"pmid": "PMC77"}, "PMC77", Identity("", "", "PMC77")),
+        ({"pmcid": 77}, "PMC77", Identity("", "", "PMC77")),
+        ({"doi": "10.1/a, 10.1/b"}, "10.1/a", Identity("", "10.1/a")),
+        (
+            {"doi": "10.1002/(SICI)1097;3.0.CO;2-2"},
+            "10.1002/(sici)1097;3.0.co;2-2",
+            Identity("", "10.1002/(sici)1097;3.0.co;2-2"),
+        ),
+        ({"pmid": "no idea", "doi": "10.1/a"}, "10.1/a", Identity("", "10.1/a")),
+        ({"pmid": 5, "doi": "see the web page"}, "5", Identity("5", "")),
+        ({"pmid": 1.5, "doi": "10.1/a"}, "10.1/a", Identity("", "10.1/a")),
+        ({"other_id": "arxiv:2101.1"}, "arxiv:2101.1", Identity("", "", "", "arxiv:2101.1")),
     ],
 )
 def test_one_paper_has_one_identifier_however_it_is_written(
@@ -131,6 +233,20 @@ def test_one_paper_has_one_identifier_however_it_is_written(
     found = identify(parse_paper(json.dumps(record).encode()))
     assert found == identity
     assert found.paper_id == paper_id
+
+
+@pytest.mark.parametrize(
+    "placeholder",
+    ["N/A", "n/a", "NA", "nan", "NaN", "None", "NULL", "-", "--", "—", "0", "00", "0.0", "unknown",
+     "Not available", "not_available", "not found", "no doi", "No PMID", "n.a.", "#N/A", "?", ".",
+     "undefined", "TBD", "pending", "", "  ", "not yet assigned", "-1", "doi: N/A",
+     "https://doi.org/nan", "PMID: None", 0, None, False],
+)  # fmt: skip
+def test_a_placeholder_is_no_identifier(placeholder: Any) -> None:
+    assert identity_of("5", placeholder) == Identity("5", "")
+    assert identity_of(placeholder, "10.1/a") == Identity("", "10.1/a")
+    with pytest.raises(RecordProblem, match="no_identifier"):
+        identity_of(placeholder, placeholder)
 
 
 def test_tiers_have_one_name_each() -> None:

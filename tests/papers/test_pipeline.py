@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from datasets import load_from_disk
 
-from steps.config.sections import Deduplication, Filters, Limits, ScientificData, Split
+from steps.config.paper_sections import Deduplication, Filters, Limits, ScientificData, Split
 from steps.errors import UserError
 from steps.papers import chunks
 from steps.papers.dataset import digest_of_dataset
@@ -339,7 +339,8 @@ def assert_refused(
     for words in expected:
         assert words in message
     left = folder / "out"
-    assert not left.exists() or list(left.iterdir()) == [], "nothing half-made stays behind"
+    names = {path.name for path in left.iterdir()} if left.exists() else set()
+    assert names <= {"rejected.jsonl"}, "nothing half-made stays behind"
 
 
 def test_trouble_late_in_a_file_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -360,15 +361,39 @@ def test_no_usable_paper_says_why(tmp_path: Path) -> None:
     path = write_papers(tmp_path, [*made_up_papers(3), {"pmid": "1"}])
     settings = ScientificData(filters=Filters(min_score=1000), num_workers=1)
     assert_refused(
-        tmp_path, [path], settings, "no usable paper", "4 records", "score_too_low 3", "no_score 1"
+        tmp_path,
+        [path],
+        settings,
+        "no usable paper",
+        "4 records",
+        "score_too_low 3 (record 0 of papers.json: score ",
+        "no_score 1 (record 3 of papers.json: the paper has no score",
     )
+    assert len((tmp_path / "out" / "rejected.jsonl").read_text().splitlines()) == 4
     empty = write_papers(tmp_path, [], "empty.json")
     assert_refused(tmp_path, [empty], settings, "empty.json", "0 records read")
 
 
-def test_too_few_papers_for_three_splits_are_counted(tmp_path: Path) -> None:
-    path = write_papers(tmp_path, made_up_papers(2))
-    assert_refused(tmp_path, [path], ScientificData(num_workers=1), "2 papers", "_fraction is")
+def test_too_few_papers_to_hold_any_out_all_train(tmp_path: Path) -> None:
+    path = write_papers(tmp_path, made_up_papers(9))
+    made = prepare_dataset([path], ScientificData(num_workers=1), tmp_path / "out")
+    sizes = {name: split["papers"] for name, split in made.manifest["splits"].items()}
+    assert sizes == {"train": 9, "validation": 0, "test": 0}
+    (note,) = made.notes
+    assert "all of them train; evaluate and ab_compare will refuse" in note
+
+
+def test_where_most_papers_were_rejected_an_empty_split_says_for_what(tmp_path: Path) -> None:
+    papers = [*made_up_papers(2), *({"pmid": str(9000 + n)} for n in range(20))]
+    path = write_papers(tmp_path, papers)
+    assert_refused(
+        tmp_path,
+        [path],
+        ScientificData(num_workers=1),
+        "2 papers",
+        "_fraction is",
+        "20 of 22 records were rejected before, for no_text 20 (record 2 of papers.json",
+    )
 
 
 def test_ten_papers_are_enough(tmp_path: Path) -> None:
@@ -459,7 +484,7 @@ def is_running(pid: int) -> bool:
 KILLED_PROGRAM = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
-from steps.config.sections import ScientificData
+from steps.config.paper_sections import ScientificData
 from steps.papers import chunks, pipeline
 
 def killed(stage, done):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from steps.config.sections import Deduplication, Filters, Preprocessing, ScientificData
+from steps.config.paper_sections import Deduplication, Filters, Preprocessing, ScientificData
 from steps.papers.filters import LANGUAGE_CONFIDENCE, detect_language
 from steps.papers.paper import Paper
 from steps.papers.preparation import (
@@ -17,6 +17,7 @@ from steps.papers.preparation import (
     prepare_chunk,
     truncate_sections,
 )
+from steps.papers.records import RawRecord
 
 SENTENCE = "The expression of the gene was measured in the cells of the patients, and it was high. "
 PAPER: dict[str, Any] = {
@@ -31,8 +32,16 @@ PAPER: dict[str, Any] = {
 EVERYTHING = ScientificData(filters=Filters(min_words=0, language=None))
 
 
+def raw(*records: Any) -> list[RawRecord]:
+    """Records as a reader yields them: of JSON text, or of what is written as such."""
+    return [
+        RawRecord(n, 0, record if isinstance(record, bytes) else json.dumps(record).encode())
+        for n, record in enumerate(records)
+    ]
+
+
 def rejection_of(record: Any, settings: ScientificData) -> tuple[str, str | None]:
-    prepared = prepare_chunk([json.dumps(record).encode()], settings)
+    prepared = prepare_chunk(raw(record), settings)
     assert prepared.papers == []
     (rejection,) = prepared.rejections
     assert "\n" not in rejection.detail
@@ -49,7 +58,7 @@ def rows_of(batch: bytes) -> list[dict[str, Any]]:
 
 
 def test_a_paper_becomes_rows_with_its_metadata_and_mentions() -> None:
-    prepared = prepare_chunk([json.dumps(PAPER).encode()], ScientificData())
+    prepared = prepare_chunk(raw(PAPER), ScientificData())
     title, abstract = rows_of(prepared.batch)
     assert (title["section"], title["section_index"]) == ("title", 0)
     assert (abstract["section"], abstract["section_index"]) == ("abstract", 1)
@@ -66,7 +75,7 @@ def test_a_paper_becomes_rows_with_its_metadata_and_mentions() -> None:
 
 def test_the_chunk_reports_words_and_hashes_of_each_accepted_paper() -> None:
     other = PAPER | {"pmid": "2", "abstract": SENTENCE * 3}
-    chunk = [json.dumps(PAPER).encode(), b"broken", json.dumps(other).encode()]
+    chunk = raw(PAPER, b"broken", other)
     prepared = prepare_chunk(
         chunk, ScientificData(deduplication=Deduplication(num_permutations=64))
     )
@@ -83,7 +92,7 @@ def test_the_chunk_reports_words_and_hashes_of_each_accepted_paper() -> None:
 
 
 def test_a_chunk_of_nothing_but_rejections_is_fine() -> None:
-    prepared = prepare_chunk([b"1", b"{}"], ScientificData())
+    prepared = prepare_chunk(raw(b"1", b"{}"), ScientificData())
     assert [r.reason for r in prepared.rejections] == ["wrong_type", "no_identifier"]
     assert (prepared.papers, prepared.words, prepared.signatures) == ([], b"", b"")
     assert rows_of(prepared.batch) == []
@@ -130,7 +139,7 @@ def test_a_paper_without_a_body_gets_a_readable_line_of_keywords() -> None:
         title="T",
         keywords_found=["deep learning", " gene\texpression ", "deep learning", ""],
         benchmarks_used=["ClinVar"],
-        validation_methods="cross-validation",
+        validation_methods=["cross-validation"],
     )
     assert clean_sections(paper, EVERYTHING) == [
         ("title", "T"),
@@ -171,9 +180,51 @@ def test_a_long_paper_is_cut_after_so_many_words() -> None:
     assert truncate_sections(sections, 99) == sections
 
 
-def test_sections_of_a_wrong_type_reject_the_paper() -> None:
-    for full_text in ([1, 2], {"Methods": 4}, [{"heading": 3, "text": "x"}]):
-        assert rejection_of(PAPER | {"full_text": full_text}, EVERYTHING) == ("wrong_type", "1")
+def test_values_in_sections_that_are_no_text_are_noted_and_reject_nothing() -> None:
+    prepared = prepare_chunk(raw(PAPER | {"full_text": [1, {"Methods": 4}]}), EVERYTHING)
+    (paper,) = prepared.papers
+    assert paper.notes == ("int in the full text, not read",) * 2
+
+
+def test_captions_are_a_section_of_their_own_where_they_are_asked_for() -> None:
+    paper = Paper(title="T", abstract="A", captions=["Figure 1. One.", "Table 1. Two."])
+    assert names_of(paper) == ["title", "abstract"]
+    asked = EVERYTHING.model_copy(update={"text_fields": ("title", "abstract", "captions")})
+    assert clean_sections(paper, asked)[2] == ("captions", "Figure 1. One.\n\nTable 1. Two.")
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "reason"),
+    [
+        ({"retracted": True}, ScientificData(), "retracted"),
+        ({"title": "WITHDRAWN: x"}, ScientificData(), "withdrawn"),
+        ({"publication_types": ["Review"]},
+         ScientificData(filters=Filters(exclude_publication_types=("review",))),
+         "publication_type_not_wanted"),
+        ({}, ScientificData(filters=Filters(licenses=("cc-by",))), "no_license"),
+        ({"license": "CC BY-NC 4.0"}, ScientificData(filters=Filters(licenses=("cc-by",))),
+         "license_not_wanted"),
+    ],
+)  # fmt: skip
+def test_a_paper_of_a_kind_that_is_not_wanted_is_rejected(
+    fields: dict[str, Any], settings: ScientificData, reason: str
+) -> None:
+    assert rejection_of(PAPER | fields, settings) == (reason, "1")
+
+
+def test_a_retracted_paper_can_be_kept() -> None:
+    kept = ScientificData(retracted="keep")
+    assert len(prepare_chunk(raw(PAPER | {"retracted": True}), kept).papers) == 1
+
+
+@pytest.mark.parametrize(
+    "licence",
+    ["cc-by", "CC BY", "CC-BY 4.0", "cc by v4.0", "https://creativecommons.org/licenses/by/4.0/",
+     "http://creativecommons.org/licenses/by/2.0", "CC BY 4.0 International"],
+)  # fmt: skip
+def test_a_licence_has_one_name_however_it_is_written(licence: str) -> None:
+    wanted = ScientificData(filters=Filters(licenses=("CC-BY",)))
+    assert len(prepare_chunk(raw(PAPER | {"license": licence}), wanted).papers) == 1
 
 
 # --- filters -------------------------------------------------------------------------------
@@ -200,7 +251,7 @@ def test_a_filter_gives_its_reason(record: Any, filters: Filters, reason: str) -
 @pytest.mark.parametrize("wanted", ["medium_quality", "moderate_quality"])
 def test_the_two_names_of_one_tier_are_one_to_the_filter(name: str, wanted: Any) -> None:
     settings = ScientificData(filters=Filters(tiers=(wanted,)))
-    prepared = prepare_chunk([json.dumps(PAPER | {"tier": name}).encode()], settings)
+    prepared = prepare_chunk(raw(PAPER | {"tier": name}), settings)
     assert len(prepared.papers) == 1
 
 
@@ -220,7 +271,7 @@ def test_a_paper_in_another_language_is_rejected(text: str) -> None:
 
 
 def test_the_language_can_be_another_or_any() -> None:
-    record = [json.dumps({"pmid": "1", "abstract": GERMAN}).encode()]
+    record = raw({"pmid": "1", "abstract": GERMAN})
     for language in ("de", None):
         settings = ScientificData(filters=Filters(language=language))
         assert len(prepare_chunk(record, settings).papers) == 1
@@ -244,7 +295,7 @@ def test_only_places_that_cleaning_changed_are_examples() -> None:
         "pmid": "2",
         "abstract": SENTENCE * 5 + f"It was shown before [12,13]. {SENTENCE}",
     }
-    chunk = [json.dumps(plain).encode(), json.dumps(cited).encode()]
+    chunk = raw(plain, cited)
     (example,) = prepare_chunk(chunk, ScientificData()).examples
     assert example.paper_id == "2"
     assert "[12,13]" in example.before

@@ -1,9 +1,7 @@
 """Full text in all its shapes becomes sections with canonical names."""
 
 import json
-import os
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,7 @@ from hypothesis import strategies as st
 from steps.errors import UserError
 from steps.papers.headings import DROPPED, SECTION_NAMES, section_of_heading
 from steps.papers.sections import drop_repeated_front, split_sections
-
-SHARED_DATA = Path(
-    os.environ.get("FORGE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")
-)
+from tests.support.project import SHARED_DATA
 
 
 @pytest.mark.parametrize(
@@ -259,20 +254,34 @@ def test_a_list_of_paragraphs_and_heading_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "sections", "note"),
     [
-        (12, r"full_text: found 12 \(int\), expected text"),
-        (None, r"full_text: found None"),
-        ([{"heading": "Results", "text": 3.5}], r"full_text\[0\]\.text: found 3\.5 \(float\)"),
-        ({"Results": ["a", True]}, r"full_text\['Results'\]\.text\[1\]: found True \(bool\)"),
-        ([{"heading": ["Results"], "text": "a"}], r"full_text\[0\]: the heading is \['Results'\]"),
-        (b"bytes", r"full_text: found b'bytes'"),
+        (12, [], "int in the full text, not read"),
+        ([{"heading": "Results", "text": 3.5}], [], "float in the full text, not read"),
+        ({"Results": ["a", True]}, [("results", "a")], "bool in the full text, not read"),
+        ([{"heading": ["Results"], "text": "a"}], [("other", "a")], None),
+        ([{"heading": "Results", "text": "a", "level": 2, "sec_type": "x"}],
+         [("results", "a")], None),
+        ([{"heading": "Results", "text": "a", "is_main": True, "x_count": 4}],
+         [("results", "a")], None),
+        ([{"heading": "Results", "text": "a", "caption_block": "one two three four five six seven "
+          "eight nine"}], [("results", "a")], "key 'caption_block' of a section, not read"),
+        ([{"section": "Methods", "text": "a", "cite_spans": [{"start": 1, "text": "[1]"}]},
+          {"section": "Methods", "text": "b", "cite_spans": []}], [("methods", "a\n\nb")], None),
+        ([{"section": "Patients", "text": "a"}, {"section": "Patients", "text": "b"}],
+         [("other", "Patients\n\na\n\nb")], None),
+        ({"Methods": "a", "pmid": "1", "license": "CC BY"}, [("methods", "a")], None),
+        ([{"heading": "Methods", "text": "m"}, {"heading": "Ethics statement", "text": "e"},
+          {"heading": "Patients", "text": "p"}], [("methods", "m\n\nPatients\n\np")], None),
+        ([{"heading": "References", "text": "r"}, {"heading": "Doe 2001", "text": "d"}], [], None),
     ],
-)
-def test_a_value_that_is_no_text_is_named(value: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message) as error:
-        split_sections(value)
-    assert "\n" not in str(error.value)
+)  # fmt: skip
+def test_what_is_no_text_is_passed_over_and_noted(
+    value: Any, sections: list[tuple[str, str]], note: str | None
+) -> None:
+    notes: list[str] = []
+    assert split_sections(value, notes) == sections
+    assert notes == ([note] if note else [])
 
 
 def test_nesting_without_end_is_refused() -> None:

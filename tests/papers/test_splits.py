@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.config.sections import Split
+from steps.config.paper_sections import Split
 from steps.errors import UserError
 from steps.papers.splits import (
     SPLITS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steps.config.sections import ScientificData
+from steps.config.paper_sections import ScientificData
 from steps.papers.pipeline import Preparation, prepare_dataset
 from steps.reports.page import PageSection, Table, format_cell, render_page
 from steps.reports.preprocess_report import render_report, write_report
@@ -132,7 +132,7 @@ def test_the_report_is_the_same_for_the_same_preparation(
 
 def test_papers_without_scores_genes_or_rejections_have_a_report_too(tmp_path: Path) -> None:
     papers = [
-        {"pmid": str(n), "abstract": "It was seen in the dark. " + f"Word{n} of {n}. " * 20}
+        {"pmid": str(n + 1), "abstract": "It was seen in the dark. " + f"Word{n} of {n}. " * 20}
         for n in range(12)
     ]
     text = Page(render_report(prepare(tmp_path, papers))).text

@@ -1,9 +1,12 @@
 """The project that is tested: where it lies, its demo texts, and a configuration of seconds."""
 
 import json
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+# Real papers and cases, where they are present; the tests do without as well.
+SHARED_DATA = Path(os.environ.get("FORGE_SHARED_DATA", ROOT.parent / "shared" / "data"))
 
 
 def demo_texts() -> list[str]:

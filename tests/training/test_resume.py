@@ -12,9 +12,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from steps.checkpoints.format import CheckpointInfo, validate_checkpoint
 from steps.checkpoints.trainer_state import BEST_WEIGHTS_FILE, ResumePoint, best_step
-from steps.config.sections import (
-    Quantization,
-)
+from steps.config.sections import Quantization
 from steps.errors import UserError
 from steps.signals import StoppedAtOnce
 from tests.support.resumed_runs import (

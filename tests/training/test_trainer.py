@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from steps.config.sections import (
-    Training,
-)
+from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.adapters import add_adapter, trainable_parameters
 from steps.models.loading import load_model

@@ -2,7 +2,8 @@
 
 import re
 
-from steps.papers.headings import section_of_heading
+from steps.papers.cleaning.statements import is_most_of, without_statement
+from steps.papers.headings import lookup, plain_heading
 
 _REFERENCES = re.compile(
     r"[\W\d]{0,6}(?:references?(?: cited| and notes)?|bibliography|(?:literature|works) cited"
@@ -61,8 +62,9 @@ def _without_section(text: str, heading: re.Pattern[str]) -> str:
     kept: list[str] = []
     dropping = False
     for line in lines:
-        if len(line) < 100 and section_of_heading(line) is not None:
-            dropping = heading.fullmatch(line.strip()) is not None
+        plain = plain_heading(line)
+        if plain is not None and lookup(plain) is not None:
+            dropping = heading.fullmatch(plain) is not None
         if not dropping:
             kept.append(line)
     return text if len(kept) == len(lines) else "\n".join(kept)
@@ -74,25 +76,52 @@ _ACKNOWLEDGEMENTS = re.compile(
     re.IGNORECASE,
 )
 _ACKNOWLEDGEMENTS_RUN_IN = re.compile(
-    r"^[ \t]{0,8}(?:Acknowledge?ments?|ACKNOWLEDGE?MENTS?|Funding|FUNDING"
-    r"|Grant [Ss]upport|Financial [Ss]upport)(?:\s?[:.—–]\s{1,3}|\s(?=We (?:thank|are grateful)))"
+    r"^([ \t]{0,8}(?:Acknowledge?ments?|ACKNOWLEDGE?MENTS?|Funding|FUNDING"
+    r"|Grant [Ss]upport|Financial [Ss]upport)(?:\s?[:.—–]\s{1,3}|\s(?=We (?:thank|are grateful))))"
     r"\S[^\n]*",
     re.MULTILINE,
 )
 
 
 def remove_acknowledgements(text: str) -> str:
-    """Drop acknowledgements and funding: under a heading, or a paragraph that begins so."""
+    """Drop acknowledgements and funding: under a heading, or a paragraph that begins so.
+
+    Where that paragraph is most of the text, as in an abstract on one line, only its first
+    sentences go: those of the statement.
+    """
     if "\n" in text:
-        text = _without_section(_ACKNOWLEDGEMENTS_RUN_IN.sub("", text), _ACKNOWLEDGEMENTS)
-    elif text.startswith(("Ackno", "ACKNO", "Fund", "FUND", "Grant", "Finan")):
-        text = _ACKNOWLEDGEMENTS_RUN_IN.sub("", text)
+        return _without_section(_without_run_in_paragraphs(text), _ACKNOWLEDGEMENTS)
+    if text.startswith(("Ackno", "ACKNO", "Fund", "FUND", "Grant", "Finan")):
+        return _without_run_in_paragraphs(text)
     return text
 
 
+def _without_run_in_paragraphs(text: str) -> str:
+    pieces: list[str] = []
+    position = 0
+    for found in _ACKNOWLEDGEMENTS_RUN_IN.finditer(text):
+        start, end = found.span()
+        if start < position:
+            continue
+        pieces.append(text[position:start])
+        is_wrapped = text[end - 1] not in ".!?)" and text[end : end + 2] not in ("", "\n", "\n\n")
+        if is_wrapped:
+            blank_line = text.find("\n\n", end)
+            end = len(text) if blank_line < 0 else blank_line
+        if is_wrapped or is_most_of(found[0], text):
+            pieces.append(without_statement(text[start:end], found.end(1) - start))
+        position = end
+    return "".join((*pieces, text[position:]))
+
+
+_TRUNCATED = r"ABSTRACT\s{1,3}TRUNCATED(?:\s{1,3}AT\s{1,3}\d{1,5}\s{1,3}WORDS)?"
+_TRUNCATION_MARK = (
+    rf"(?:\(\s?{_TRUNCATED}\.?\s?\)|\[\s?{_TRUNCATED}\.?\s?\]"
+    r"|\bABSTRACT\s{1,3}TRUNCATED\s{1,3}AT\s{1,3}\d{1,5}\s{1,3}WORDS\b)"
+)
 _EDITORIAL_NOTE = re.compile(
-    r" {0,3}(?:\(ABSTRACT TRUNCATED(?: AT \d{2,4} WORDS)?\)|ABSTRACT TRUNCATED AT \d{2,4} WORDS"
-    r"|\[(?:corrected|(?:formula|figure|table|equation|image|text|structure)s?:? see text)\])",
+    rf"(?<=[.!?]) {{0,3}}{_TRUNCATION_MARK}\.?| {{0,3}}{_TRUNCATION_MARK}"
+    r"| {0,3}\[(?:corrected|(?:formula|figure|table|equation|image|text|structure)s?:? see text)\]",
     re.IGNORECASE,
 )
 
@@ -110,7 +139,8 @@ _RIGHTS = re.compile(r"All [Rr]ights [Rr]eserved\.?")
 
 def remove_publisher_notes(text: str) -> str:
     """Drop what the database or the publisher added: truncation marks, copyright lines."""
-    if "TRUNCATED" in text or "see text" in text or "[corrected]" in text:
+    truncated = "TRUNCATED" in text or "bstract trunc" in text or "bstract Trunc" in text
+    if truncated or "see text" in text or "[corrected]" in text:
         text = _EDITORIAL_NOTE.sub("", text)
     if "Copyright" in text or "©" in text or "(c) " in text or "(C) " in text:
         text = _COPYRIGHT.sub("", text)

@@ -3,6 +3,7 @@
 import re
 
 from steps.papers.cleaning.characters import RAISED
+from steps.papers.cleaning.counts import counts_in_karyotypes, is_count, is_range
 from steps.papers.cleaning.gaps import GONE, LEAD_WORDS, WORDS_LEFT_ALONE, close_gaps
 
 
@@ -22,7 +23,7 @@ def remove_citations(text: str) -> str:
         text = _GROUP.sub(_without_author_year, text)
         text = _YEAR_AFTER_NAME.sub(_without_narrative_year, text)
     if "[" in text:
-        text = _NUMBERS_IN_BRACKETS.sub(_without_numbers, text)
+        text = _without_numbers_in_brackets(text)
     if not text.isascii():
         text = _RAISED_NUMBERS.sub(_without_raised_numbers, text)
     return close_gaps(text)
@@ -46,33 +47,20 @@ _NUMBERS_IN_BRACKETS = re.compile(
     rf"\(\s?(?:{WORDS_LEFT_ALONE}[\s,]{{1,2}}){{0,4}}({_BRACKETS})\s?\)"
     rf"|({_BRACKETS})(?!\w|-[A-Za-z]| ?P\d?(?![A-Za-z])|\s?=)"
 )
-_SINGLE_RANGE = re.compile(rf"\[(\d+)\s?{_DASH}\s?(\d+)\]")
-
-# What stands right before a bracket that counts rather than cites: the repeat of "c.-128GGC",
-# "CAG" or "(CA)", a karyotype, a peptide of which "[1-42]" names the residues.
-_COUNTED = re.compile(
-    r"(?:(?<![A-Za-z])[ACGTU]{3,}|[cgmnr]\.[-*\d_+?]{1,20}[ACGTN]{0,20}|\(?[ACGTN]{2,20}\)"
-    r"|[ACGT]\]|(?:^|[\s(/])\d{2}(?:[~-]\d{2})?,X[^\s]{0,40})$"
-)
-_IN_A_RANGE = re.compile(
-    r"\b(?:CI|IQR|interval|interquartile|ranges?|ranging|median|bounds?)\b[^.]{0,30}$"
-)
 
 
-def _without_numbers(match: re.Match[str]) -> str:
-    bracket = match[1] or match[2]
-    start = match.start(1) if match[1] else match.start(2)
-    before = match.string[max(0, start - 60) : start]
-    first = bracket[: bracket.index("]") + 1]
-    attached = before[-1:].strip() != ""
-    span = _SINGLE_RANGE.fullmatch(first)
-    counts = attached and "," not in first and _COUNTED.search(before)
-    residues = attached and span is not None and int(span[1]) == 1 and int(span[2]) > 10
-    if counts or residues:
-        return first if first == bracket else first + GONE
-    if ("," in first or span is not None) and _IN_A_RANGE.search(before):
-        return match[0]
-    return GONE
+def _without_numbers_in_brackets(text: str) -> str:
+    karyotypes = counts_in_karyotypes(text)
+
+    def replacement(match: re.Match[str]) -> str:
+        group = 1 if match[1] else 2
+        start, brackets = match.start(group), match[group]
+        first = brackets[: brackets.index("]") + 1]
+        if is_count(text, start, first, karyotypes):
+            return first if first == brackets else first + GONE
+        return match[0] if is_range(text, start, first) else GONE
+
+    return _NUMBERS_IN_BRACKETS.sub(replacement, text)
 
 
 _RAISED_NUMBERS = re.compile(

@@ -16,15 +16,33 @@ _LINK = re.compile(
     rf"[(\[<]\s?(?:(?:URLs?|see|at|available at|via)\b:?\s?)?(?:{_ADDRESS})\s?[)\]>]|{_ADDRESS}"
 )
 _MAYBE_LINK = re.compile(r"\.(?:org|com|edu|gov|net|info|ac\.uk|\d{4,9}/)")
-_PREPOSITION_OF_GONE = re.compile(r"(?<=\S) (?:at|from|via|under|on) {1,2}(?=\x00)")
+_AND_BETWEEN_GONE = re.compile(r"\x00(?:\s?(?:[,;&]|,?\s?\b(?:and|or)\b)\s?\x00){1,60}+")
+_PREPOSITION_OF_GONE = re.compile(
+    r"(?<=\S) (?:(?:at|from|via|under|on)(?=:?\s{1,2}\x00)"
+    r"|(?:in|to|through|by|of|with|using|visit)(?=:?\s{1,2}\x00(?:\s?[.,;:)\]]|\s*+\Z))):?\s{1,2}(?=\x00)"
+)
+_LABEL_OF_GONE = re.compile(
+    r"(?:\b(?:[Tt]he|[Ii]ts|[Oo]ur) )?(?:\b(?:[Dd]atabase|[Pp]roject|[Tt]ool) )?"
+    r"\b(?:URLs?|DOI|doi|[Ww]eb ?(?:site|page|server|address)|[Hh]ome ?page)"
+    r"(?:\s?:|\sis(?: at)?)\s?(?=\x00(?:\s?[.,;:)\]]|\s*+\Z))"
+)
 
 
 def remove_links(text: str) -> str:
     """Drop URLs, bare web hosts and DOIs, with the brackets or the "at" that held them."""
     if "://" not in text and "www" not in text and not _MAYBE_LINK.search(text):
         return text
-    cut = _LINK.sub(GONE, text)
-    return close_gaps(_PREPOSITION_OF_GONE.sub("", cut)) if GONE in cut else text
+    return _without_addresses(_LINK, text)
+
+
+def _without_addresses(address: re.Pattern[str], text: str) -> str:
+    return close_gaps(address.sub(GONE, text), _without_pointers)
+
+
+def _without_pointers(text: str) -> str:
+    """Drop the preposition or the label that leads to an address that is gone."""
+    text = _AND_BETWEEN_GONE.sub(GONE, text)
+    return _PREPOSITION_OF_GONE.sub("", _LABEL_OF_GONE.sub("", text))
 
 
 _MAIL_ADDRESS = r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![\w-])"
@@ -37,4 +55,4 @@ def remove_emails(text: str) -> str:
     """Drop e-mail addresses, with the brackets and the "E-mail:" that held them."""
     if "@" not in text:
         return text
-    return close_gaps(_EMAIL.sub(GONE, text))
+    return _without_addresses(_EMAIL, text)

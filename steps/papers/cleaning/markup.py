@@ -1,7 +1,9 @@
-"""Entities, LaTeX and tags."""
+"""Entities, LaTeX, tags and the marks of Markdown headings."""
 
 import html
 import re
+
+from steps.papers.headings import without_heading_marks
 
 # Greek entities of ISO 8879, which PubMed's older records hold and HTML does not know.
 _ISO_NAMES = "a b g d e z ee th i k l m n x o p r s t u ph kh ps oh"
@@ -73,6 +75,8 @@ _LATEX_DOCUMENT = re.compile(
     r"((?:(?!\\documentclass|\\end\{document\}).)*+)\\end\{document\}",
     re.DOTALL,
 )
+# What converters of LaTeX leave in place of citations, figures and formulas.
+_PLACEHOLDER = re.compile(r"\{\{(?:cite|figure|table|formula|equation|ref):[^{}\n]{0,100}\}\}")
 _LATEX_MATH = re.compile(r"\$\$?([^$\n]{1,200})\$\$?")
 _LATEX_IS_MATH = re.compile(r"[\\^_{}]|^['′]$|^\s?[A-Za-z]\s?[=<>]\s?[\d.]+\s?$")
 _LATEX_WITH_TEXT = re.compile(
@@ -96,6 +100,8 @@ def strip_latex(text: str) -> str:
 
     A dollar that is money stays. \cite{...} is left for `remove_citations`.
     """
+    if "{{" in text:
+        text = _PLACEHOLDER.sub("", text)
     if "\\" not in text and "$" not in text and "^{" not in text and "_{" not in text:
         return text
     if "\\documentclass" in text:
@@ -152,8 +158,10 @@ def strip_tags(text: str) -> str:
     """Take out HTML, JATS and MathML tags by name, raising what <sup> raises.
 
     Only known names count, so that "p<b and c>d" and the <DEL> and <DUP> of variant files stay.
-    A JATS citation in round brackets gets square ones, by which it can be told from "(2)".
+    A JATS citation in round brackets gets square ones, by which it can be told from "(2)". The
+    marks of Markdown headings go too: "## Methods {#s2}", a row of "=" underneath.
     """
+    text = without_heading_marks(text)
     if "<" not in text or ">" not in text:
         return "".join(text.split("]]>")) if "]]>" in text else text
     text = _COMMENT.sub("", text)

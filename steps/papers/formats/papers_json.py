@@ -1,42 +1,58 @@
-"""The papers layout: a wrapper object with a "papers" list, a bare list, or JSON Lines.
+"""Papers in JSON, as people write it, cut into the bytes of single records.
 
-`read_records` cuts a file, plain or compressed, into the bytes of single records as a stream,
-so that memory stays bounded however long the list is, and the parsing can be spread over
-processes. A broken record is named, and reading goes on with the next; a file that cannot be
-read as the layout says is a `UserError`.
+A file may hold a list, objects one behind the other (JSON Lines, or each over several lines),
+an object that holds the list (`json_wrappers` says under which names), or several of these one
+behind the other. It is read as a stream, so that memory stays bounded however long the list is,
+and the parsing can be spread over processes. A broken record is named, and reading goes on with
+the next; a file that cannot be read as one of these layouts is a `UserError`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
 from steps.errors import UserError
-from steps.papers.inputs import LINE_SUFFIXES, Bytes
+from steps.papers.file_bytes import Bytes
+from steps.papers.formats.detect import LINE_SUFFIXES
+from steps.papers.formats.json_scanner import BrokenJson, Scanner
+from steps.papers.formats.json_wrappers import (
+    CONTAINERS,
+    PAPER_KEYS,
+    Kind,
+    WrapperReader,
+    refusal,
+)
 from steps.papers.records import RawRecord
 
-UTF8_BOM = b"\xef\xbb\xbf"
-READ_BYTES = 1 << 20
-
-# Runs from inside a JSON value to the next bracket, stepping over whole strings. Possessive
-# quantifiers keep it linear: without them an unclosed string would be tried in every way.
-_TO_NEXT_BRACKET = re.compile(
-    rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL
+# A line is taken as one object, without a look at each bracket, where it begins with a key that
+# only papers have, or names nothing that makes a wrapper.
+_PAPER_FIRST = re.compile(
+    rb'\{\s*+"(?:%s)"\s*+:' % b"|".join(sorted(key.encode() for key in PAPER_KEYS))
 )
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,\[\]{}\":]++")
-_SPACE = re.compile(rb"[ \t\r\n]*+")
+_MAY_WRAP = re.compile(
+    rb'\{\s*+"[^"]*+"\s*+:\s*+\{|"(?:%s)"\s*+:\s*+[\[{]'
+    % b"|".join(sorted(key.encode() for key in CONTAINERS)),
+    re.IGNORECASE,
+)
+_ONE_VALUE = msgspec.json.Decoder(msgspec.Raw)
+# A line up to this long is looked at as a whole; longer ones, such as a list on one line, are not.
+MAX_LINE_BYTES = 1 << 20
 
 
-def read_records(
-    path: Path, max_decompressed_bytes: int, max_record_bytes: int
+def records_of(
+    source: Bytes, name: str, max_record_bytes: int, *, lines: bool
 ) -> Iterator[RawRecord]:
-    """Cut a file into the bytes of its records, reading it as a stream.
+    """Cut an open file into the bytes of its records, reading it as a stream.
 
     Args:
-        path: File in the papers layout: wrapper, list or JSON Lines; plain, gzip or Zstandard.
-        max_decompressed_bytes: Most bytes that a compressed file may expand to.
+        source: Its bytes.
+        name: How messages call it.
         max_record_bytes: Most bytes of one record.
+        lines: Whether it is JSON Lines by its name. There a line that breaks off is one broken
+            record; in a document it is the document that is broken.
 
     Yields:
         The records in the order of the file. Only their outer shape has been looked at.
@@ -44,261 +60,223 @@ def read_records(
     Raises:
         UserError: The file is empty, truncated, corrupt, too large, or of another layout.
     """
+    reader = _Reader(Scanner(name, source, max_record_bytes), lines)
+    yield from reader.lines() if lines else reader.document()
+
+
+def read_records(
+    path: Path, max_decompressed_bytes: int, max_record_bytes: int
+) -> Iterator[RawRecord]:
+    """Cut a file into the bytes of its records; see `records_of`.
+
+    Args:
+        path: File of papers in JSON; plain, gzip or Zstandard.
+        max_decompressed_bytes: Most bytes that a compressed file may expand to.
+        max_record_bytes: Most bytes of one record.
+    """
     stem = path.name.removesuffix(".gz").removesuffix(".zst")
-    if stem.endswith(LINE_SUFFIXES):
-        yield from read_lines(path, max_decompressed_bytes, max_record_bytes)
-        return
-    with closing(Bytes(path, max_decompressed_bytes)) as source:
-        yield from _Scanner(path.name, source, max_record_bytes).records()
+    with closing(Bytes.open(path, max_decompressed_bytes)) as source:
+        yield from records_of(
+            source, path.name, max_record_bytes, lines=stem.endswith(LINE_SUFFIXES)
+        )
 
 
 def read_lines(
     path: Path, max_decompressed_bytes: int, max_record_bytes: int
 ) -> Iterator[RawRecord]:
-    """Cut a text file into its lines, passing over blank ones; see `read_records`."""
-    with closing(Bytes(path, max_decompressed_bytes)) as source:
-        yield from _Scanner(path.name, source, max_record_bytes).lines()
+    """Cut a text file into its lines, passing over blank ones: text, whatever it looks like."""
+    with closing(Bytes.open(path, max_decompressed_bytes)) as source:
+        scanner = Scanner(path.name, source, max_record_bytes)
+        number = 0
+        while scanner.peek():
+            offset = scanner.offset - scanner.column()
+            yield RawRecord(number, offset, _rest_of_line(scanner))
+            number += 1
 
 
-class _Scanner:
-    """Walks over JSON text in a sliding window.
+class _Reader:
+    """Gives the records of one file, whose layout shows as it is read."""
 
-    `_buffer` holds the bytes from `_base` on; `_at` is the place in the buffer that has
-    been reached. Everything before the value that is being read is dropped on refill.
-    """
+    def __init__(self, scanner: Scanner, lines: bool) -> None:
+        self._scanner = scanner
+        self._papers = WrapperReader(scanner)
+        self._named_lines = lines
+        self._in_list = False  # by lines: a list stands open
+        self._gave_up = False  # by lines: what closes the brackets of a broken record may follow
+        self._slow_until = 0  # up to this byte a line has been looked at as a whole
 
-    def __init__(self, name: str, source: Bytes, max_record_bytes: int) -> None:
-        self._name = name
-        self._source = source
-        self._limit = max_record_bytes
-        self._buffer = source.read(READ_BYTES)
-        self._base = 0
-        self._at = 0
-        self._ended = False
-        self._check_encoding()
-
-    def records(self) -> Iterator[RawRecord]:
-        """The records of a wrapper, a bare list, or lines of objects without that suffix."""
-        first = self._peek()
-        if first == b"[":
-            yield from self._array(0)
-            self._expect_end()
-        elif first == b"{":
-            yield from self._object_first()
-        else:
-            raise UserError(
-                f"{self._name}: byte {self._offset}: expected a list of papers or an object "
-                f"with a 'papers' list, found {self._here()}"
-            )
+    def document(self) -> Iterator[RawRecord]:
+        """Lists and wrappers one behind the other; from a single object on as `lines`."""
+        scanner = self._scanner
+        after = ""
+        while first := scanner.peek():
+            if first == b"[":
+                yield from self._papers.array()
+            elif first == b"{":
+                alone = yield from self._object()
+                if alone:
+                    yield from self.lines()
+                    return
+            elif first == b"," and after:
+                scanner.at += 1
+            else:
+                raise scanner.malformed(
+                    after or "expected a list of papers or an object with a 'papers' list"
+                )
+            after = "expected the end of the file"
 
     def lines(self) -> Iterator[RawRecord]:
-        """One record a line; blank lines are passed over."""
-        index = 0
+        """Objects one behind the other, on a line each or not, in lists or not."""
+        scanner = self._scanner
+        scanner.by_lines = True
         while True:
-            end = self._buffer.find(b"\n", self._at)
-            while end < 0 and self._refill():
-                self._check_size(index)
-                end = self._buffer.find(b"\n", self._at)
-            line = self._buffer[self._at : end if end >= 0 else len(self._buffer)]
-            if len(line) > self._limit:
-                raise UserError(self._too_long(index, self._offset))
-            if line.strip():
-                yield RawRecord(index, self._offset, line.strip())
-                index += 1
-            if end < 0:
+            yield from self._plain_lines()
+            first = self._next()
+            if not first:
+                break
+            line = self._whole_line() if first == b"{" else None
+            if line is not None:
+                yield line
+                continue
+            scanner.anchor = None
+            start = scanner.offset - scanner.column()
+            try:
+                if first == b"{":
+                    yield from self._object()
+                elif self._in_list:
+                    yield self._papers.record(start, scanner.value())
+                else:
+                    yield self._papers.record(start, _rest_of_line(scanner))
+            except BrokenJson as error:
+                yield self._give_up(error)
+        if self._in_list:
+            raise scanner.truncated()
+
+    def _next(self) -> bytes:
+        """Step to the next record, over what stands between records; its first byte."""
+        scanner = self._scanner
+        while True:
+            first = scanner.peek()
+            if first == b"[" and not self._in_list:
+                self._in_list = True
+            elif first == b"]" and (self._in_list or self._gave_up):
+                self._in_list = False
+            elif first != b"," and not (first == b"}" and self._gave_up):
+                return first
+            scanner.at += 1
+
+    def _plain_lines(self) -> Iterator[RawRecord]:
+        """Records as long as each line is a flat object of a paper: the usual case, and fast."""
+        scanner = self._scanner
+        buffer, base, at, limit = scanner.buffer, scanner.base, scanner.at, scanner.limit
+        find, startswith = buffer.find, buffer.startswith
+        number = scanner.number
+        first_key = b"\n"  # how the line before began; no line begins with a line break
+        while True:
+            end = find(b"\n", at)
+            close = find(b"}", at, end) if end >= 0 else -1
+            if close < end - 1 and not (close == end - 2 and startswith(b"\r", end - 1)):
                 return
-            self._at = end + 1
-
-    def _object_first(self) -> Iterator[RawRecord]:
-        """A file that opens with an object: a wrapper, or the first of JSON Lines."""
-        record_start = self._offset
-        collected = bytearray(b"{")  # the object so far, in case it is a record itself
-        keys: set[bytes] = set()
-        is_wrapper = False
-        index = 0
-        self._at += 1
-        while self._peek() != b"}":
-            if len(collected) > 1 or is_wrapper:
-                self._expect(b",")
-                self._peek()
-                collected += b","
-            if self._peek() != b'"':
-                found = self._peek()
-                raise UserError(
-                    self._malformed("expected a key in double quotes")
-                    if found
-                    else self._truncated(index)
-                )
-            key = self._value(index)
-            self._expect(b":")
-            first = self._peek()
-            if key == b'"papers"':
-                if first != b"[":
-                    raise UserError(
-                        f"{self._name}: byte {self._offset}: 'papers' must be a list, "
-                        f"found {self._here()}"
-                    )
-                is_wrapper = True
-                for record in self._array(index):
-                    index = record.number + 1
-                    yield record
-                continue
-            value = self._value(index)
-            if is_wrapper:
-                continue
-            keys.add(key)
-            collected += key + b":" + value
-            if len(collected) > self._limit:
-                raise UserError(
-                    f"{self._name}: its first {self._limit} bytes hold no 'papers' list: expected "
-                    '{"papers": [...]}, a list of papers, or one paper a line; or raise '
-                    "scientific_data.limits.max_record_bytes"
-                )
-        self._at += 1
-        if is_wrapper:
-            self._expect_end()
-            return
-        if not self._peek() and not keys & {b'"pmid"', b'"doi"'}:
-            raise UserError(
-                f"{self._name}: holds one object without a 'papers' list: expected "
-                '{"papers": [...]}, a list of papers, or one paper a line'
-            )
-        yield RawRecord(0, record_start, bytes(collected) + b"}")
-        for record in self.lines():
-            yield record._replace(number=record.number + 1)
-
-    def _array(self, index: int) -> Iterator[RawRecord]:
-        """The elements of the list that starts here, numbered from `index`."""
-        self._expect(b"[")
-        if self._peek() == b"]":
-            self._at += 1
-            return
-        while True:
-            self._peek()
-            offset = self._offset
-            yield RawRecord(index, offset, self._value(index))
-            index += 1
-            if self._peek() == b"]":
-                self._at += 1
+            if close < 0 or end - at > limit or find(b"{", at + 1, end) >= 0:
                 return
-            self._expect(b",")
+            if not startswith(first_key, at):
+                match = _PAPER_FIRST.match(buffer, at, end)
+                if not match:
+                    return
+                first_key = match.group()
+            line = buffer[at : close + 1]
+            offset = base + at
+            at = scanner.at = end + 1
+            scanner.number = number + 1
+            yield RawRecord(number, offset, line)
+            number += 1
 
-    def _value(self, index: int) -> bytes:
-        """The JSON value that starts here, and step over it."""
-        first = self._buffer[self._at : self._at + 1]
-        if first in (b"{", b"["):
-            return self._bracketed(index)
-        pattern = _STRING if first == b'"' else _SCALAR
-        while True:
-            match = pattern.match(self._buffer, self._at)
-            # A value that touches the end of the window may go on in the next one.
-            if match and (match.end() < len(self._buffer) or self._ended):
-                self._at = match.end()
-                return match.group()
-            if not match and first != b'"':
-                raise UserError(
-                    self._malformed("expected a value") if first else self._truncated(index)
-                )
-            if not self._refill() and not match:
-                raise UserError(self._truncated(index))
-            self._check_size(index)
+    def _whole_line(self) -> RawRecord | None:
+        """The line from here on, if it plainly is one object and no wrapper: the usual case."""
+        scanner = self._scanner
+        start = scanner.offset
+        if start < self._slow_until:
+            return None
+        end = scanner.buffer.find(b"\n", scanner.at)
+        if end < 0:
+            length = scanner.line_length(MAX_LINE_BYTES)
+            if length is None:
+                self._slow_until = scanner.base + len(scanner.buffer)
+                return None
+            end = scanner.at + length
+        line = scanner.buffer[scanner.at : end].rstrip()
+        if line.endswith(b","):
+            line = line[:-1].rstrip()
+        if not (_is_one_value(line) and (_PAPER_FIRST.match(line) or not _MAY_WRAP.search(line))):
+            self._slow_until = scanner.base + end
+            return None
+        if len(line) > scanner.limit:
+            raise scanner.too_long(start)
+        start -= scanner.column()
+        scanner.at = min(end + 1, len(scanner.buffer))  # where `_plain_lines` can go on
+        return self._papers.record(start, line)
 
-    def _bracketed(self, index: int) -> bytes:
-        """The object or list that starts here; only brackets and strings are looked at."""
-        depth = 0
-        cursor = self._at
-        while True:
-            cursor = _TO_NEXT_BRACKET.match(self._buffer, cursor).end()  # type: ignore[union-attr]
-            symbol = self._buffer[cursor : cursor + 1]
-            if symbol in (b"{", b"["):
-                depth += 1
-            elif symbol in (b"}", b"]"):
-                depth -= 1
-            else:  # the end of the window, or a string that does not close within it
-                before = self._at
-                if not self._refill():
-                    raise UserError(self._truncated(index))
-                self._check_size(index)
-                cursor -= before - self._at
-                continue
-            cursor += 1
-            if depth == 0:
-                value = self._buffer[self._at : cursor]
-                if len(value) > self._limit:
-                    raise UserError(self._too_long(index, self._offset))
-                self._at = cursor
-                return value
-
-    def _refill(self) -> bool:
-        """Drop what has been passed, read more; False at the end of the file."""
-        if self._ended:
+    def _object(self) -> Generator[RawRecord, None, bool]:
+        """The papers of the object that starts here; whether it is one itself."""
+        scanner = self._scanner
+        start = scanner.offset - (scanner.column() if scanner.by_lines else 0)
+        kind = yield from self._papers.outermost()
+        if kind is Kind.WRAPPER:
             return False
-        kept = self._buffer[self._at :]
-        # Reading as much again as is held keeps a long record linear, not quadratic.
-        data = self._source.read(max(READ_BYTES, len(kept)))
-        self._base += self._at
-        self._at = 0
-        self._buffer = kept + data
-        self._ended = not data
-        return bool(data)
+        data = scanner.buffer[scanner.anchor : scanner.at]
+        if len(data) > scanner.limit:
+            raise scanner.too_long(start)
+        scanner.anchor = None
+        # One line of JSON Lines may be anything; a file of nothing else was meant to be papers.
+        is_all = scanner.number == 0 and (not self._named_lines or b"\n" in data)
+        if kind is Kind.OTHER and is_all and not scanner.peek():
+            raise UserError(refusal(scanner.name, self._papers.keys))
+        yield self._papers.record(start, data)
+        return True
 
-    def _peek(self) -> bytes:
-        """Step over white space; the next byte, or nothing at the end of the file."""
-        while True:
-            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
-            if self._at < len(self._buffer) or not self._refill():
-                return self._buffer[self._at : self._at + 1]
+    def _give_up(self, error: BrokenJson) -> RawRecord:
+        """The broken record as it stands: its line, or where it has more, up to the next one.
 
-    def _expect(self, symbol: bytes) -> None:
-        found = self._peek()
-        if not found:
-            raise UserError(self._truncated(None))
-        if found != symbol:
-            raise UserError(self._malformed(f"expected {symbol.decode()!r}"))
-        self._at += 1
+        Which line begins the next record is told by the indentation: no deeper than this one's.
+        """
+        scanner = self._scanner
+        if scanner.anchor is not None:
+            scanner.at, scanner.anchor = scanner.anchor, None
+        start = scanner.offset
+        begins = re.compile(rb"(?:\xef\xbb\xbf)?[ \t]{0,%d}[{\[]" % scanner.column(besides=b"[,"))
+        length = _within_limit(scanner, scanner.line_length(scanner.limit))
+        on_later_line = error.offset > start + length
+        while on_later_line and scanner.at + length < len(scanner.buffer):
+            following = _within_limit(scanner, scanner.line_length(scanner.limit, length + 1))
+            line = scanner.buffer[scanner.at + length + 1 : scanner.at + following]
+            if begins.match(line):
+                break
+            length = following
+        data = scanner.buffer[scanner.at : scanner.at + length].strip()
+        if not data:
+            raise error  # the file ends between records
+        scanner.at += length
+        self._in_list = False
+        self._gave_up = True
+        return self._papers.record(start, data)
 
-    def _expect_end(self) -> None:
-        if self._peek():
-            raise UserError(self._malformed("expected the end of the file"))
 
-    @property
-    def _offset(self) -> int:
-        return self._base + self._at
+def _is_one_value(line: bytes) -> bool:
+    try:
+        _ONE_VALUE.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
-    def _check_encoding(self) -> None:
-        head = self._buffer[:4]
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-            raise UserError(
-                f"{self._name}: is not UTF-8 (first bytes {head.hex(' ')}, as of UTF-16 or "
-                "UTF-32): convert it, for example with iconv -f UTF-16 -t UTF-8"
-            )
-        if head.startswith(UTF8_BOM):
-            self._at = len(UTF8_BOM)
-        if not self._peek():
-            raise UserError(f"{self._name}: is empty: expected a list of papers")
 
-    def _check_size(self, index: int) -> None:
-        if len(self._buffer) - self._at > self._limit + READ_BYTES:
-            raise UserError(self._too_long(index, self._offset))
+def _rest_of_line(scanner: Scanner) -> bytes:
+    """The line from here on, and step to its end."""
+    length = _within_limit(scanner, scanner.line_length(scanner.limit))
+    scanner.at += length
+    return scanner.buffer[scanner.at - length : scanner.at].strip()
 
-    def _here(self) -> str:
-        return repr(self._buffer[self._at : self._at + 20].decode("utf-8", "replace"))
 
-    def _malformed(self, expected: str) -> str:
-        return (
-            f"{self._name}: malformed JSON at byte {self._offset}: {expected}, found "
-            f"{self._here()}: mend or export the file again"
-        )
-
-    def _truncated(self, index: int | None) -> str:
-        record = "" if index is None else f" in record {index}, which starts at byte {self._offset}"
-        return (
-            f"{self._name}: the JSON breaks off at byte {self._base + len(self._buffer)}{record}: "
-            "the file is truncated, copy or export it again"
-        )
-
-    def _too_long(self, index: int, offset: int) -> str:
-        return (
-            f"{self._name}: record {index} at byte {offset} is longer than {self._limit} bytes: "
-            "if that is one paper, raise scientific_data.limits.max_record_bytes"
-        )
+def _within_limit(scanner: Scanner, length: int | None) -> int:
+    if length is None or length > scanner.limit:
+        raise scanner.too_long(scanner.offset)
+    return length

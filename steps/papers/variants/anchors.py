@@ -30,6 +30,7 @@ AFTER_NUMBER = re.compile(
         (?P<stop>{_STOP}|X(?!\w))
       | (?P<frameshift>[A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)|FS)
       | (?P<bases>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)|(?:DEL|INS|DUP)[ACGT])
+      | (?P<codon>[ACGTU]{{3}}(?!\w))
       | (?P<letter>  # V600E, M1V, R-4Q; E2F only beside a word that says so
             .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z0-9][+{_HYPHENS}][0-9].)(?<![A-Za-z][A-Z].[0-9].)
             |(?=\s{_EVENT_START}))
@@ -37,14 +38,15 @@ AFTER_NUMBER = re.compile(
       | (?P<code>{_CODE3})  # 600Glu
     )
   | (?=[a-z])(?:
-        (?P<indel>(?:kb)?\s?{_INDEL_START}|fs)
+        (?P<indel>(?:kb|bp?-?)?\s?{_INDEL_START}|fs)
       | (?P<stop_word>{_STOP})
       | (?P<arm>[pq](?:[0-9]|ter|cen|(?!\w)))
     )
   | (?P<star>\*)
   | \s(?:
         (?P<code_apart>\(?{_CODE3}|(?:to\s)?(?:{_NAME_START}|{_STOP})|to\s{_CODE3})
-      | (?P<bases_apart>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
+      | (?P<bases_apart>\(?[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
+      | (?P<signed_apart>\((?:\+|[{_HYPHENS}])[+{_HYPHENS}]?\s?[ACGTU]{{1,12}}\))
       | (?P<letter_apart>to\s[A-Z](?!\w)|[A-Z]\s{_EVENT_START})
       | (?P<indel_apart>{_INDEL_START}|{_CODE3}?fs(?!\w))
     )
@@ -62,14 +64,25 @@ AFTER_NUMBER = re.compile(
 )
 SEQUENCE_TYPE = re.compile(
     r"(?P<prefix>\.(?<=[cCgmnoprtP]\.)(?:(?<=\b.\.)|(?<=\bmt\.))\s?[(\[]{0,2}"
-    r"(?:[-+*?\u2010-\u2212]?\s?\d|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|del|ins|dup|inv|con))"
+    r"(?:[-+*?\u2010-\u2212]?\s?\d|[A-Z*][A-Za-z]{0,2}\d|IVS|ivs|ORF|\(?\?|=|del|ins|dup|inv|con))"
 )
 BETWEEN_ALLELES = re.compile(
-    rf"(?P<slash>/(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU]\s/))\s?[ACGTU{_HYPHENS}]"
-    rf"|/(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s)"
+    rf"/(?:(?P<slash>(?:(?<=[ACGTU{_HYPHENS}]/)|(?<=[ACGTU{_HYPHENS}]\s/))\s?[ACGTU{_HYPHENS}]"
+    rf"|(?<=[A-Z][A-Za-z][A-Za-z]/){_CODE3}\s)"
+    r"|(?P<runs>(?<=[0-9][ACGT]/)[1-9][0-9]?[ACGT](?!\w)|(?<=ns/)[dD]el|(?<=el/)[iI]ns))"
 )
-TO_RESIDUE = re.compile(rf"to[ -](?<=[A-Z][A-Za-z]{{2}}.to.)(?P<to>{_CODE3})")
-PATTERN_ANCHORS = (AFTER_NUMBER, SEQUENCE_TYPE, BETWEEN_ALLELES, TO_RESIDUE)
+TO_RESIDUE = re.compile(
+    rf"to[ -](?:(?<=[A-Z][A-Za-z]{{2}}.to.)(?P<to>{_CODE3})"
+    rf"|(?<=[a-z]-to-)(?P<to_name>{_NAME_START})"
+    r"|(?<=[ACGTU].to.)(?P<to_base>[ACGTU]{1,3}\s(?:at|in|of|on|from)\s))"
+)
+FOR_RESIDUE = re.compile(rf"for[ -](?=[A-Z])(?<=[A-Z][A-Za-z]{{2}}.for.)(?P<for>{_CODE3})")
+# Two patterns, for a search for one character is faster than one for either.
+REPEATED = tuple(
+    re.compile(rf"{mark}(?<=[ACGTUN].)(?P<repeat>[(\d]|\s?[mn](?![a-z])|\s\d)")
+    for mark in (r"\)", r"\]")
+)
+PATTERN_ANCHORS = (AFTER_NUMBER, SEQUENCE_TYPE, BETWEEN_ALLELES, TO_RESIDUE, FOR_RESIDUE, *REPEATED)
 _BEFORE_INDEL_OBJECT = re.compile(r"(?<![\w.])...[\s-]?[\d(A-Z]")
 _ARROW_INTO_CHANGE = re.compile(
     rf"(?:&gt;|.)\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"

@@ -12,8 +12,9 @@ the work at one character of the text is bounded too and the whole scan is linea
 length of the text, whatever the text. Most of a text names no variant: every notation says
 which anchors (600E, an arrow, "c.") its matches hold, and reads only the text around those.
 
-What is told in words alone ("a C to T transition", "arginine to glutamine at residue 753") is
-left out, as it is in annotated corpora of variant mentions.
+What is told in words alone ("a C to T transition at nucleotide 12", "arginine to glutamine at
+residue 753") is left out, as it is in annotated corpora of variant mentions; so are alleles
+without a position (I/D, 4G/5G, a 32-bp deletion), and L367L unless the text calls it silent.
 """
 
 from collections.abc import Iterator
@@ -24,21 +25,27 @@ import regex
 
 from steps.papers.variants.anchors import PATTERN_ANCHORS, WORD_ANCHORS
 from steps.papers.variants.grammar import (
+    ALLELES_FIRST,
     BARE_CHANGE,
+    BARE_FRAMESHIFT,
     BARE_RESIDUE_CHANGE,
     BETWEEN_LIST_ITEMS,
     CHROMOSOME_ARM,
+    CHROMOSOME_POSITION,
     CODON_CHANGE,
+    CODON_INDEL,
     CYTOBAND,
     DELTA,
     DELTA_INDEL,
     EITHER_KIND,
     FLANKED_POSITION,
+    GENOTYPE_AFTER,
     HGVS_CODING,
     HGVS_GENOMIC,
     HGVS_PROTEIN,
     INDEL_FIRST,
     INTRON_ALLELE,
+    INTRON_CHANGE,
     MISSING_ALLELE,
     NOT_VARIANTS,
     ONE_LETTER_ARROW,
@@ -48,17 +55,23 @@ from steps.papers.variants.grammar import (
     POSITION_INDEL,
     PROTEIN_WORD_AFTER,
     PROTEIN_WORD_BEFORE,
+    REPEAT,
     RESIDUE_CHANGE_PHRASE,
     RESIDUE_DELETION,
     RESIDUE_INDEL,
     RESIDUE_NAME_SUBSTITUTION,
     RESIDUE_PAIR,
     RSID,
+    RUN_LENGTHS,
     SIGNAL_PEPTIDE_SUBSTITUTION,
+    SILENT,
+    SILENT_AFTER,
+    SILENT_BEFORE,
     SNP_ALLELES,
     START_SUBSTITUTION,
     SUBSTITUTION_PHRASE,
     THREE_LETTER_SUBSTITUTION,
+    TO_PHRASE,
     UNCHANGED,
 )
 
@@ -83,9 +96,9 @@ class VariantMention:
         start: First character, counted from 0.
         end: One past the last character.
         kind: Which notation the variant is written in. `hgvs_genomic` covers the
-            reference types g., m., n., o. and r.; `indel` covers deletions, insertions and
-            duplications without an HGVS prefix, `protein_indel` those of residues (F508del)
-            and frameshifts (Arg97fs).
+            reference types g., m., n., o. and r.; `indel` covers deletions, insertions,
+            duplications and counted repeats, (CAG)36, without an HGVS prefix, `protein_indel`
+            those of residues (F508del) and frameshifts (Arg97fs).
         surface: The mention as it stands, `text[start:end]`.
     """
 
@@ -119,13 +132,17 @@ _NOTATIONS = (
     _notation("hgvs_protein", HGVS_PROTEIN, "prefix"),
     _notation("hgvs_genomic", HGVS_GENOMIC, "prefix"),
     _notation("rsid", RSID, "number"),
-    _notation("nucleotide_substitution", SUBSTITUTION_PHRASE, "arrow"),
+    _notation("nucleotide_substitution", SUBSTITUTION_PHRASE, "arrow slash"),
+    _notation("nucleotide_substitution", TO_PHRASE, "to_base"),
     _notation("nucleotide_substitution", POSITION_FIRST, "arrow slash bases bases_apart"),
+    _notation("nucleotide_substitution", ALLELES_FIRST, "arrow slash"),
+    _notation("nucleotide_substitution", CHROMOSOME_POSITION, "arrow slash"),
     _notation(
         "nucleotide_substitution",
         FLANKED_POSITION,
-        "letter bases letter_apart letter_behind_mark arrow",
+        "letter bases codon letter_apart letter_behind_mark arrow",
     ),
+    _notation("nucleotide_substitution", INTRON_CHANGE, "intron"),
     _notation("nucleotide_substitution", INTRON_ALLELE, "intron"),
     _notation("nucleotide_substitution", BARE_CHANGE, "arrow"),
     _notation("nucleotide_substitution", SNP_ALLELES, "slash"),
@@ -135,26 +152,34 @@ _NOTATIONS = (
         THREE_LETTER_SUBSTITUTION,
         "code code_apart code_behind_mark arrow stop stop_word star",
     ),
-    _notation("protein_substitution", RESIDUE_CHANGE_PHRASE, "arrow to slash"),
+    _notation("protein_substitution", RESIDUE_CHANGE_PHRASE, "arrow to for slash"),
     _notation("protein_substitution", ONE_LETTER_SUBSTITUTION, "letter bases stop stop_word star"),
     _notation("protein_substitution", ONE_LETTER_ARROW, "arrow letter_apart letter_behind_mark"),
     _notation("protein_substitution", BARE_RESIDUE_CHANGE, "arrow"),
     _notation("protein_substitution", RESIDUE_PAIR, "letter code code_apart code_behind_mark"),
     _notation(
-        "protein_substitution", RESIDUE_NAME_SUBSTITUTION, "code_apart code_behind_mark arrow"
+        "protein_substitution",
+        RESIDUE_NAME_SUBSTITUTION,
+        "code_apart code_behind_mark arrow to_name",
     ),
     _notation("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, "letter"),
     _notation("protein_substitution", START_SUBSTITUTION, "letter stop star"),
-    _notation("indel", POSITION_INDEL, "bases indel indel_apart indel_behind_mark"),
+    _notation("indel", POSITION_INDEL, "bases indel indel_apart indel_behind_mark frameshift"),
+    _notation("indel", RUN_LENGTHS, "runs"),
+    _notation("indel", CODON_INDEL, "signed_apart"),
+    _notation("indel", REPEAT, "repeat"),
     _notation("indel", DELTA_INDEL, "delta"),
     _notation("indel", INDEL_FIRST, "event number"),
     _notation("protein_indel", RESIDUE_DELETION, "event delta"),
     _notation("protein_indel", RESIDUE_INDEL, "frameshift indel indel_apart"),
+    _notation("protein_indel", BARE_FRAMESHIFT, "indel frameshift stop star"),
     _notation("indel", DELTA, "delta"),
     _notation("indel", MISSING_ALLELE, "slash"),
     _notation("cytoband", CYTOBAND, "arm"),
     _notation("cytoband", CHROMOSOME_ARM, "arm"),
 )
+# G20210A is a base before it is a residue, whichever anchor comes first in the text.
+_ORDER = {notation.kind: -place for place, notation in enumerate(reversed(_NOTATIONS))}
 _GROUPS = frozenset().union(*(notation.anchors for notation in _NOTATIONS))
 NOTATIONS_OF = {
     group: tuple(notation for notation in _NOTATIONS if group in notation.anchors)
@@ -165,10 +190,15 @@ NOTATIONS_OF = {
 # notations may ask of the context.
 FAR = (90, 130)
 NEAR = (40, 40)
-REACH = {
-    group: FAR if group in {"arrow", "prefix", "slash", "event", "delta", "intron"} else NEAR
-    for group in NOTATIONS_OF
-} | {"indel": (60, 90), "indel_apart": (60, 90), "number": (30, 90)}
+_FAR_GROUPS = {
+    *("arrow", "prefix", "slash", "event", "delta", "intron"),
+    *("to_base", "to_name", "for", "repeat"),
+}
+REACH = {group: FAR if group in _FAR_GROUPS else NEAR for group in NOTATIONS_OF} | {
+    "indel": (60, 90),
+    "indel_apart": (60, 90),
+    "number": (30, 90),
+}
 CONTEXT = 24
 
 
@@ -242,14 +272,26 @@ def _read_window(
                 whole_from <= match.start()
                 and match.end() <= whole_until
                 and match.group() not in NOT_VARIANTS
-                and not UNCHANGED.fullmatch(match.group())
+                and (not UNCHANGED.fullmatch(match.group()) or _is_silent(text, *match.span()))
             ):
                 yield VariantMention(match.start(), match.end(), notation.kind, match.group())
 
 
+def _is_silent(text: str, start: int, end: int) -> bool:
+    """Whether L367L, which may be a genotype, is told as a silent change."""
+    return (
+        SILENT.fullmatch(text, start, end) is not None
+        and GENOTYPE_AFTER.match(text, end) is None
+        and (
+            SILENT_BEFORE.search(text[max(0, start - 80) : start]) is not None
+            or SILENT_AFTER.match(text, end) is not None
+        )
+    )
+
+
 def _keep_longest(found: list[VariantMention]) -> list[VariantMention]:
-    """Of matches that overlap keep the longest, and of equals the one found first."""
-    by_start = sorted(found, key=lambda mention: mention.start)
+    """Of matches that overlap keep the longest, and of equals the first notation's."""
+    by_start = sorted(found, key=lambda mention: (mention.start, _ORDER[mention.kind]))
     kept: list[VariantMention] = []
     for mention in by_start:
         if not kept or kept[-1].end <= mention.start:
