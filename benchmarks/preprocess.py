@@ -1,6 +1,8 @@
 """Speed and memory of preprocessing on a corpus of any size.
 
     python -m benchmarks.preprocess --papers papers.json --size 20000 --size 200000
+    python -m benchmarks.preprocess --papers papers.json --form pubmed_xml --size 10000
+    python -m benchmarks.preprocess --papers fulltext.json --form jats --size 400
     python -m benchmarks.preprocess --papers papers.json --against-datatrove PYTHON
 
 The corpus is made from the seed papers: each is repeated with three in ten of its words
@@ -18,6 +20,7 @@ from when they are imported until all is written, with the start of their worker
 import json
 import os
 import random
+import re
 import resource
 import statistics
 import subprocess
@@ -28,6 +31,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import click
 
@@ -48,12 +52,18 @@ DATATROVE_JOBS = {
 @click.option("--papers", required=True, help="Seed papers: file, folder or glob.")
 @click.option("--size", "sizes", multiple=True, type=int, default=(20_000,), help="Papers.")
 @click.option("--workers", default=0, show_default=True, help="Processes; 0: one a core.")
+@click.option("--form", type=click.Choice(["jsonl", "pubmed_xml", "jats"]), default="jsonl")
 @click.option(
     "--against-datatrove", default=None, metavar="PYTHON", help="Interpreter that has datatrove."
 )
 @click.option("--run-one", hidden=True, is_flag=True, help="Prepare the papers themselves.")
 def main(
-    papers: str, sizes: tuple[int, ...], workers: int, against_datatrove: str | None, run_one: bool
+    papers: str,
+    sizes: tuple[int, ...],
+    workers: int,
+    form: str,
+    against_datatrove: str | None,
+    run_one: bool,
 ) -> None:
     """Measure papers a second and peak memory."""
     files = resolve_inputs(papers)
@@ -71,7 +81,7 @@ def main(
     for size in sorted(sizes):
         with tempfile.TemporaryDirectory() as folder:
             corpus = Path(folder) / "corpus"
-            write_corpus(corpus, seeds, size)
+            write_corpus(corpus, seeds, size, form=form)
             megabytes = sum(file.stat().st_size for file in corpus.iterdir()) / 1e6
             figures = run_ours(corpus, workers)
         measured.append((size, figures["peak_bytes"]))
@@ -163,14 +173,78 @@ def prepare(files: list[Path], workers: int) -> dict[str, Any]:
     }
 
 
-def write_corpus(folder: Path, seeds: list[dict[str, Any]], size: int, files: int = 1) -> None:
-    """Write `size` papers as JSON Lines, in files of about as many papers each."""
+def write_corpus(
+    folder: Path, seeds: list[dict[str, Any]], size: int, files: int = 1, form: str = "jsonl"
+) -> None:
+    """Write `size` papers: as JSON Lines in files of about as many, as PubMed XML, or as JATS."""
     folder.mkdir()
     papers = repeated(seeds, size)
+    if form == "pubmed_xml":
+        with (folder / "pubmed.xml").open("w", encoding="utf-8") as file:
+            file.write('<?xml version="1.0" encoding="UTF-8"?>\n<PubmedArticleSet>\n')
+            file.writelines(pubmed_record(paper) for paper in papers)
+            file.write("</PubmedArticleSet>\n")
+        return
+    if form == "jats":
+        for paper in papers:
+            (folder / f"{paper['pmid']}.nxml").write_text(jats_article(paper), encoding="utf-8")
+        return
     for number in range(files):
         share = size * (number + 1) // files - size * number // files
         with (folder / f"papers-{number}.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(paper) + "\n" for paper in islice(papers, share))
+
+
+# What a record of PubMed and an article of PMC hold besides the text, about as much as real ones.
+_PUBMED_AUTHORS = "".join(
+    f"<Author><LastName>Name{n}</LastName><ForeName>Ada B</ForeName><AffiliationInfo><Affiliation>"
+    f"Department {n} of Some Science, Some University, Some City.</Affiliation></AffiliationInfo>"
+    "</Author>"
+    for n in range(8)
+)
+_PUBMED_HEADINGS = "".join(
+    f'<MeshHeading><DescriptorName UI="D{n}">Some Heading {n}</DescriptorName></MeshHeading>'
+    for n in range(12)
+)
+_PUBMED_REFERENCES = "".join(
+    f"<Reference><Citation>Name A. A title of a cited paper. J. {n}</Citation><ArticleIdList>"
+    f'<ArticleId IdType="pubmed">{n + 5}</ArticleId></ArticleIdList></Reference>'
+    for n in range(20)
+)
+
+
+def pubmed_record(paper: dict[str, Any]) -> str:
+    """The paper as a record of PubMed, of about the size that those have."""
+    title, abstract = (escape(str(paper.get(key) or "")) for key in ("title", "abstract"))
+    return (
+        f"<PubmedArticle><MedlineCitation><PMID>{paper['pmid']}</PMID><Article><Journal>"
+        "<JournalIssue><PubDate><Year>2020</Year><Month>May</Month></PubDate></JournalIssue><Title>"
+        f"A journal</Title></Journal><ArticleTitle>{title}</ArticleTitle>"
+        f"<Abstract><AbstractText>{abstract}</AbstractText></Abstract>"
+        f"<AuthorList>{_PUBMED_AUTHORS}</AuthorList><Language>eng</Language></Article>"
+        f"<MeshHeadingList>{_PUBMED_HEADINGS}</MeshHeadingList></MedlineCitation><PubmedData>"
+        f"<ReferenceList>{_PUBMED_REFERENCES}</ReferenceList></PubmedData></PubmedArticle>\n"
+    )
+
+
+def jats_article(paper: dict[str, Any]) -> str:
+    """The full text as an article of PMC, a paragraph for each of its lines, marks in each."""
+    body = "".join(
+        f'<p>{escape(line)} <italic>TP53</italic> [<xref ref-type="bibr" rid="r1">1</xref>].</p>'
+        for line in str(paper.get("full_text") or paper.get("abstract")).splitlines()
+        if line.strip()
+    )
+    references = "".join(
+        f'<ref id="r{n}"><element-citation><article-title>A cited title {n}</article-title>'
+        f'<pub-id pub-id-type="pmid">{n + 5}</pub-id></element-citation></ref>'
+        for n in range(60)
+    )
+    return (
+        '<article><front><article-meta><article-id pub-id-type="pmid">'
+        f"{paper['pmid']}</article-id><title-group><article-title>{escape(str(paper.get('title')))}"
+        f"</article-title></title-group></article-meta></front><body><sec><title>Main</title>{body}"
+        f"</sec></body><back><ref-list>{references}</ref-list></back></article>"
+    )
 
 
 def repeated(seeds: list[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]:
@@ -181,10 +255,11 @@ def repeated(seeds: list[dict[str, Any]], size: int) -> Iterator[dict[str, Any]]
         if number >= len(seeds):
             share = 0.01 if rng.random() < LIGHTLY_EDITED else EXCHANGED_WORDS
             words = str(rng.choice(seeds).get("abstract") or "gene").split()
-            for key in ("title", "abstract"):
-                paper[key] = " ".join(
-                    rng.choice(words) if rng.random() < share else word
-                    for word in str(paper.get(key) or "").split()
+            for key in ("title", "abstract", "full_text"):
+                paper[key] = re.sub(
+                    r"\S+",
+                    lambda word: rng.choice(words) if rng.random() < share else word[0],  # noqa: B023
+                    str(paper.get(key) or ""),
                 )
         yield paper | {"pmid": str(10**8 + number), "doi": None, "score": number % 100}
 

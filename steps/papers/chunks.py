@@ -11,7 +11,8 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from steps.config.paper_sections import ScientificData
-from steps.papers.formats.reading import Say, read_papers
+from steps.errors import UserError
+from steps.papers.formats.reading import Columns, Say, read_papers
 from steps.papers.preparation import PreparedChunk
 from steps.papers.records import RawRecord
 
@@ -30,7 +31,7 @@ def chunks_of(inputs: Sequence[Path], settings: ScientificData, say: Say) -> Ite
     chunk: Chunk = []
     size = 0
     for number, path in enumerate(inputs):
-        for record in read_papers(path, settings.limits, columns, say):
+        for record in _records(path, settings, columns, say, alone=len(inputs) == 1):
             chunk.append((number, record))
             size += len(record.data)
             if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
@@ -38,6 +39,21 @@ def chunks_of(inputs: Sequence[Path], settings: ScientificData, say: Say) -> Ite
                 chunk, size = [], 0
     if chunk:
         yield chunk
+
+
+def _records(
+    path: Path, settings: ScientificData, columns: Columns | None, say: Say, *, alone: bool
+) -> Iterator[RawRecord]:
+    """The records of a file; where it cannot be read, and is not the only one, it costs itself."""
+    number = 0
+    try:
+        for record in read_papers(path, settings.limits, columns, say):
+            number = record.number + 1
+            yield record
+    except UserError as error:
+        if alone:
+            raise
+        yield RawRecord(number, 0, b"", problem=("unreadable_file", str(error)))
 
 
 def processes_for(inputs: Sequence[Path], settings: ScientificData) -> int:

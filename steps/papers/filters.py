@@ -119,7 +119,7 @@ def check_language_name(language: str | None) -> None:
     Raises:
         UserError: Names the code and gives examples.
     """
-    if language is None:
+    if language in (None, "en"):  # without loading the model, which takes a second
         return
     known = sorted(str(label) for label in _identifier().labels)
     if language not in known:

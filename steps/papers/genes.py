@@ -247,7 +247,7 @@ def _starts_token(text: str, start: int, lexicon: GeneLexicon) -> bool:
         return True
     if before.isalnum() or before in "_*":
         return False
-    if before == "/" and start > 1 and text[start - 2] in "cC" and text[start:].startswith("EBP"):
+    if before == "/" and start > 1 and text[start - 2] in "cC" and text.startswith("EBP", start):
         return False  # C/EBP is another family
     if before == ".":
         return start == 1 or not text[start - 2].isalnum()
@@ -352,9 +352,11 @@ def _drop_other_senses(
     list, and by what the same spelling meant elsewhere in the text.
     """
     doubtful = [lexicon.spellings[mention.surface].needs_evidence for mention in mentions]
+    rivalled = _read_otherwise(text, mentions)
     # What is neither in doubt nor letters alone, such as BRCA1, has no other sense.
     refused = [
-        (doubt or mention.surface.isalpha()) and _means_something_else(text, mention, doubt)
+        (doubt or mention.surface.isalpha())
+        and (mention.surface in rivalled or _means_something_else(text, mention, doubt))
         for mention, doubt in zip(mentions, doubtful, strict=True)
     ]
     if not any(doubtful) and not any(refused):
@@ -384,15 +386,25 @@ def _drop_other_senses(
     ]
 
 
+def _read_otherwise(text: str, mentions: list[GeneMention]) -> set[str]:
+    """The spellings that this text uses for something else: CAT where it has chloramphenicol.
+
+    Each is looked up once a text: once a mention would be quadratic, since it reads the whole text.
+    """
+    named = {mention.surface for mention in mentions}
+    return {
+        surface
+        for surface, rival in _RIVAL_READINGS.items()
+        if surface in named and rival.search(text) is not None
+    }
+
+
 def _means_something_else(text: str, mention: GeneMention, doubtful: bool) -> bool:
     """Whether the words around a mention rule a gene out: "DMD patients"."""
     if doubtful and (_among_capitals(text, mention) or _is_subscript(text, mention)):
         return True
-    rival = _RIVAL_READINGS.get(mention.surface)
-    return (
-        (rival is not None and rival.search(text) is not None)
-        or _OTHER_SENSE_AFTER.match(text, mention.end) is not None
-        or _is_defined_otherwise(text, mention)
+    return _OTHER_SENSE_AFTER.match(text, mention.end) is not None or _is_defined_otherwise(
+        text, mention
     )
 
 

@@ -23,7 +23,7 @@ TIER_ALIASES = {"moderate_quality": "medium_quality"}
 _SYNONYMS = {
     "pmid": "pubmedid pubmed pubmedids",
     "pmcid": "pmc pmcids pubmedcentralid",
-    "other_id": "arxivid arxiv paperid corpusid",
+    "other_id": "arxivid arxiv paperid corpusid documentid",
     "doi": "dois",
     "title": "articletitle papertitle fulltitle question",
     "abstract": "abstracttext contexts",
@@ -143,6 +143,8 @@ def _by_name(fields: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
             others[key] = value
     for key, value in others.items():
         field = _FIELD_OF_NAME.get(_KEY_MARKS.sub("", key).lower()) or _PLAIN.get(key.lower())
+        if key == "contexts" and isinstance(value, list) and value and isinstance(value[0], dict):
+            field = "full_text"  # sections; plain texts are the parts of an abstract
         if field is not None and field not in values:
             values[field] = value
             notes.append(f"key {key[:40]!r} read as {field}")

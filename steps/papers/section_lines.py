@@ -79,6 +79,7 @@ class _LineWalk:
         self.abstract_rank: int | None = None
         # Number of the last numbered section, to know its subsections and its successor.
         self.last_number = 0
+        self.has_introduction = False
         # Section to open when the paragraph ends, for headings that rule one paragraph only.
         self.after_paragraph: str | None = None
 
@@ -108,10 +109,12 @@ class _LineWalk:
 
     def _open(self, section: str) -> None:
         self.parts.append(Part(section, []))
+        self.has_introduction = self.has_introduction or section == "introduction"
         self.after_paragraph = None
 
     def _end_paragraph(self) -> None:
-        if self.after_paragraph is not None and any(self._part.lines):
+        # The last line tells: a part that waits for its paragraph's end is left at the first blank.
+        if self.after_paragraph is not None and any(self._part.lines[-1:]):
             self._open(self.after_paragraph)
 
     def _take_heading(self, line: str, heading: str) -> bool:
@@ -120,7 +123,7 @@ class _LineWalk:
             return True
         number, depth = _number_of(line)
         section = lookup(heading)
-        if heading == "summary" and any(part.section == "introduction" for part in self.parts):
+        if heading == "summary" and self.has_introduction:
             section = "conclusion"
         if section is None:
             follows = depth == 1 and self.last_number and number == self.last_number + 1

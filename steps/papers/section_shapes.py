@@ -116,16 +116,19 @@ def _parts_of_list(
             # Below methods or results an unknown heading ("Patients") is a subsection. Behind
             # an abstract or an introduction it opens the body of a review: "other".
             inherits = last in ("methods", "results", "discussion", "conclusion", DROPPED)
-            within = around or (last if inherits else None)
+            own = _known_heading(_heading_of(item)) if isinstance(item, Mapping) else None
+            within = around or (last if inherits and not own else None)
             if isinstance(item, Mapping) and heading is not None and _heading_of(item) == heading:
                 item, within = _without_heading(item), last
             else:
                 heading = _heading_of(item) or None if isinstance(item, Mapping) else None
+            opened = own  # the section of the item itself, not of the last one nested in it
             for part in parts_of(item, within, f"{where}[{position}]", depth + 1, notes):
-                # An ethics statement stands among the methods: what follows it belongs to them.
-                if not (part.section == DROPPED and last == "methods" and _is_ethics(item)):
-                    last = part.section
+                opened = opened or part.section
                 yield part
+            # An ethics statement stands among the methods: what follows it belongs to them.
+            if opened and not (opened == DROPPED and last == "methods" and _is_ethics(item)):
+                last = opened
 
 
 def _is_ethics(value: Any) -> bool:

@@ -66,16 +66,22 @@ def drop_repeated_front(
     """
     kept: list[tuple[str, str]] = []
     in_front = True
+    abstract_words = _words(abstract or "")
+    known = Counter(abstract_words)
     for position, (name, text) in enumerate(sections):
         if position == 0 and title:
             first_line, _, rest = text.partition("\n")
             if _words(first_line) == _words(title):
                 text = rest.strip()
         in_front = in_front and name in ("abstract", "keywords", "other")
-        if abstract and name == "abstract" and _same_words(text, abstract):
+        if abstract and name == "abstract" and _same_words(text, known, len(abstract_words)):
             text = ""
         elif abstract and name == "other" and in_front:
-            paragraphs = [p for p in text.split("\n\n") if not _same_words(p, abstract)]
+            paragraphs = [
+                paragraph
+                for paragraph in text.split("\n\n")
+                if not _same_words(paragraph, known, len(abstract_words))
+            ]
             text = "\n\n".join(paragraphs)
         if text:
             kept.append((name, text))
@@ -106,8 +112,14 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def _same_words(text: str, other: str) -> bool:
-    """Whether nine tenths of the words of the longer text are in both."""
-    words, other_words = Counter(_words(text)), Counter(_words(other))
-    longer = max(words.total(), other_words.total())
-    return longer > 0 and (words & other_words).total() >= 0.9 * longer
+def _same_words(text: str, known: Counter[str], num_known: int) -> bool:
+    """Whether nine tenths of the words of the longer text are in both.
+
+    Args:
+        text: One of the texts.
+        known: How often each word stands in the other one, counted once for many texts.
+        num_known: Number of the words of the other one.
+    """
+    words = _words(text)
+    longer = max(len(words), num_known)
+    return longer > 0 and (Counter(words) & known).total() >= 0.9 * longer

@@ -108,6 +108,15 @@ def test_a_definition_as_something_else_takes_the_mentions_away() -> None:
     )
 
 
+def test_what_a_spelling_means_anywhere_in_a_text_it_means_everywhere() -> None:
+    genes = "They had mutations in CAT, and in others the TAT gene. "
+    assert [surface for surface, _, _ in named(genes)] == ["CAT", "TAT"], "nothing speaks against"
+    behind = f"{genes}Chloramphenicol was not used, and chloramphenicol is dear."
+    assert [surface for surface, _, _ in named(behind)] == ["TAT"], "CAT is the enzyme of bacteria"
+    before = f"HIV was not found. {genes}"
+    assert [surface for surface, _, _ in named(before)] == ["CAT"], "Tat is a protein of HIV"
+
+
 @pytest.mark.parametrize(
     "text",
     [

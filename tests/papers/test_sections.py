@@ -274,6 +274,15 @@ def test_a_list_of_paragraphs_and_heading_lines() -> None:
         ([{"heading": "Methods", "text": "m"}, {"heading": "Ethics statement", "text": "e"},
           {"heading": "Patients", "text": "p"}], [("methods", "m\n\nPatients\n\np")], None),
         ([{"heading": "References", "text": "r"}, {"heading": "Doe 2001", "text": "d"}], [], None),
+        ([{"heading": "Acknowledgements", "text": "a"}, {"heading": "Results", "text": "r"}],
+         [("results", "r")], None),
+        ([{"heading": "Methods", "sections": [{"heading": "Mice", "text": "m"},
+                                              {"heading": "Ethics approval", "text": "e"}]},
+          {"heading": "Results", "sections": [{"heading": "Growth", "text": "g"}]},
+          {"heading": "Discussion", "text": "d"}],
+         [("methods", "Mice\n\nm"), ("results", "Growth\n\ng"), ("discussion", "d")], None),
+        ([{"heading": "Results", "sections": [{"heading": "Funding", "text": "f"}]},
+          {"heading": "Survival", "text": "s"}], [("results", "Survival\n\ns")], None),
     ],
 )  # fmt: skip
 def test_what_is_no_text_is_passed_over_and_noted(

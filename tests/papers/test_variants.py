@@ -221,127 +221,139 @@ def test_what_only_looks_like_a_variant_is_not_found(lookalike: str) -> None:
     assert found == [], f"{lookalike} was taken for a variant"
 
 
+OTHERWISE = (
+    "a C to T transition at nucleotide 3916 | arginine to glutamine substitution at residue 753"
+    " | the order Val > Ala > Thr was kept | the cis Lys 116-Pro 117 bond"
+    " | phosphorylation of serine 133 | we saw > 10 bands and < 5 A"
+    " | a 32-bp deletion of exon 3 | the A/C ratio was 1166 to 1 | the C/T ratio of 13910 reads"
+    " | blood groups A/B 308 donors | the A/C 1166 column was packed"
+    " | genotypes C/C 120, C/T 234 and T/T 45 | A/G 45 (12%) and G/G 30 | A/T 50%, G/C 50%"
+    " | an A/T 12.5 ratio | influenza A/California/7/2009 and A/Texas/50/2012"
+    " | stored at A/T -20 degrees C | mice were ATM-/- 120 days old"
+    " | IVS 10 mg/kg of immunoglobulin | the IVS 2 cm thick"
+    " | IVS (interventricular septum) 12 mm | an intron of 4 kb"
+    " | a silent period of 120 ms in T47T cells | Met326Met genotype carriers"
+    " | carriers of C677C | the A222A genotype | the T47T line was silent in A12A wells"
+    " | leucine at position 12 | arginine-to-lysine ratio at week 12"
+    " | arginine to ornithine ratio at day 12 | glycine for alanine was exchanged"
+    " | the Gly-to-Arg distance of 12 nm | vitamins (CA) 36 patients | the marker D7S523"
+    " | cancer (CA)3 was seen | ataxia (AT) 12 patients | the (GAG)2 polyprotein"
+    " | telomeric (TTAGGG)n repeats | oligo (dT)12-18 primers | poly(A)12 tails"
+    " | poly(AC)n was annealed | a CC(A/T)6GG box | the CC[AT]6GG consensus"
+    " | three copies, (AAGTGA)4, of the site | primers (5'-CAGTACGATC-3')"
+    " | the peptide (CAG)2'-OMe | pulses of 97fs were used | a 120 fs laser | a 35 fs delay"
+    " | fs 97 patients | the chr7:140453136 position | chr7:140453136-140453200"
+    " | 12,345,678 A of current | a 4 bp-deletion in intron 2 | the 4G/5G networks"
+    " | telephone 1G/2G standards | the insertion/deletion (I/D) polymorphism"
+    " | exon 3 del carriers | exon 12 deletion | G to A transition in exon 3"
+    " | from A to G in alphabetical order | panels A to C at left | Figures A/B and C/D"
+    " | Fig. 2 A/C, 12 cells | hepatitis A to C at position | change from C to T in group 2"
+    " | p = 0.05 | p.= 0.05 | p.=0.03 | see p. 97 of the book | pp. 97-99 | HLA-A/B 1234"
+    " | the C/EBP-308 site | HLA-C/A2 antigens | the anti-T/B1 serum | T/C-28a2 chondrocytes"
+    " | at -20 C and at -80 C | between -308 and -207 | the -308 A allele"
+    " | nt 677 to 690 were deleted | np 3243 was read | codon 12 of KRAS | codons 41/42 of HBB"
+    " | CD4/8 (-) cells | CD 8/9 (+) cells | CD55 (-A) | catalogue number A1298 | plasmid pGT12"
+    " | pUC19 and pBR322 | GAT12 and CAT2 | ATCC TCC123 | TAG1 and CAT3 | insulin 12 U/kg"
+    " | 2-del-3 and 12-dup | del 12 patients | ins 3 of them | Glu for 12 days"
+    " | Met for Val in general | the order Val > Ala | 10 A > 5 A | 12 C > 10 C | n. 12 A"
+    " | m. 3 g | ratio G:C 50 | c. 120 patients | c. 1500 A.D. | HIV-1 1A/2A | genotypes 1a/1b"
+    " | CYP2C9*2/*3 | at 37 C to T cells | from 4 C to 37 C | 5' UTR (CA) n = 12"
+    " | group (GC) n = 12 | controls (GT) n=30 | cases (CA)n = 30"
+)
+
+
+@pytest.mark.parametrize("text", OTHERWISE.split(" | "))
+def test_what_a_text_says_otherwise_is_not_found(text: str) -> None:
+    assert find_variants(text) == [], f"in {text!r}"
+
+
+LATER_KINDS = {
+    "nucleotide_substitution": (
+        "862+5A | 862 + 5A | -286C>T>A | 2677G>T,A | 655A/C>G | 711+1G-T | 1705(+1)G-->A"
+        " | T(-786)-->C | G+1A | G(+1)-->A | T-786\u2192C | (-308)G/A | (-308) G>A | 3,243 A>G"
+        " | 677C-T | -308 (G-A) | *14G>A | IVS1, position 110 (G-->A) | IVS-I, nt 110 (G-->A)"
+        " | IVS II 745 C-->G | IVS3 G+1A | gIVS12-6T>C | IVS4as-2A>G | IVS11 T93C | 1166 [A/C]"
+        " | C -344T | A-->C(1166) | - 308 G/A | 1002 +1 G>A | GAG to AAG | AATAAA to AATGAA"
+        " | codon 123 (CGA to TGA) | codon 123 CGA to TGA | CGA(Arg)-->TGA(stop)"
+        " | GAG (Glu) to AAG (Lys) | G-->A (nt 1691) | 677C\xaeT"
+        " | G-->A variation at position IVS2+181 | g-->a transition at position-9"
+        " | ACA-->ACG change of codon 990 | A-->G substitution at nt 1166"
+        " | A-to-G at position +49 | T-->C substitution at nucleotide 3,243"
+        " | A-->C transversion at nucleotide (nt) 345 | G-->A nonsense mutation at codon 123"
+        " | G/A single nucleotide polymorphism at position -308"
+        " | G-A transition at nucleotide 1138 | T-->C transition at 14484"
+        " | G-->A transition at nt345 | A --> G transition at 127 position"
+    ),
+    "hgvs_coding": (
+        "c.108C4A | c.1002-2A4G | c.35DelG | c.C677>T | c.677:C>T | c.123(CAG)36"
+        " | c.1210-12T(5_9) | c.677 C-T | c.123_124delAG/insT | c1002G>A | c35delG"
+    ),
+    "hgvs_genomic": ("m3243A>G | g.IVS4-44A>G"),
+    "indel": (
+        "-118T(9>10) | in3(TG)(12) | -141C del | 1234 T del | -2467T/delT | 123/4delTT"
+        " | 1234 (delT) | 123delTT/insA | 1100DelC | FSC 8 (-AA) | delexon18 | dele2,3(21kb)"
+        " | del14b_17b | -53(TA)6>7 | -1663in/delT | 1494 ins/del 6 bp | 185delAG"
+    ),
+    "protein_substitution": ("X400Q | X400Gln | Cys(TGC)-->Arg(CGC) | Arg (CGG) to Gln (CAG)"),
+    "protein_indel": ("Leu1007fsinsC"),
+}
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("kind", "notation"),
+    [(kind, one) for kind, several in LATER_KINDS.items() for one in several.split(" | ")],
+)
+@pytest.mark.parametrize("template", ["a carrier of {} was seen", "the sites {}, as before"])
+def test_a_notation_with_spaces_is_found_whole(template: str, kind: str, notation: str) -> None:
+    text = template.format(notation)
+    found = [(mention.surface, mention.kind) for mention in find_variants(text)]
+    assert found == [(notation, kind)], f"in {text!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "surfaces"),
     [
-        "a C to T transition at nucleotide 3916",
-        "arginine to glutamine substitution at residue 753",
-        "the order Val > Ala > Thr was kept",
-        "the cis Lys 116-Pro 117 bond",
-        "phosphorylation of serine 133",
-        "we saw > 10 bands and < 5 A",
-        "a 32-bp deletion of exon 3",
-        "the A/C ratio was 1166 to 1",
-        "the C/T ratio of 13910 reads",
-        "blood groups A/B 308 donors",
-        "the A/C 1166 column was packed",
-        "genotypes C/C 120, C/T 234 and T/T 45",
-        "A/G 45 (12%) and G/G 30",
-        "A/T 50%, G/C 50%",
-        "an A/T 12.5 ratio",
-        "influenza A/California/7/2009 and A/Texas/50/2012",
-        "stored at A/T -20 degrees C",
-        "mice were ATM-/- 120 days old",
-        "IVS 10 mg/kg of immunoglobulin",
-        "the IVS 2 cm thick",
-        "IVS (interventricular septum) 12 mm",
-        "an intron of 4 kb",
-        "a silent period of 120 ms in T47T cells",
-        "Met326Met genotype carriers",
-        "carriers of C677C",
-        "the A222A genotype",
-        "the T47T line was silent in A12A wells",
-        "leucine at position 12",
-        "arginine-to-lysine ratio at week 12",
-        "arginine to ornithine ratio at day 12",
-        "glycine for alanine was exchanged",
-        "the Gly-to-Arg distance of 12 nm",
-        "vitamins (CA) 36 patients",
-        "the marker D7S523",
-        "cancer (CA)3 was seen",
-        "ataxia (AT) 12 patients",
-        "the (GAG)2 polyprotein",
-        "telomeric (TTAGGG)n repeats",
-        "oligo (dT)12-18 primers",
-        "poly(A)12 tails",
-        "poly(AC)n was annealed",
-        "a CC(A/T)6GG box",
-        "the CC[AT]6GG consensus",
-        "three copies, (AAGTGA)4, of the site",
-        "primers (5'-CAGTACGATC-3')",
-        "the peptide (CAG)2'-OMe",
-        "pulses of 97fs were used",
-        "a 120 fs laser",
-        "a 35 fs delay",
-        "fs 97 patients",
-        "the chr7:140453136 position",
-        "chr7:140453136-140453200",
-        "12,345,678 A of current",
-        "a 4 bp-deletion in intron 2",
-        "the 4G/5G networks",
-        "telephone 1G/2G standards",
-        "the insertion/deletion (I/D) polymorphism",
-        "exon 3 del carriers",
-        "exon 12 deletion",
-        "G to A transition in exon 3",
-        "from A to G in alphabetical order",
-        "panels A to C at left",
-        "Figures A/B and C/D",
-        "Fig. 2 A/C, 12 cells",
-        "hepatitis A to C at position",
-        "change from C to T in group 2",
-        "p = 0.05",
-        "p.= 0.05",
-        "p.=0.03",
-        "see p. 97 of the book",
-        "pp. 97-99",
-        "HLA-A/B 1234",
-        "the C/EBP-308 site",
-        "HLA-C/A2 antigens",
-        "the anti-T/B1 serum",
-        "T/C-28a2 chondrocytes",
-        "at -20 C and at -80 C",
-        "between -308 and -207",
-        "the -308 A allele",
-        "nt 677 to 690 were deleted",
-        "np 3243 was read",
-        "codon 12 of KRAS",
-        "codons 41/42 of HBB",
-        "CD4/8 (-) cells",
-        "CD 8/9 (+) cells",
-        "CD55 (-A)",
-        "catalogue number A1298",
-        "plasmid pGT12",
-        "pUC19 and pBR322",
-        "GAT12 and CAT2",
-        "ATCC TCC123",
-        "TAG1 and CAT3",
-        "insulin 12 U/kg",
-        "2-del-3 and 12-dup",
-        "del 12 patients",
-        "ins 3 of them",
-        "Glu for 12 days",
-        "Met for Val in general",
-        "the order Val > Ala",
-        "10 A > 5 A",
-        "12 C > 10 C",
-        "n. 12 A",
-        "m. 3 g",
-        "ratio G:C 50",
-        "c. 120 patients",
-        "c. 1500 A.D.",
-        "HIV-1 1A/2A",
-        "genotypes 1a/1b",
-        "CYP2C9*2/*3",
-        "at 37 C to T cells",
-        "from 4 C to 37 C",
-        "5' UTR (CA) n = 12",
-        "group (GC) n = 12",
-        "controls (GT) n=30",
-        "cases (CA)n = 30",
+        ("FcgammaRIIA-131R/H and", ["131R/H"]),
+        ("a C-G polymorphism in", ["C-G"]),
+        ("MIF -137 G>Cis associated", ["-137 G>C"]),
+        ("the 5'UTR G98 T (rs1805193)", ["G98 T", "rs1805193"]),
+        ("the G98 T, Ser128Arg and", ["G98 T", "Ser128Arg"]),
+        ("the A1166-C polymorphism", ["A1166-C"]),
+        ("the A1166/C site", ["A1166/C"]),
+        ("with rs123-C>G in", ["rs123", "C>G"]),
+        ("with rs4680 (A to G) in", ["rs4680", "A to G"]),
+        ("with rs4680G/A in", ["rs4680", "G/A"]),
+        ("the A/G (rs12345) site", ["A/G", "rs12345"]),
+        ("a polymorphism (C/T) of", ["C/T"]),
+        ("SNP309 T/G was", ["T/G"]),
+        ("a C/T missense mutation", ["C/T"]),
+        ("a g-->a transition in", ["g-->a"]),
+        ("the CCR5-del32 allele", ["del32"]),
+        ("CFTRdele2,3(21kb) was", ["dele2,3(21kb)"]),
+        ("exon 3 (G-->A) was", ["G-->A"]),
+        ("A-204C/G-308A was", ["A-204C", "G-308A"]),
+        ("1236C>T-2677G>T/A-3435C>T", ["1236C>T", "2677G>T/A", "3435C>T"]),
+        ("the CD 15 (G-A) allele", ["CD 15 (G-A)"]),
+        ("C1236T-G2677T-C3435T was", ["C1236T", "G2677T", "C3435T"]),
     ],
 )
-def test_what_a_text_says_otherwise_is_not_found(text: str) -> None:
+def test_mentions_side_by_side_are_found_apart(text: str, surfaces: list[str]) -> None:
+    assert [mention.surface for mention in find_variants(text)] == surfaces
+
+
+RESEMBLING = (
+    "the genotype -308 A/A or -308 G/G | T -786 T carriers | G-C to A-T transitions"
+    " | A-T mutations cause ataxia | the C-G content | a C-to-T transition at nucleotide 123"
+    " | A549 T cells and CD4 T cells | group C -344 T cells | buffer A -150 A | a 100V/A ratio"
+    " | MAGE-123A/B | phi X174E phage | HLA-B*1301N | CAT to TAG | from A-12 to C-14"
+    " | panels A-1 to C-3 | in 120 (A-C) of them | Fig. 2(A-C) | chromosome 3 A/T rich"
+    " | the SNP, A/G ratio | c.108C4C was | 108C4A was | CRL-1573\xae T | scores of A - 100 C"
+    " | the T(9>10) comparison | pH 7 + 5A"
+)
+
+
+@pytest.mark.parametrize("text", RESEMBLING.split(" | "))
+def test_what_resembles_the_later_kinds_is_not_found(text: str) -> None:
     assert find_variants(text) == [], f"in {text!r}"
 
 

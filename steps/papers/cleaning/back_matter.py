@@ -126,13 +126,15 @@ _EDITORIAL_NOTE = re.compile(
 )
 
 # The mark begins a sentence or a line, and only names and a few small words follow to the end.
+# The first group is then the end; without it, the word behind the mark is read in vain, and is
+# passed over, since a mark within that word would be tried in vain too.
 _COPYRIGHT = re.compile(
     "|".join(
         rf"{mark}(?:(?<=[.!?)] {mark})|(?<=[.!?)\n]{mark})|(?<=\A{mark}))"
         for mark in ("Copyright", "©", r"\([Cc]\)(?= ?(?:19|20)\d\d)")
     ).join(("(?:", ")"))
-    + r"(?:\s?(?:[A-Z][\w.&,'’/-]*|©|\([Cc]\)|(?:19|20)\d\d[,.;]?|by|the|of|and|for|on|behalf|in|&"
-    r"|rights|reserved\.?)(?=\s|$)){1,30}+ ?(?=\n|\Z)"
+    + r"(?:((?:\s?(?:[A-Z][\w.&,'’/-]*+|©|\([Cc]\)|(?:19|20)\d\d[,.;]?|by|the|of|and|for|on|behalf"
+    r"|in|&|rights|reserved\.?)(?=\s|$)){1,30}+ ?(?=\n|\Z))|(?=[A-Z])[\w.&,'’/-]*+)"
 )
 _RIGHTS = re.compile(r"All [Rr]ights [Rr]eserved\.?")
 
@@ -143,5 +145,5 @@ def remove_publisher_notes(text: str) -> str:
     if truncated or "see text" in text or "[corrected]" in text:
         text = _EDITORIAL_NOTE.sub("", text)
     if "Copyright" in text or "©" in text or "(c) " in text or "(C) " in text:
-        text = _COPYRIGHT.sub("", text)
+        text = _COPYRIGHT.sub(lambda line: line[0] if line[1] is None else "", text)
     return _RIGHTS.sub("", text) if "All " in text else text

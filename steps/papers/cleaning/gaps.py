@@ -51,7 +51,8 @@ _STOP_BEFORE_GONE = re.compile(r"(?<=[\w)\].])\s?[,;:]\s?\x00(?=\s?(?:[.;]|\n\n|
 _STOP_BEHIND_FIRST_GONE = re.compile(r"(?:^|(?<=\n))\x00[ ,;:.]{1,6}")
 _SPACE_AND_GONE = re.compile(r" {0,3}\x00(?: (?=[,;:.](?:\s|\Z)))?")
 _GONE_BETWEEN_STOPS = re.compile(r"([.,;])(?: {0,3}\x00){1,9}(?=\1)")  # "ten minutes. [13]."
-_GONE_SENTENCE = re.compile(r"(?<=[.!?])(?: {0,3}\x00){1,9}\.")  # "It is free. http://x.org."
+# "It is free. http://x.org."; the end of c.1544-?_2916+? is none of a sentence.
+_GONE_SENTENCE = re.compile(r"(?<=[\w)\]%'\"”’][.!?])(?: {0,3}\x00){1,9}\.")
 
 
 _REACH = 160  # characters beside a mark that are looked at; no rule needs more

@@ -36,12 +36,14 @@ def remove_running_heads(text: str) -> str:
     }
     title = next((line for line in bare if line), "")
     kept: list[str] = []
+    begun = False  # whether a line of text is kept
     for line in bare:
         numbered = len(line) <= 110 and len(line.split()) > 3 and _PAGE_EDGE.sub("", line) in heads
-        if (line in heads or numbered) and not (line == title and not any(kept)):
+        if (line in heads or numbered) and not (line == title and not begun):
             continue
         if not _RUNNING_NOTE.fullmatch(line):
             kept.append(line)
+            begun = begun or line != ""
     return text if kept == bare else "\n".join(kept)
 
 

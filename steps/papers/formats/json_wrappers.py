@@ -30,8 +30,8 @@ CONTAINERS = LISTS | {_RESULT_LIST, "result", "response", "message"}
 PAPER_KEYS = frozenset(
     {
         "pmid", "pmcid", "doi", "title", "abstract", "abstracttext", "text", "paper_id", "paperid",
-        "corpusid", "other_id", "body_text", "full_text", "fulltext", "passages", "attributes",
-        "_source",
+        "corpusid", "document_id", "contexts", "other_id", "body_text", "full_text", "fulltext",
+        "passages", "attributes", "_source",
     }
 )  # fmt: skip
 # What holds the words of a paper; without one, an object under a strange key is not taken for one.

@@ -38,9 +38,9 @@ def convert_pubmed(record: Any) -> PaperFields:
         "title": _title(article),
         "abstract": _abstract(article.find("Abstract")),
         "keywords": _texts(citation.find("KeywordList"), "Keyword"),
-        "journal": _of(article, "Journal/Title") or _of(article, "Journal/ISOAbbreviation"),
+        "journal": _plain(article, "Journal/Title") or _plain(article, "Journal/ISOAbbreviation"),
         "publication_date": _date(article),
-        "language": language_code(_of(article, "Language")),
+        "language": language_code(_plain(article, "Language")),
         "publication_types": _texts(article.find("PublicationTypeList"), "PublicationType"),
         "retracted": _retracted(citation),
     }
@@ -81,7 +81,7 @@ def _identifiers(record: Any, citation: Any, article: Any) -> dict[str, str]:
         if element.get("EIdType") == "doi" and element.get("ValidYN") != "N"
     ]
     return {
-        "pmid": _of(citation, "PMID") or _own_ids(own, "pubmed"),
+        "pmid": _plain(citation, "PMID") or _own_ids(own, "pubmed"),
         "doi": next(iter(valid), "") or _own_ids(own, "doi"),
         "pmcid": _own_ids(own, "pmc"),
     }
@@ -126,8 +126,8 @@ def _date(article: Any) -> str:
 def _parts_of_date(date: Any) -> str:
     if date is None:
         return ""
-    year = _of(date, "Year") or _of(date, "MedlineDate")
-    return iso_date(year, _of(date, "Month"), _of(date, "Day"))
+    year = _plain(date, "Year") or _plain(date, "MedlineDate")
+    return iso_date(year, _plain(date, "Month"), _plain(date, "Day"))
 
 
 def _retracted(citation: Any) -> str:
@@ -145,3 +145,8 @@ def _texts(element: Any, name: str) -> list[str]:
 def _of(element: Any, path: str) -> str:
     inner = element.find(path)
     return text_of(inner) if inner is not None else ""
+
+
+def _plain(element: Any, path: str) -> str:
+    """As `_of`, for what never holds markup."""
+    return (element.findtext(path) or "").strip()

@@ -2,7 +2,7 @@
 
 import re
 
-from steps.papers.variants.grammar import ARROW_SIGNS
+from steps.papers.variants.grammar import ARROW_SIGNS, LOST_ARROW
 
 # The notations are costly, and most of a text names no variant. Every notation holds one of the
 # anchors below, so only the text around an anchor is read with the notations. The anchors are
@@ -17,9 +17,11 @@ _NAME_START = (
     "|threon|trypto|tyros|valin)"
 )
 _STOP = "(?:[sS]top|STOP|[tT]er(?!m)|TER)"
+# "G98 T", "C -344 T"
+_FLANKED = "|".join(rf"(?<=[ACGT+{_HYPHENS}][0-9]{{{digits}}}\s.)" for digits in range(2, 6))
 _EVENT_START = r"(?:mut|sub|var|poly|gen|allel)"
 _INDEL_START = (
-    r"(?:(?:indel|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP"
+    r"(?:(?:indel|in/del|delins|del|ins|dup|inv)(?![a-z])|DEL|INS|DUP|(?:Del|Ins|Dup)(?=[ACGT])"
     r"|(?:deletion|insertion|duplication)\s?(?:/|of\s[ACGT]|[ACGT]))"
 )
 
@@ -29,7 +31,9 @@ AFTER_NUMBER = re.compile(
     (?=[A-Z])(?:
         (?P<stop>{_STOP}|X(?!\w))
       | (?P<frameshift>[A-Z](?:[A-Za-z]{{2}})?(?:del|ins|dup|fs|FS)|FS)
-      | (?P<bases>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)|(?:DEL|INS|DUP)[ACGT])
+      | (?P<base_indel>[ACGTU]{{1,10}}[\s/-](?:[dD]el|[iI]ns|dup)(?![a-z]))
+      | (?P<bases>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w)
+        |(?:D[Ee][Ll]|I[Nn][Ss]|D[Uu][Pp])[ACGT])
       | (?P<codon>[ACGTU]{{3}}(?!\w))
       | (?P<letter>  # V600E, M1V, R-4Q; E2F only beside a word that says so
             .(?!\w)(?:(?<=[0-9][0-9].)|(?<=M1.)|(?<=[A-Z0-9][+{_HYPHENS}][0-9].)(?<![A-Za-z][A-Z].[0-9].)
@@ -43,22 +47,36 @@ AFTER_NUMBER = re.compile(
       | (?P<arm>[pq](?:[0-9]|ter|cen|(?!\w)))
     )
   | (?P<star>\*)
+  | >(?P<run_arrow>[0-9](?:(?<=\([0-9]>.)|(?<=\([0-9][0-9]>.)))
+  | \+(?P<offset>(?=[0-9]{{1,2}}[ACGTU](?!\w)))
   | \s(?:
         (?P<code_apart>\(?{_CODE3}|(?:to\s)?(?:{_NAME_START}|{_STOP})|to\s{_CODE3})
-      | (?P<bases_apart>\(?[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
-      | (?P<signed_apart>\((?:\+|[{_HYPHENS}])[+{_HYPHENS}]?\s?[ACGTU]{{1,12}}\))
-      | (?P<letter_apart>to\s[A-Z](?!\w)|[A-Z]\s{_EVENT_START})
+      | (?=[ACGTU(+{_HYPHENS}])(?:
+            (?P<offset_apart>\+\s(?=[0-9]{{1,2}}[ACGTU](?!\w)))
+          | (?P<base_indel_apart>[ACGTU]{{1,10}}[\s/-](?:[dD]el|[iI]ns|dup)(?![a-z]))
+          | (?P<bracket_indel_apart>\((?:del|ins|dup)[ACGTU])
+          | (?P<bases_apart>\(?[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU](?!\w))
+          | (?P<signed_apart>\(?(?:\+|[{_HYPHENS}])[+{_HYPHENS}]?\s?[ACGTU]{{1,12}}(?!\w))
+        )
+      | (?=[tA-Z])(?P<letter_apart>
+            to\s[A-Z](?!\w)|[A-Z]\s{_EVENT_START}|[ACGT](?![\w/>'-])(?:{_FLANKED})
+        )
       | (?P<indel_apart>{_INDEL_START}|{_CODE3}?fs(?!\w))
+    )
+  | \((?:
+        (?P<signed>[+{_HYPHENS}]{{1,2}}\s?[ACGTU])
+      | (?P<bracket_indel>(?:del|ins|dup)[ACGTU])
+      | (?P<bases_in_brackets>[ACGTU](?:\sto\s|-to-|[{_HYPHENS}])[ACGTU]\))
     )
   | [/,){_HYPHENS}](?:
         (?P<code_behind_mark>\s?(?:to[\s-])?(?:{_NAME_START}|{_CODE3}|{_STOP})|X(?!\w)|\*)
-      | (?P<letter_behind_mark>\s?[ACGTU]{{1,3}}(?!\w)|T[AG]{{2}}(?!\w))
+      | (?P<letter_behind_mark>\s?(?:to\s)?[ACGTU]{{1,3}}(?!\w)|T[AG]{{2}}(?!\w))
       | (?P<indel_behind_mark>\s?{_INDEL_START})
     )
-  | (?P<number>[0-9](?:
+  | (?P<number>(?=[0-9](?:  # not read on: "mutations 185delAG" is no rs 185
         [0-9](?:(?<=[rR][sS]...)|(?<=s[\s\#]...)|(?<=s\s\#...))
       | (?<=del..)|(?<=ins..)|(?<=dup..)
-    ))
+    )))
   )""",
     re.VERBOSE,
 )
@@ -74,16 +92,30 @@ BETWEEN_ALLELES = re.compile(
 TO_RESIDUE = re.compile(
     rf"to[ -](?:(?<=[A-Z][A-Za-z]{{2}}.to.)(?P<to>{_CODE3})"
     rf"|(?<=[a-z]-to-)(?P<to_name>{_NAME_START})"
-    r"|(?<=[ACGTU].to.)(?P<to_base>[ACGTU]{1,3}\s(?:at|in|of|on|from)\s))"
+    r"|(?<=[ACGTU].to.)(?P<to_base>[ACGTU]{1,3}\s(?:at|in|of|on|from)\s)"
+    r"|(?P<to_codon>(?<=[ACGTU]{3}.to.)[ACGTU]{3}(?:[ACGTU]{3})?(?!\w)|(?<=\).to.)[A-Z])"
+    r"|(?P<to_allele>(?<=[ACGTU].to.)(?<!\w.....)[ACGTU](?!\w)))"
 )
 FOR_RESIDUE = re.compile(rf"for[ -](?=[A-Z])(?<=[A-Z][A-Za-z]{{2}}.for.)(?P<for>{_CODE3})")
+# "C-G polymorphism"
+BETWEEN_BASES = re.compile(r"-(?P<dash>(?<=[ACGT]-)(?<![\w-].-)[ACGT](?=[\s)]))")
 # Two patterns, for a search for one character is faster than one for either.
 REPEATED = tuple(
     re.compile(rf"{mark}(?<=[ACGTUN].)(?P<repeat>[(\d]|\s?[mn](?![a-z])|\s\d)")
     for mark in (r"\)", r"\]")
 )
-PATTERN_ANCHORS = (AFTER_NUMBER, SEQUENCE_TYPE, BETWEEN_ALLELES, TO_RESIDUE, FOR_RESIDUE, *REPEATED)
-_BEFORE_INDEL_OBJECT = re.compile(r"(?<![\w.])...[\s-]?[\d(A-Z]")
+PATTERN_ANCHORS = (
+    AFTER_NUMBER,
+    SEQUENCE_TYPE,
+    BETWEEN_ALLELES,
+    TO_RESIDUE,
+    FOR_RESIDUE,
+    BETWEEN_BASES,
+    *REPEATED,
+)
+_BEFORE_INDEL_OBJECT = re.compile(
+    r"(?:(?<![\w.])|(?<=CFTR))...(?:[\s-]?[\d(A-Z]|\s?e(?:x|xon)?\s?\d)"
+)
 _ARROW_INTO_CHANGE = re.compile(
     rf"(?:&gt;|.)\s?(?:[A-Z*]|[acgtu]{{1,30}}(?![a-z])|[a-z]{{3}}(?![a-z])|stop|{_NAME_START})"
 )
@@ -91,7 +123,7 @@ _ARROW_INTO_CHANGE = re.compile(
 # Literals are faster to find than any pattern: their group, and what must match at them.
 WORD_ANCHORS: tuple[tuple[str, str, re.Pattern[str] | None], ...] = (
     *((word, "event", _BEFORE_INDEL_OBJECT) for word in ("del", "ins", "dup", "Del")),
-    *((sign, "arrow", _ARROW_INTO_CHANGE) for sign in (">", "&gt;", *ARROW_SIGNS)),
+    *((sign, "arrow", _ARROW_INTO_CHANGE) for sign in (">", "&gt;", *ARROW_SIGNS, LOST_ARROW)),
     ("---", "arrow", None),
     ("IVS", "intron", None),
     *((word, "delta", None) for word in ("elta", "\u0394", "\u2206")),

@@ -25,54 +25,70 @@ import regex
 
 from steps.papers.variants.anchors import PATTERN_ANCHORS, WORD_ANCHORS
 from steps.papers.variants.grammar import (
-    ALLELES_FIRST,
-    BARE_CHANGE,
-    BARE_FRAMESHIFT,
-    BARE_RESIDUE_CHANGE,
     BETWEEN_LIST_ITEMS,
     CHROMOSOME_ARM,
-    CHROMOSOME_POSITION,
-    CODON_CHANGE,
-    CODON_INDEL,
     CYTOBAND,
-    DELTA,
-    DELTA_INDEL,
     EITHER_KIND,
-    FLANKED_POSITION,
     GENOTYPE_AFTER,
     HGVS_CODING,
     HGVS_GENOMIC,
     HGVS_PROTEIN,
+    NOT_VARIANTS,
+    ONLY_RESIDUES,
+    PROTEIN_WORD_AFTER,
+    PROTEIN_WORD_BEFORE,
+    RSID,
+    SILENT,
+    SILENT_AFTER,
+    SILENT_BEFORE,
+    UNCHANGED,
+    UNDOTTED_CODING,
+    UNDOTTED_GENOMIC,
+)
+from steps.papers.variants.grammar_dna import (
+    ALLELES_FIRST,
+    BARE_CHANGE,
+    BRACKETED_POSITION,
+    CHROMOSOME_POSITION,
+    CODON_CHANGE,
+    CODON_INDEL,
+    CODON_TO_CODON,
+    COMMA_POSITION,
+    DASH_ALLELES,
+    DASH_PHRASE,
+    DELTA,
+    DELTA_INDEL,
+    FLANKED_POSITION,
     INDEL_FIRST,
     INTRON_ALLELE,
     INTRON_CHANGE,
+    LOWER_CASE_PHRASE,
     MISSING_ALLELE,
-    NOT_VARIANTS,
-    ONE_LETTER_ARROW,
-    ONE_LETTER_SUBSTITUTION,
-    ONLY_RESIDUES,
+    OFFSET_ALLELE,
     POSITION_FIRST,
     POSITION_INDEL,
-    PROTEIN_WORD_AFTER,
-    PROTEIN_WORD_BEFORE,
     REPEAT,
+    RUN_CHANGE,
+    RUN_LENGTHS,
+    SNP_ALLELES,
+    SUBSTITUTION_PHRASE,
+    TO_PHRASE,
+    TRANSLATED_CODONS,
+)
+from steps.papers.variants.grammar_protein import (
+    BARE_FRAMESHIFT,
+    BARE_RESIDUE_CHANGE,
+    CODED_RESIDUES,
+    ONE_LETTER_ARROW,
+    ONE_LETTER_SUBSTITUTION,
     RESIDUE_CHANGE_PHRASE,
     RESIDUE_DELETION,
     RESIDUE_INDEL,
     RESIDUE_NAME_SUBSTITUTION,
     RESIDUE_PAIR,
-    RSID,
-    RUN_LENGTHS,
     SIGNAL_PEPTIDE_SUBSTITUTION,
-    SILENT,
-    SILENT_AFTER,
-    SILENT_BEFORE,
-    SNP_ALLELES,
     START_SUBSTITUTION,
-    SUBSTITUTION_PHRASE,
     THREE_LETTER_SUBSTITUTION,
-    TO_PHRASE,
-    UNCHANGED,
 )
 
 VariantKind = Literal[
@@ -129,12 +145,19 @@ def _notation(kind: VariantKind, pattern: str, anchors: str) -> _Notation:
 
 _NOTATIONS = (
     _notation("hgvs_coding", HGVS_CODING, "prefix"),
+    _notation("hgvs_coding", UNDOTTED_CODING, "arrow indel"),
+    _notation("hgvs_genomic", UNDOTTED_GENOMIC, "arrow indel"),
     _notation("hgvs_protein", HGVS_PROTEIN, "prefix"),
     _notation("hgvs_genomic", HGVS_GENOMIC, "prefix"),
     _notation("rsid", RSID, "number"),
     _notation("nucleotide_substitution", SUBSTITUTION_PHRASE, "arrow slash"),
+    _notation("nucleotide_substitution", LOWER_CASE_PHRASE, "arrow"),
+    _notation("nucleotide_substitution", COMMA_POSITION, "arrow"),
+    _notation("nucleotide_substitution", BRACKETED_POSITION, "letter_behind_mark"),
     _notation("nucleotide_substitution", TO_PHRASE, "to_base"),
-    _notation("nucleotide_substitution", POSITION_FIRST, "arrow slash bases bases_apart"),
+    _notation(
+        "nucleotide_substitution", POSITION_FIRST, "arrow slash bases bases_apart bases_in_brackets"
+    ),
     _notation("nucleotide_substitution", ALLELES_FIRST, "arrow slash"),
     _notation("nucleotide_substitution", CHROMOSOME_POSITION, "arrow slash"),
     _notation(
@@ -144,9 +167,17 @@ _NOTATIONS = (
     ),
     _notation("nucleotide_substitution", INTRON_CHANGE, "intron"),
     _notation("nucleotide_substitution", INTRON_ALLELE, "intron"),
+    _notation("nucleotide_substitution", OFFSET_ALLELE, "offset offset_apart"),
     _notation("nucleotide_substitution", BARE_CHANGE, "arrow"),
-    _notation("nucleotide_substitution", SNP_ALLELES, "slash"),
-    _notation("nucleotide_substitution", CODON_CHANGE, "arrow slash code_apart"),
+    _notation("nucleotide_substitution", SNP_ALLELES, "slash dash to_allele"),
+    _notation("nucleotide_substitution", DASH_ALLELES, "dash"),
+    _notation("nucleotide_substitution", DASH_PHRASE, "dash"),
+    _notation(
+        "nucleotide_substitution", CODON_CHANGE, "arrow slash bases_apart code_apart to_codon"
+    ),
+    _notation("nucleotide_substitution", CODON_TO_CODON, "to_codon"),
+    _notation("nucleotide_substitution", TRANSLATED_CODONS, "arrow to_codon"),
+    _notation("protein_substitution", CODED_RESIDUES, "arrow to_codon"),
     _notation(
         "protein_substitution",
         THREE_LETTER_SUBSTITUTION,
@@ -164,9 +195,15 @@ _NOTATIONS = (
     ),
     _notation("protein_substitution", SIGNAL_PEPTIDE_SUBSTITUTION, "letter"),
     _notation("protein_substitution", START_SUBSTITUTION, "letter stop star"),
-    _notation("indel", POSITION_INDEL, "bases indel indel_apart indel_behind_mark frameshift"),
+    _notation(
+        "indel",
+        POSITION_INDEL,
+        "bases indel indel_apart indel_behind_mark frameshift"
+        " base_indel base_indel_apart bracket_indel bracket_indel_apart",
+    ),
     _notation("indel", RUN_LENGTHS, "runs"),
-    _notation("indel", CODON_INDEL, "signed_apart"),
+    _notation("indel", RUN_CHANGE, "run_arrow"),
+    _notation("indel", CODON_INDEL, "signed signed_apart"),
     _notation("indel", REPEAT, "repeat"),
     _notation("indel", DELTA_INDEL, "delta"),
     _notation("indel", INDEL_FIRST, "event number"),
@@ -192,7 +229,7 @@ FAR = (90, 130)
 NEAR = (40, 40)
 _FAR_GROUPS = {
     *("arrow", "prefix", "slash", "event", "delta", "intron"),
-    *("to_base", "to_name", "for", "repeat"),
+    *("to_base", "to_codon", "to_allele", "dash", "to_name", "for", "repeat"),
 }
 REACH = {group: FAR if group in _FAR_GROUPS else NEAR for group in NOTATIONS_OF} | {
     "indel": (60, 90),
@@ -348,5 +385,8 @@ def _is_among_residues(surface: str, residues: set[int]) -> bool:
     return (
         len(residues) > 1
         and position < 1000
-        and not any(abs(position / 3 - residue) < 10 for residue in residues)
+        and not any(
+            residue in residues and abs(position / 3 - residue) < 10
+            for residue in range(position // 3 - 10, position // 3 + 11)
+        )
     )
