@@ -31,7 +31,7 @@ PAPER_KEYS = frozenset(
     {
         "pmid", "pmcid", "doi", "title", "abstract", "abstracttext", "text", "paper_id", "paperid",
         "corpusid", "document_id", "contexts", "other_id", "body_text", "full_text", "fulltext",
-        "passages", "attributes", "_source",
+        "passages", "attributes", "_source", "identifiers", "article_ids", "externalids",
     }
 )  # fmt: skip
 # What holds the words of a paper; without one, an object under a strange key is not taken for one.
