@@ -4,12 +4,12 @@ Each check raises a `RecordProblem` with the reason under which the paper is lis
 `rejected.jsonl`, or returns nothing.
 """
 
-import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from steps.config.paper_sections import Filters, ScientificData
 from steps.errors import UserError
+from steps.papers.licences import license_name
 from steps.papers.paper import Paper, canonical_tier
 from steps.papers.records import RecordProblem
 
@@ -55,17 +55,6 @@ def check_kind(paper: Paper, settings: ScientificData) -> None:
     name = license_name(paper.license)
     if name not in {license_name(wanted) for wanted in filters.licenses}:
         raise RecordProblem("license_not_wanted", f"licence {name!r} is not in filters.licenses")
-
-
-def license_name(license_or_url: str) -> str:
-    """One name for a licence however it is written: the URL of CC BY 4.0 is "cc-by"."""
-    text = license_or_url.strip().casefold()
-    if "publicdomain" in text or "public domain" in text or "public-domain" in text:
-        return "cc0" if "zero" in text else "public-domain"
-    commons = re.search(r"creativecommons\.org/licen[cs]es/([a-z-]+)", text)
-    name = f"cc-{commons[1]}" if commons else re.sub(r"[\s_-]+", "-", text)
-    name = re.sub(r"-?v?\d(?:\.\d)?(?:-(?:international|unported|generic|igo))?$", "", name)
-    return re.sub(r"^ccby", "cc-by", name) or text
 
 
 def check_quality(paper: Paper, filters: Filters) -> None:

@@ -38,8 +38,9 @@ from steps.papers.deduplication import (
     Hashes,
     hash_words,
 )
-from steps.papers.filters import check_language_name, license_name
+from steps.papers.filters import check_language_name
 from steps.papers.leakage import read_benchmark_texts
+from steps.papers.licences import license_name
 from steps.papers.paper_table import PaperTable, RejectedPaper
 from steps.papers.preparation import CleaningExample
 from steps.papers.splits import (

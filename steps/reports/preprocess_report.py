@@ -12,6 +12,7 @@ from steps.papers.pipeline import Preparation
 from steps.reports.page import PageFigure, PageSection, Table, inline_svg, render_page
 
 TOP = 20
+INPUTS_SHOWN = 10
 
 
 def write_report(preparation: Preparation, path: Path) -> None:
@@ -26,7 +27,8 @@ def write_report(preparation: Preparation, path: Path) -> None:
 
 def render_report(preparation: Preparation) -> str:
     """The report as HTML."""
-    manifest = preparation.manifest
+    inputs = preparation.manifest["inputs"]
+    more = len(inputs) - INPUTS_SHOWN
     return render_page(
         title="Preprocessing report",
         lead=(
@@ -35,7 +37,8 @@ def render_report(preparation: Preparation) -> str:
         ),
         facts=[
             ("Dataset digest", preparation.digest),
-            *((f"Input {entry['name']}", entry["sha256"]) for entry in manifest["inputs"]),
+            *((f"Input {entry['name']}", entry["sha256"]) for entry in inputs[:INPUTS_SHOWN]),
+            *([("Further inputs", f"{more:,}; manifest.json has them")] if more > 0 else []),
         ],
         sections=[
             _funnel(preparation),

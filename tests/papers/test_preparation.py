@@ -220,7 +220,8 @@ def test_a_retracted_paper_can_be_kept() -> None:
 @pytest.mark.parametrize(
     "licence",
     ["cc-by", "CC BY", "CC-BY 4.0", "cc by v4.0", "https://creativecommons.org/licenses/by/4.0/",
-     "http://creativecommons.org/licenses/by/2.0", "CC BY 4.0 International"],
+     "http://creativecommons.org/licenses/by/2.0", "CC BY 4.0 International",
+     "Creative Commons Attribution License"],
 )  # fmt: skip
 def test_a_licence_has_one_name_however_it_is_written(licence: str) -> None:
     wanted = ScientificData(filters=Filters(licenses=("CC-BY",)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from steps.papers.formats.xml_source import child, children, local_name
 from steps.papers.formats.xml_text import citation, text_of
+from steps.papers.licences import commons_licence
 from steps.papers.records import PaperFields, RecordProblem
 
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
@@ -274,20 +275,6 @@ def _licence(article: Any, meta: Any) -> dict[str, Any]:
     licence = link or commons_licence(said) or kind
     free = declared or "creativecommons" in licence or "cc-by" in licence or "open" in kind.lower()
     return {"license": licence, "open_access": True if free else None}
-
-
-_COMMONS_TERMS = (
-    ("nc", r"non-?\s?commercial"), ("nd", r"no-?\s?deriv"), ("sa", r"share-?\s?alike"),
-)  # fmt: skip
-
-
-def commons_licence(text: str) -> str:
-    """The Creative Commons licence that a statement names in words, such as cc-by-nc; or ""."""
-    named = re.search(r"creative commons attribution[^.]{0,80}", text, re.IGNORECASE)
-    if named:
-        terms = [short for short, words in _COMMONS_TERMS if re.search(words, named[0], re.I)]
-        return "-".join(["cc-by", *terms])
-    return "public-domain" if re.search(r"\bpublic domain\b", text, re.IGNORECASE) else ""
 
 
 def _retracted(meta: Any, kind: str) -> str:
