@@ -1,8 +1,10 @@
 """What names a paper: PMID, DOI, PMCID, however they are written."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from steps.papers.records import RecordProblem
 
@@ -21,7 +23,7 @@ _PMCID = re.compile(
 )
 # What exporters write where there is no identifier.
 _PLACEHOLDER = re.compile(
-    r"n[./]?\s?a\.?n?|#n/?a!?|nan|nil|null|none|undefined|unknown|missing|pending|empty|tb[adc]"
+    r"<?n[./]?\s?a\.?[nt]?>?|pmc|#n/?a!?|nan|nil|null|none|undefined|unknown|missing|pending|empty|tb[adc]"
     r"|false|true|not?[\s_-]*(?:yet[\s_-]*)?(?:available|applicable|found|assigned|known|provided"
     r"|given|specified|indexed|listed|doi|pmid|id|value|data|registered)|unavailable|unassigned"
     r"|in press|to be (?:assigned|announced|determined)|without|absent|0+(?:\.0+)?|\W*|x+|-1",
@@ -29,6 +31,8 @@ _PLACEHOLDER = re.compile(
 )
 _NEXT_DOI = re.compile(r"[\s;,|]+(?=(?:https?://\S{0,20}doi\.org/|doi:\s?)?10\.\d)", re.IGNORECASE)
 _NEXT_NUMBER = re.compile(r"[\s;,|]+")
+_DOI_IN_ADDRESS = re.compile(r"https?://\S*?/(10\.\d{4,9}/\S+)", re.IGNORECASE)
+_NO_PMID = re.compile(r"-\d+|\d+\.\d+|\d+(?:\.\d+)?e\+?\d+", re.IGNORECASE)
 _FROM_FLOAT = re.compile(r"(\d+)\.0+")  # 12345678.0, as tables with gaps are written
 
 
@@ -117,9 +121,11 @@ def _texts(value: Any) -> list[str]:
 
 
 def _clean(kind: str, text: str) -> str:
-    text = text.strip()
+    text = unicodedata.normalize("NFKC", text).strip()
     if kind == "doi":
-        name = _DOI_PREFIX.sub("", text).strip()
+        name = unquote(_DOI_PREFIX.sub("", text).strip())
+        inside = _DOI_IN_ADDRESS.match(name)  # the page of a publisher
+        name = (inside[1] if inside else name).split("?")[0]
         return _NEXT_DOI.split(name)[0].rstrip(".,;").strip().lower()
     if kind == "pmid":
         name = _PMID_PREFIX.sub("", text).strip().rstrip("/")
@@ -127,10 +133,11 @@ def _clean(kind: str, text: str) -> str:
         if len(parts) > 1 and all(part.isdigit() for part in parts if part):
             name = parts[0]
         whole = _FROM_FLOAT.fullmatch(name)
-        return whole[1] if whole else name
+        name = whole[1] if whole else name
+        return name.lstrip("0") or "0" if name.isdigit() else name
     return text
 
 
 def _is_identifier(kind: str, name: str) -> bool:
     fits = len(name) <= MAX_IDENTIFIER_CHARACTERS and name.isprintable() and " " not in name
-    return fits and not (kind == "pmid" and re.fullmatch(r"-\d+|\d+\.\d+", name))
+    return fits and not (kind == "pmid" and _NO_PMID.fullmatch(name))

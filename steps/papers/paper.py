@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from steps.papers.headings import lookup
 from steps.papers.identifiers import MAX_IDENTIFIER_CHARACTERS, Identity, identity_of
 from steps.papers.json_text import decode_json, is_missing
 from steps.papers.records import RecordProblem
@@ -101,6 +102,8 @@ def paper_of(fields: Mapping[str, Any], source_format: str = "json") -> Paper:
             "the record is one paragraph, a text with its section and no title: put the "
             "paragraphs of a paper together, as a list under full_text",
         )
+    if not values.get("full_text") and not values.get("text"):
+        values["full_text"] = _sections_at_the_top(fields)
     title = _text(values, "title")
     types = _names(values.get("publication_types"))
     date = values.get("publication_date")
@@ -145,7 +148,7 @@ def _by_name(fields: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         field = _FIELD_OF_NAME.get(_KEY_MARKS.sub("", key).lower()) or _PLAIN.get(key.lower())
         if key == "contexts" and isinstance(value, list) and value and isinstance(value[0], dict):
             field = "full_text"  # sections; plain texts are the parts of an abstract
-        if field is not None and field not in values:
+        if field is not None and not values.get(field) and value:
             values[field] = value
             notes.append(f"key {key[:40]!r} read as {field}")
     if missing:
@@ -153,6 +156,17 @@ def _by_name(fields: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     return values
 
 
+def _sections_at_the_top(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Introduction, methods and so on where they stand beside the title, as keys of their own."""
+    found = {
+        key: value
+        for key, value in fields.items()
+        if isinstance(value, str | list) and lookup(key.replace("_", " ").lower()) in _BODY_SECTIONS
+    }
+    return found or None
+
+
+_BODY_SECTIONS = ("introduction", "methods", "results", "discussion", "conclusion")
 _USED = frozenset(Paper.__struct_fields__) - {"source_format", "notes"}
 _PLAIN = {name: name for name in _USED}
 
@@ -172,13 +186,16 @@ def _text(values: Mapping[str, Any], key: str) -> str | None:
 def _abstract(value: Any) -> str | None:
     """An abstract: text, or its parts with their labels, as an object or as a list."""
     if value is None or isinstance(value, str):
-        return value
+        return None if value is None or _NO_ABSTRACT.fullmatch(value.strip()) else value
     parts = list(_labelled(value, 0))
     if isinstance(value, dict | list) and (parts or not value):
         return "\n\n".join(parts)
     raise _wrong_type("abstract", value, "text or labelled parts")
 
 
+# What Scopus and others write where there is none.
+_NO_ABSTRACT = re.compile(r"[\[(]?no abstract(?: is)?(?: available| provided)?\.?[\])]?", re.I)
+_NO_PARTS = frozenset(("id", "lang", "language", "type", "xml:lang", "@id", "@lang"))
 _PART_LABELS = ("label", "heading", "title", "section", "name", "nlm_category", "@label")
 _PART_TEXTS = ("text", "content", "value", "abstract", "body", "paragraphs", "#text", "sections")
 MAX_ABSTRACT_DEPTH = 20
@@ -202,7 +219,7 @@ def _labelled(value: Any, depth: int) -> Any:
             yield from _behind(label, _labelled(text, depth + 1))
         else:
             for key, item in value.items():
-                if isinstance(item, str | list | dict):
+                if isinstance(item, str | list | dict) and str(key).lower() not in _NO_PARTS:
                     yield from _behind(str(key), _labelled(item, depth + 1))
 
 

@@ -126,20 +126,35 @@ def _parts_of_list(
             for part in parts_of(item, within, f"{where}[{position}]", depth + 1, notes):
                 opened = opened or part.section
                 yield part
-            # An ethics statement stands among the methods: what follows it belongs to them.
-            if opened and not (opened == DROPPED and last == "methods" and _is_ethics(item)):
+            # Behind a statement (ethics, funding, abbreviations) the text goes on; behind the
+            # references it does not.
+            if opened and (opened != DROPPED or _ends_the_text(item)):
                 last = opened
 
 
-def _is_ethics(value: Any) -> bool:
-    heading = _heading_of(value).lower() if isinstance(value, Mapping) else ""
-    return "ethic" in heading or "consent" in heading
+_END = ("reference", "bibliograph", "literature", "works cited", "further reading", "cited")
+
+
+def _ends_the_text(value: Any) -> bool:
+    heading = (
+        _heading_of(value).lower().lstrip("0123456789. ") if isinstance(value, Mapping) else ""
+    )
+    return heading.startswith(_END)
 
 
 def _heading_of(value: Mapping[str, Any]) -> str:
     fields = {str(key).lower(): item for key, item in value.items()}
-    heading = next((fields[key] for key in _HEADING_KEYS if fields.get(key)), "")
-    return heading.strip() if isinstance(heading, str) else ""
+    found = (_heading_text(fields.get(key)) for key in _HEADING_KEYS)
+    return next((heading for heading in found if heading), "")
+
+
+def _heading_text(value: Any) -> str:
+    """A heading as text, in a list of one, or as an object with a text; "" where it is none."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _without_heading(value: Mapping[str, Any]) -> dict[str, Any]:

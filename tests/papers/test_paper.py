@@ -152,6 +152,19 @@ def test_keys_in_other_case_are_read_with_a_note() -> None:
     assert "key 'PMID' read as pmid" in paper.notes
 
 
+def test_what_stands_under_another_name_is_read_where_the_name_is_empty() -> None:
+    record = {"pmid": "5", "abstract": "", "abstractText": "A", "full_text": "", "sections": ["S"]}
+    paper = parse_paper(json.dumps(record).encode())
+    assert (paper.abstract, paper.full_text) == ("A", ["S"])
+    apart = {"pmid": "5", "title": "T", "introduction": "I", "methods": "M", "reasoning": "R"}
+    assert parse_paper(json.dumps(apart).encode()).full_text == {
+        "introduction": "I",
+        "methods": "M",
+    }
+    none = {"pmid": "5", "title": "T", "abstract": "[No abstract available]"}
+    assert parse_paper(json.dumps(none).encode()).abstract is None
+
+
 @pytest.mark.parametrize(
     ("fields", "retracted"),
     [
@@ -212,6 +225,15 @@ def test_lone_surrogates_are_replaced_and_pairs_kept() -> None:
         ({"pmid": "12345678.0"}, "12345678", Identity("12345678", "")),
         ({"pmid": "https://pubmed.ncbi.nlm.nih.gov/123/"}, "123", Identity("123", "")),
         ({"pmid": ["11", "22"]}, "11", Identity("11", "")),
+        ({"pmid": "00123"}, "123", Identity("123", "")),
+        ({"pmid": "１２３"}, "123", Identity("123", "")),
+        ({"pmid": "1.23E+07", "doi": "10.1/a"}, "10.1/a", Identity("", "10.1/a")),
+        ({"pmid": "NaT", "pmcid": "PMC", "doi": "10.1/a"}, "10.1/a", Identity("", "10.1/a")),
+        (
+            {"doi": "https://www.biorxiv.org/content/10.1000/X%281%29?utm=1"},
+            "10.1000/x(1)",
+            Identity("", "10.1000/x(1)"),
+        ),
         ({"pmid": "11; 22"}, "11", Identity("11", "")),
         ({"pmid": "PMC77"}, "PMC77", Identity("", "", "PMC77")),
         ({"pmcid": 77}, "PMC77", Identity("", "", "PMC77")),
@@ -238,7 +260,8 @@ def test_one_paper_has_one_identifier_however_it_is_written(
 @pytest.mark.parametrize(
     "placeholder",
     ["N/A", "n/a", "NA", "nan", "NaN", "None", "NULL", "-", "--", "—", "0", "00", "0.0", "unknown",
-     "Not available", "not_available", "not found", "no doi", "No PMID", "n.a.", "#N/A", "?", ".",
+     "Not available", "not_available", "not found", "no doi", "No PMID", "n.a.", "#N/A", "<NA>",
+     "?", ".",
      "undefined", "TBD", "pending", "", "  ", "not yet assigned", "-1", "doi: N/A",
      "https://doi.org/nan", "PMID: None", 0, None, False],
 )  # fmt: skip

@@ -4,6 +4,7 @@ import re
 
 from steps.papers.cleaning.statements import is_most_of, without_statement
 from steps.papers.headings import lookup, plain_heading
+from steps.papers.possessive import compile_possessive
 
 _REFERENCES = re.compile(
     r"[\W\d]{0,6}(?:references?(?: cited| and notes)?|bibliography|(?:literature|works) cited"
@@ -128,7 +129,7 @@ _EDITORIAL_NOTE = re.compile(
 # The mark begins a sentence or a line, and only names and a few small words follow to the end.
 # The first group is then the end; without it, the word behind the mark is read in vain, and is
 # passed over, since a mark within that word would be tried in vain too.
-_COPYRIGHT = re.compile(
+_COPYRIGHT = compile_possessive(
     "|".join(
         rf"{mark}(?:(?<=[.!?)] {mark})|(?<=[.!?)\n]{mark})|(?<=\A{mark}))"
         for mark in ("Copyright", "©", r"\([Cc]\)(?= ?(?:19|20)\d\d)")

@@ -5,6 +5,7 @@ import re
 from steps.papers.cleaning.characters import RAISED
 from steps.papers.cleaning.counts import counts_in_karyotypes, is_count, is_range
 from steps.papers.cleaning.gaps import GONE, LEAD_WORDS, WORDS_LEFT_ALONE, close_gaps
+from steps.papers.possessive import compile_possessive
 
 
 def remove_citations(text: str) -> str:
@@ -63,7 +64,7 @@ def _without_numbers_in_brackets(text: str) -> str:
     return _NUMBERS_IN_BRACKETS.sub(replacement, text)
 
 
-_RAISED_NUMBERS = re.compile(
+_RAISED_NUMBERS = compile_possessive(
     rf"{RAISED}(?<!{RAISED}.){RAISED}{{0,3}}(?:[ ]?[,;⁻⁃–-][ ]?{RAISED}{{1,4}}){{0,40}}+"
     rf"(?!{RAISED}|[⁺⁻\w])"
 )
@@ -165,7 +166,7 @@ _PLAIN = r"[^()\[\]\n]{0,80}"
 _INNERMOST = rf"(?:(?:\({_PLAIN}\)|\[{_PLAIN}\]){_PLAIN}){{0,6}}"
 _INNER_ROUND = rf"\({_PLAIN}{_INNERMOST}\)"
 _INNER_SQUARE = rf"\[{_PLAIN}{_INNERMOST}\]"
-_GROUP = re.compile(
+_GROUP = compile_possessive(
     rf"\(((?:[^()\[\]\n]++|{_INNER_ROUND}|{_INNER_SQUARE})*+)\)"
     rf"|\[((?:[^()\[\]\n]++|{_INNER_ROUND}|{_INNER_SQUARE})*+)\]"
 )

@@ -7,6 +7,8 @@ sequence, CAG[36]; residues of a peptide, Aβ[1–42]; the range behind a value,
 import re
 from collections.abc import Container
 
+from steps.papers.possessive import compile_possessive
+
 _COUNT = re.compile(r"\[(?:cp)?\d{1,3}\]")
 
 # Karyotypes, as the International System for Human Cytogenomic Nomenclature writes them ---------
@@ -23,7 +25,7 @@ _ABERRATION = (
 )
 _REST_OF_CLONE = rf"(?:[^\s()\[\],;/]|{_ROUND}|,(?:\s{{1,2}}(?={_ABERRATION}))?){{0,600}}+"
 _COUNT_OF_CLONE = rf"(?:\)?{_COUNT.pattern}|(?<=[\w)?*+~])\s{{1,2}}{_COUNT.pattern})?"
-_KARYOTYPE = re.compile(
+_KARYOTYPE = compile_possessive(
     rf"{_HEAD}{_REST_OF_CLONE}{_COUNT_OF_CLONE}"
     rf"(?:\s?//?\s?(?=[\d?(]){_REST_OF_CLONE}{_COUNT_OF_CLONE}){{0,40}}+"
 )

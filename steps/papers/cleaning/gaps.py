@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+from steps.papers.possessive import compile_possessive
+
 LEAD_WORDS = (
     r"(?:see|also|e\.g\.?|i\.e\.?|cf\.?|reviewed|review|reviews|in|by|from|as|described|for|an?"
     r"|examples?|adapted|modified|according|to|and|but)"
@@ -19,10 +21,10 @@ _WORDS_OF_POINTERS = (
     r"|details?|information|therein)"
 )
 _ALMOST_NOTHING = rf"(?:[\s,;:.&\x00]|(?:{WORDS_LEFT_ALONE}|{_WORDS_OF_POINTERS})\b){{0,16}}+"
-_EMPTY_BRACKETS = re.compile(rf"\({_ALMOST_NOTHING}\)|\[{_ALMOST_NOTHING}\]")
+_EMPTY_BRACKETS = compile_possessive(rf"\({_ALMOST_NOTHING}\)|\[{_ALMOST_NOTHING}\]")
 
 _SPACES_BEFORE_GONE = re.compile(r" {2,9}(?=\x00)")
-_SEVERAL_GONE = re.compile(r"\x00(?:\s?(?:[,;&]|,?\s?\b(?:and|or)\b)?\s?\x00){1,60}+")
+_SEVERAL_GONE = compile_possessive(r"\x00(?:\s?(?:[,;&]|,?\s?\b(?:and|or)\b)?\s?\x00){1,60}+")
 
 # Words that point to the piece, where nothing of the sentence follows it.
 _ENDS = r"(?=\s?(?:[.;)\]]|,\s|\n\n|\Z))"

@@ -3,6 +3,7 @@
 import re
 
 from steps.papers.cleaning.gaps import GONE, close_gaps
+from steps.papers.possessive import compile_possessive
 
 # Up to white space, round brackets only in pairs, and not the punctuation behind the address.
 _REST_OF_ADDRESS = r"(?:[^\s<>\"“”()\x00]|\([^\s<>\"“”()\x00]{0,60}\))*(?<![.,;:!?'’‘\[\]{}])"
@@ -16,12 +17,12 @@ _LINK = re.compile(
     rf"[(\[<]\s?(?:(?:URLs?|see|at|available at|via)\b:?\s?)?(?:{_ADDRESS})\s?[)\]>]|{_ADDRESS}"
 )
 _MAYBE_LINK = re.compile(r"\.(?:org|com|edu|gov|net|info|ac\.uk|\d{4,9}/)")
-_AND_BETWEEN_GONE = re.compile(r"\x00(?:\s?(?:[,;&]|,?\s?\b(?:and|or)\b)\s?\x00){1,60}+")
-_PREPOSITION_OF_GONE = re.compile(
+_AND_BETWEEN_GONE = compile_possessive(r"\x00(?:\s?(?:[,;&]|,?\s?\b(?:and|or)\b)\s?\x00){1,60}+")
+_PREPOSITION_OF_GONE = compile_possessive(
     r"(?<=\S) (?:(?:at|from|via|under|on)(?=:?\s{1,2}\x00)"
     r"|(?:in|to|through|by|of|with|using|visit)(?=:?\s{1,2}\x00(?:\s?[.,;:)\]]|\s*+\Z))):?\s{1,2}(?=\x00)"
 )
-_LABEL_OF_GONE = re.compile(
+_LABEL_OF_GONE = compile_possessive(
     r"(?:\b(?:[Tt]he|[Ii]ts|[Oo]ur) )?(?:\b(?:[Dd]atabase|[Pp]roject|[Tt]ool) )?"
     r"\b(?:URLs?|DOI|doi|[Ww]eb ?(?:site|page|server|address)|[Hh]ome ?page)"
     r"(?:\s?:|\sis(?: at)?)\s?(?=\x00(?:\s?[.,;:)\]]|\s*+\Z))"
@@ -42,7 +43,7 @@ def _without_addresses(address: re.Pattern[str], text: str) -> str:
 def _without_pointers(text: str) -> str:
     """Drop the preposition or the label that leads to an address that is gone."""
     text = _AND_BETWEEN_GONE.sub(GONE, text)
-    return _PREPOSITION_OF_GONE.sub("", _LABEL_OF_GONE.sub("", text))
+    return str(_PREPOSITION_OF_GONE.sub("", _LABEL_OF_GONE.sub("", text)))
 
 
 _MAIL_ADDRESS = r"(?<![\w.+-])[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![\w-])"

@@ -4,6 +4,7 @@ import html
 import re
 
 from steps.papers.headings import without_heading_marks
+from steps.papers.possessive import compile_possessive
 
 # Greek entities of ISO 8879, which PubMed's older records hold and HTML does not know.
 _ISO_NAMES = "a b g d e z ee th i k l m n x o p r s t u ph kh ps oh"
@@ -70,7 +71,7 @@ _LATEX_NOTHING = (
 )
 
 # Springer's abstracts hold whole LaTeX documents around one symbol.
-_LATEX_DOCUMENT = re.compile(
+_LATEX_DOCUMENT = compile_possessive(
     r"\\documentclass(?:(?!\\documentclass|\\begin\{document\}).)*+\\begin\{document\}"
     r"((?:(?!\\documentclass|\\end\{document\}).)*+)\\end\{document\}",
     re.DOTALL,
@@ -127,7 +128,7 @@ def _latex_command(whole: str, name: str) -> str:
 
 
 _ATTRIBUTES = r"""(?:\s++[\w:.-]++\s*+=\s*+(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>]++))*+\s*+"""
-_INLINE_TAG = re.compile(
+_INLINE_TAG = compile_possessive(
     r"</?(?:i|b|u|a|s|em|strong|small|big|tt|sc|span|font|abbr|cite|code|kbd|mark|q|var|wbr|img|hr"
     r"|italic|bold|underline|monospace|roman|sans-serif|styled-content|named-content|ext-link|uri"
     r"|email|xref|inline-formula|inline-graphic|disp-formula|tex-math|alternatives|label|graphic"
@@ -136,18 +137,18 @@ _INLINE_TAG = re.compile(
     + r"/?>",
     re.IGNORECASE,
 )
-_BLOCK_TAG = re.compile(
+_BLOCK_TAG = compile_possessive(
     r"</?(?:p|br|div|h[1-6]|ul|ol|li|dl|dt|dd|table|thead|tbody|tfoot|tr|td|th|caption|blockquote"
     r"|pre|section|article|header|footer|sec|title|abstract|abstracttext|list|list-item|body|html"
     r"|head|fig|table-wrap|jats:(?:p|title|sec))" + _ATTRIBUTES + r"/?>",
     re.IGNORECASE,
 )
 _BREAK_TAG = re.compile(r"<(/?)(td|th|br)\b", re.IGNORECASE)
-_COMMENT = re.compile(
+_COMMENT = compile_possessive(
     r"<!--(?:(?!<!--|-->).)*+-->|<!\[CDATA\[|\]\]>|<[!?][A-Za-z][^<>]{0,300}>", re.DOTALL
 )
-_RAISED_TAG = re.compile(r"<sup" + _ATTRIBUTES + r">([^<>]{0,120})</sup\s?>", re.IGNORECASE)
-_RAISED_OR_LOWERED_TAG = re.compile(r"</?su[bp]" + _ATTRIBUTES + r"/?>", re.IGNORECASE)
+_RAISED_TAG = compile_possessive(r"<sup" + _ATTRIBUTES + r">([^<>]{0,120})</sup\s?>", re.IGNORECASE)
+_RAISED_OR_LOWERED_TAG = compile_possessive(r"</?su[bp]" + _ATTRIBUTES + r"/?>", re.IGNORECASE)
 _JATS_REFERENCE = r"<xref(?=[^<>]{0,200}bibr)" + _ATTRIBUTES + r">\s*+\d{1,3}\s*+</xref>"
 _JATS_CITATION = re.compile(
     rf"\(\s?({_JATS_REFERENCE}(?:\s?[,;–-]\s?{_JATS_REFERENCE}){{0,30}})\s?\)", re.IGNORECASE
@@ -170,7 +171,7 @@ def strip_tags(text: str) -> str:
     text = _INLINE_TAG.sub("", text)
     text = _BLOCK_TAG.sub(_block_break, text)
     text = _RAISED_TAG.sub(lambda raised: _superscript(raised[1]), text)
-    return _RAISED_OR_LOWERED_TAG.sub("", text)
+    return str(_RAISED_OR_LOWERED_TAG.sub("", text))
 
 
 def _block_break(tag: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from collections import Counter
 
 from steps.papers.cleaning.characters import LONGEST_WRAPPED_LINE
 from steps.papers.headings import section_of_heading
+from steps.papers.possessive import compile_possessive
 
 _PAGE_EDGE = re.compile(r"^\d{1,5}\s+|\s+\d{1,5}$")
 _RUNNING_NOTE = re.compile(
@@ -62,7 +63,7 @@ def remove_page_numbers(text: str) -> str:
 
 _BROKEN_WORD = re.compile(r"(?<=[\w′'’)+])-[ \t]{0,3}\n[ \t]{0,20}(?=[^\W_])")
 _SOFT_HYPHEN = re.compile("\xad+(?:[ \t]{0,3}\n[ \t]{0,20})?")
-_WORD = re.compile(r"[a-z]++(?:-[a-z]++)*+")
+_WORD = compile_possessive(r"[a-z]++(?:-[a-z]++)*+")
 _LAST_LETTERS = re.compile(r"(?<![^\s(/\[-])[a-z]{2,30}$")
 _FIRST_LETTERS = re.compile(r"[a-z]{2,30}(?![\w-])")
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 from steps.papers.formats.jats import iso_date, language_code
 from steps.papers.identifiers import identity_of
 from steps.papers.json_text import is_missing
+from steps.papers.possessive import compile_possessive
 from steps.papers.records import PaperFields, RecordProblem
 
 _OWN_KEYS = {
@@ -20,7 +21,7 @@ _OWN_KEYS = {
     "pubYear", "isOpenAccess", "inEPMC", "firstPublicationDate", "fullTextUrlList",
     "bookOrReportDetails",
 }  # fmt: skip
-_HEADING = re.compile(
+_HEADING = compile_possessive(
     r"<h(\d)\b[^<>]{0,200}>([^<>]*+(?:<(?!/?h\d)[^<>]*+>[^<>]*+)*+)</h\1\s?>", re.I
 )
 _TAG = re.compile(r"<[^<>]{1,200}>")

@@ -13,6 +13,8 @@ from typing import Any
 
 from steps.papers.formats.xml_source import child, children, local_name
 from steps.papers.formats.xml_text import citation, text_of
+from steps.papers.headings import section_of_heading
+from steps.papers.identifiers import is_placeholder
 from steps.papers.licences import commons_licence
 from steps.papers.records import PaperFields, RecordProblem
 
@@ -79,6 +81,10 @@ _PARAGRAPHS = frozenset(
 _CONTAINERS = frozenset(
     ["boxed-text", "fig-group", "table-wrap-group", "floats-group", "app-group"]
 )
+_KIND_OF_SECTION = {
+    "intro": "Introduction", "methods": "Methods", "materials": "Methods", "results": "Results",
+    "discussion": "Discussion", "conclusions": "Conclusions",
+}  # fmt: skip
 _CAPTIONED = frozenset(["fig", "table-wrap"])
 _LANGUAGES_OF_NOTHING = frozenset(("und", "mul", "zxx"))
 _RETRACTED_BY = frozenset(["retraction-forward", "retracted-by", "retraction", "withdrawn-by"])
@@ -131,8 +137,8 @@ def _identifiers(meta: Any) -> PaperFields:
     """The article's own: those of related and of cited articles stand deeper."""
     found: PaperFields = {}
     for element in children(meta, "article-id"):
-        kind, value = element.get("pub-id-type"), text_of(element)
-        if not value:
+        kind, value = (element.get("pub-id-type") or "").lower(), text_of(element)
+        if not value or is_placeholder(value):
             continue
         if kind == "pmid":
             found.setdefault("pmid", value)
@@ -157,10 +163,22 @@ def _title(meta: Any) -> str:
 
 
 def _abstract(meta: Any) -> str:
-    for abstract in children(meta, "abstract"):
-        kind = (abstract.get("abstract-type") or "").lower()
-        if kind not in _OTHER_ABSTRACTS | _AUTHOR_SUMMARIES:
-            return "\n\n".join(_labelled(abstract))
+    """The abstract: one without a type before others, English before other languages."""
+    found = [
+        abstract
+        for abstract in children(meta, "abstract", "trans-abstract")
+        if (abstract.get("abstract-type") or "").lower() not in _OTHER_ABSTRACTS | _AUTHOR_SUMMARIES
+    ]
+
+    def rank(abstract: Any) -> tuple[bool, bool, bool]:
+        language = language_code(abstract.get(_XML_LANG))
+        translated = local_name(abstract) == "trans-abstract"
+        return bool(abstract.get("abstract-type")), language not in ("", "en"), translated
+
+    for abstract in sorted(found, key=rank):
+        parts = list(_labelled(abstract))
+        if parts or (text := text_of(abstract, _inline)):
+            return "\n\n".join(parts) or text
     return ""
 
 
@@ -355,6 +373,10 @@ class _Body:
             section["paragraphs"] = paragraphs
         if sections:
             section["sections"] = sections
+        # A section that says of what kind it is, under a name that does not.
+        kind = _KIND_OF_SECTION.get((element.get("sec-type") or "").split("|")[-1].lower())
+        if kind and section_of_heading(section["heading"]) is None and section.keys() - {"heading"}:
+            return {"heading": kind, "sections": [section]}
         return section
 
     def _parts(self, element: Any) -> tuple[list[str], list[dict[str, Any]]]:
@@ -386,11 +408,24 @@ class _Body:
         name = local_name(element)
         if name in ("list", "def-list"):
             items = children(element, "list-item", "def-item")
-            return [text for item in items if (text := text_of(item, _inline))]
+            texts = [text for item in items if (text := text_of(item, _inline))]
+            return texts + self._boxed(element)
         text = text_of(element, _inline)
-        boxed = list(element.iter("{*}boxed-text")) if name == "p" else []
-        inner_texts = [text for box in boxed for text in self._parts(box)[0]]
-        return [part for part in (text, *inner_texts) if part]
+        return [part for part in (text, *self._boxed(element)) if part]
+
+    def _boxed(self, element: Any) -> list[str]:
+        """The text of boxes within a paragraph or a list, headings as paragraphs."""
+        found: list[str] = []
+
+        def take(paragraphs: list[str], sections: list[dict[str, Any]]) -> None:
+            found.extend(paragraphs)
+            for section in sections:
+                found.append(section.get("heading", ""))
+                take(section.get("paragraphs", []), section.get("sections", []))
+
+        for box in element.iter("{*}boxed-text"):
+            take(*self._parts(box))
+        return [text for text in found if text]
 
     def _caption(self, element: Any) -> None:
         self.tables += local_name(element) == "table-wrap"

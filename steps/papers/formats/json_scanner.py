@@ -9,6 +9,7 @@ import re
 
 from steps.errors import UserError
 from steps.papers.file_bytes import Bytes
+from steps.papers.possessive import compile_possessive
 
 UTF8_BOM = b"\xef\xbb\xbf"
 READ_BYTES = 1 << 20
@@ -20,18 +21,18 @@ MAX_DEPTH_OVER_LINES = 64
 
 # Runs from inside a JSON value to the next bracket, stepping over whole strings. Possessive
 # quantifiers keep it linear: without them an unclosed string would be tried in every way.
-_TO_NEXT_BRACKET = re.compile(
+_TO_NEXT_BRACKET = compile_possessive(
     rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[\]]*+)*+', re.DOTALL
 )
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRING = compile_possessive(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 # The same for JSON Lines: also stops at a line break, and no string reaches over one.
-_TO_BRACKET_OR_LINE = re.compile(
+_TO_BRACKET_OR_LINE = compile_possessive(
     rb'[^"{}\[\]\n]*+(?:"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"[^"{}\[\]\n]*+)*+'
 )
-_STRING_IN_LINE = re.compile(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"')
+_STRING_IN_LINE = compile_possessive(rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"')
 _SCALAR = re.compile(rb"[^\s,\[\]{}\":]++")
 # Files joined with cat have their byte order marks in the middle.
-_SPACE = re.compile(rb"(?:[ \t\r\n]|\xef\xbb\xbf)*+")
+_SPACE = compile_possessive(rb"(?:[ \t\r\n]|\xef\xbb\xbf)*+")
 
 
 class BrokenJson(UserError):

@@ -36,7 +36,7 @@ def convert_pubmed(record: Any) -> PaperFields:
     values: dict[str, Any] = {
         **_identifiers(record, citation, article),
         "title": _title(article),
-        "abstract": _abstract(article.find("Abstract")),
+        "abstract": _abstract(article.find("Abstract")) or _english_abstract(citation),
         "keywords": _texts(citation.find("KeywordList"), "Keyword"),
         "journal": _plain(article, "Journal/Title") or _plain(article, "Journal/ISOAbbreviation"),
         "publication_date": _date(article),
@@ -116,6 +116,12 @@ def _abstract(abstract: Any) -> str:
         if text:
             parts.append(f"{label}: {text}" if label and label != "UNLABELLED" else text)
     return "\n\n".join(parts)
+
+
+def _english_abstract(citation: Any) -> str:
+    """An abstract in English that another body wrote, where the journal gave none."""
+    others = citation.findall("OtherAbstract")
+    return next((_abstract(o) for o in others if o.get("Language", "eng") == "eng"), "")
 
 
 def _date(article: Any) -> str:

@@ -25,6 +25,7 @@ from steps.papers.formats.jats import language_code
 from steps.papers.formats.xml_source import child, children, local_name
 from steps.papers.formats.xml_text import text_of
 from steps.papers.headings import DROPPED, section_of_heading
+from steps.papers.possessive import compile_possessive
 from steps.papers.records import PaperFields, RecordProblem
 
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -343,7 +344,7 @@ _IN_BRACKETS = (
     rf"{_BETWEEN}{{0,4}}+{_END}"
 )
 _GROUP = rf"(?:{_IN_BRACKETS}|{_OPENED}?{_MARK}{_CLOSED}?)"
-_GROUPS = re.compile(
+_GROUPS = compile_possessive(
     rf"\s?{_GROUP}(?:\s?(?:[,;–—−-]|and\b)?\s?{_GROUP}){{0,80}}+(?:\s+(?=[.,;:)\]]))?"
 )
 

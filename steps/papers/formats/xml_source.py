@@ -14,11 +14,12 @@ from typing import Any
 from lxml import etree
 
 from steps.papers.file_bytes import Bytes
+from steps.papers.possessive import compile_possessive
 from steps.papers.records import RawRecord, RecordProblem
 
 HEAD_BYTES = 1 << 16
 MALFORMED = "malformed_xml"
-_PROLOG = re.compile(
+_PROLOG = compile_possessive(
     rb"(?:\xef\xbb\xbf)?(?:\s++|<\?(?:(?!\?>).)*+\?>|<!--(?:(?!-->).)*+-->"
     rb"|<!DOCTYPE(?:[^\[<>\"']|\"[^\"]*+\"|'[^']*+')*+(?:\[(?:[^\]\"']|\"[^\"]*+\"|'[^']*+')*+\]\s*+)?>)*+",
     re.DOTALL,

@@ -91,6 +91,8 @@ def _marked_up(element: Any, special: TextOf | None) -> Iterator[str]:
         yield _UNDERLINED[element.text.strip()]
     elif name in ("msup", "msub", "msubsup", "munder", "mover", "munderover"):
         yield from _raised_formula(element, name, special)
+    elif name in ("annotation", "annotation-xml"):
+        return  # the formula once more, as TeX
     elif name == "mfrac":
         parts = ["".join(_marked_up(part, special)) for part in element if local_name(part)]
         yield "/".join(part.strip() for part in parts)

@@ -122,3 +122,51 @@ def test_languages_have_two_letters() -> None:
     assert [language_code(c) for c in ("eng", "en-US", "FRE", None, "und")] == [
         "en", "en", "fr", "", "",
     ]  # fmt: skip
+
+
+def abstract_of(abstracts: str, body: str = "") -> dict[str, Any]:
+    return convert(
+        "<article><front><article-meta><article-id pub-id-type='pmid'>N/A</article-id>"
+        f"<article-id pub-id-type='DOI'>10.1/x</article-id>{abstracts}</article-meta></front>"
+        f"<body>{body}</body></article>"
+    )
+
+
+@pytest.mark.parametrize(
+    "abstracts",
+    [
+        "<abstract abstract-type='objective'><p>X</p></abstract><abstract><p>A</p></abstract>",
+        "<abstract xml:lang='fr'><p>F</p></abstract><abstract xml:lang='en'><p>A</p></abstract>",
+        "<trans-abstract xml:lang='en'><p>A</p></trans-abstract>",
+        "<abstract>A</abstract>",
+    ],
+)
+def test_the_abstract_is_the_one_without_a_type_and_in_english(abstracts: str) -> None:
+    paper = abstract_of(abstracts)
+    assert paper["abstract"] == "A"
+    assert paper["doi"] == "10.1/x"
+    assert "pmid" not in paper
+
+
+def test_boxes_keep_their_text_and_sections_their_kind() -> None:
+    box = "<boxed-text><sec><title>Box one</title><p>Beta.</p></sec></boxed-text>"
+    body = (
+        f"<sec><p>Alpha. {box}</p><list><list-item><p>One. {box}</p></list-item></list></sec>"
+        "<sec sec-type='methods'><title>Patients</title><p>We saw them.</p></sec>"
+    )
+    first, second = abstract_of("", body)["full_text"]
+    assert first["paragraphs"] == ["Alpha.", "Box one", "Beta.", "One.", "Box one", "Beta."]
+    assert second == {
+        "heading": "Methods",
+        "sections": [{"heading": "Patients", "paragraphs": ["We saw them."]}],
+    }
+
+
+def test_a_formula_is_told_once() -> None:
+    formula = (
+        "<inline-formula><m:math xmlns:m='http://www.w3.org/1998/Math/MathML'><m:semantics><m:mi>x"
+        "</m:mi><m:annotation encoding='application/x-tex'>x</m:annotation></m:semantics></m:math>"
+        "</inline-formula>"
+    )
+    (section,) = abstract_of("", f"<p>Let {formula} be.</p>")["full_text"]
+    assert section["paragraphs"] == ["Let x be."]
