@@ -108,7 +108,7 @@ def join_broken_words(text: str) -> str:
 
 _FIGURE = (
     r"(?:(?:Supplementary|Supplemental|Extended Data|Additional)\s)?"
-    r"(?:Figure|Fig\.?|FIGURE|FIG\.?|Table|TABLE|Scheme|Box|Plate|Video|Movie)"
+    r"(?:Figure|Fig\.?|FIGURE|FIG\.?|Table|TABLE|Scheme|Plate|Video|Movie)"
     r"\s?[A-Z]?\d{1,3}[A-Za-z]?"
 )
 _FIGURE_LABEL = re.compile(_FIGURE + r"\s?[.:|]?")

@@ -94,10 +94,11 @@ def cut_elements(
         so: what stands before that place is kept, the rest of the file is not.
     """
     number = 0
+    metered = _Metered(source, max_record_bytes)
     try:
         check_entities(source.head(HEAD_BYTES))
         for _, element in etree.iterparse(
-            source, events=("end",), tag=[f"{{*}}{name}" for name in sorted(names)],
+            metered, events=("end",), tag=[f"{{*}}{name}" for name in sorted(names)],
             huge_tree=True, **_PARSING,
         ):  # fmt: skip
             data = etree.tostring(element, encoding="utf-8", with_tail=False)
@@ -112,12 +113,37 @@ def cut_elements(
             else:
                 yield RawRecord(number, 0, data, source_format)
             number += 1
+            metered.since_record = 0
             _forget(element)
     except etree.XMLSyntaxError as error:
         yield RawRecord(number, 0, b"", source_format, problem=(MALFORMED, _place(error)))
     except RecordProblem as problem:
         data = source.head(1000)
         yield RawRecord(number, 0, data, source_format, problem=(problem.reason, problem.detail))
+
+
+class _Metered:
+    """A file for the parser that ends in a problem where no record comes for too long.
+
+    What stands outside the records, and a record that is not complete, is held in memory.
+    """
+
+    def __init__(self, source: Bytes, max_record_bytes: int) -> None:
+        self._source = source
+        self._limit = max_record_bytes
+        self.since_record = 0
+
+    def read(self, size: int) -> bytes:
+        """Up to about `size` more bytes."""
+        data = self._source.read(size)
+        self.since_record += len(data)
+        if self.since_record > self._limit + HEAD_BYTES:
+            raise RecordProblem(
+                "too_large",
+                f"more than {self._limit} bytes without the end of a record: if one is that long, "
+                "raise scientific_data.limits.max_record_bytes",
+            )
+        return data
 
 
 def _forget(element: Any) -> None:

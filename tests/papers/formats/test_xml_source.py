@@ -95,6 +95,18 @@ def test_an_element_beyond_the_limit_is_a_problem_and_the_next_is_read(tmp_path:
     assert short.data == b"<a>2</a>"
 
 
+@pytest.mark.parametrize("filling", ["<b/>", "<a><b/>"])
+def test_a_file_without_the_end_of_a_record_is_not_held_in_memory(
+    tmp_path: Path, filling: str
+) -> None:
+    inside = filling + "<b/>" * 500_000
+    whole, problem = cut(tmp_path / "x.xml", f"<s><a>1</a>{inside}", 100_000)
+    assert whole.data == b"<a>1</a>"
+    assert problem.problem is not None
+    assert problem.problem[0] == "too_large"
+    assert "100000 bytes without the end of a record" in problem.problem[1]
+
+
 def test_a_long_file_is_read_as_a_stream(tmp_path: Path) -> None:
     path = tmp_path / "x.xml"
     path.write_bytes(b"<s>" + (b"<a>" + b"gene " * 400 + b"</a>") * 10_000 + b"</s>")
