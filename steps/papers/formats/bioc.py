@@ -26,6 +26,7 @@ from steps.papers.formats.europe_pmc import (
 )
 from steps.papers.formats.xml_source import child, children
 from steps.papers.formats.xml_text import text_of
+from steps.papers.headings import section_of_heading
 from steps.papers.records import PaperFields, RecordProblem
 
 # The heading that stands for a section where the paper itself has none.
@@ -245,7 +246,13 @@ class _Passages:
     def _take_text(self, section: str, kind: str, text: str) -> None:
         title = _LEVEL.fullmatch(kind)
         if title:
-            self.sections.append((int(title[1] or 1), text, []))
+            level = int(title[1] or 1)
+            of_type = _HEADING_OF_TYPE.get(section, "")
+            if of_type and section != self._section_type and section_of_heading(text) is None:
+                # A heading that does not say of what kind its text is stands under one that does.
+                self.sections.append((1, of_type, []))
+                level = max(level, 2)
+            self.sections.append((level, text, []))
         elif not self.sections or section != self._section_type:
             # Text right under a section that the paper gave no heading, as introductions often are.
             self.sections.append((1, _HEADING_OF_TYPE.get(section, ""), [text]))

@@ -349,7 +349,10 @@ class _Annotated:
         )
         parts: list[tuple[str, str, list[str]]] = [("", "", [])]
         following = 0
-        for start, end in self.places("paragraph"):
+        paragraphs = self.places("paragraph")
+        if not paragraphs:  # without annotations the text is all there is
+            return [("", "", [part.strip() for part in self._text.split("\n\n") if part.strip()])]
+        for start, end in paragraphs:
             if any(first <= start and end <= last for first, last in summary):
                 continue  # the abstract, cut into paragraphs
             while following < len(headers) and headers[following][0] <= start:

@@ -8,6 +8,7 @@ import pytest
 from steps.papers.formats.bioc import convert_document, document_of, nest, under_paths
 from steps.papers.formats.xml_source import parse_element
 from steps.papers.records import RecordProblem
+from steps.papers.sections import split_sections
 
 
 def passage(section: str, kind: str, text: str, **infons: str) -> dict[str, Any]:
@@ -345,3 +346,25 @@ def test_what_is_refused_is_named(document: dict[str, Any], detail: str) -> None
 
 def test_an_empty_element_is_an_empty_document() -> None:
     assert convert_document(document_of(parse_element(b"<document/>"))) == {}
+
+
+def test_a_heading_that_does_not_say_its_kind_stands_under_that_of_its_type() -> None:
+    def passage(section: str, kind: str, text: str) -> dict[str, Any]:
+        return {"infons": {"section_type": section, "type": kind}, "text": text}
+
+    document = {
+        "id": "5",
+        "passages": [
+            passage("INTRO", "paragraph", "We begin."),
+            passage("METHODS", "title_2", "Patients"),
+            passage("METHODS", "paragraph", "We saw them."),
+            passage("RESULTS", "title_1", "TP53 is lost"),
+            passage("RESULTS", "paragraph", "It was."),
+        ],
+    }
+    sections = split_sections(convert_document(document)["full_text"])
+    assert sections == [
+        ("introduction", "We begin."),
+        ("methods", "Patients\n\nWe saw them."),
+        ("results", "TP53 is lost\n\nIt was."),
+    ]
