@@ -1,6 +1,5 @@
 """Documents of BioC become papers, from JSON and from XML alike."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from steps.papers.formats.bioc import convert_document, document_of, nest, under
 from steps.papers.formats.xml_source import parse_element
 from steps.papers.records import RecordProblem
 from steps.papers.sections import split_sections
+from tests.support.mutations import mutations
 
 
 def passage(section: str, kind: str, text: str, **infons: str) -> dict[str, Any]:
@@ -302,20 +302,6 @@ def test_back_under_a_heading_is_a_section_of_its_own() -> None:
 
 
 # --- values of the wrong type ------------------------------------------------------------
-
-
-def mutations(value: Any) -> Iterator[Any]:
-    """The value with each node of it, at every depth, replaced by what does not belong there."""
-    yield from (None, [], {}, 1, -1.5, True, "x", "", [None], [1], [[]], [{}], {"a": 1})
-    if isinstance(value, dict):
-        for key in value:
-            yield {k: v for k, v in value.items() if k != key}
-            for inner in mutations(value[key]):
-                yield {**value, key: inner}
-    elif isinstance(value, list):
-        for place in range(len(value)):
-            for inner in mutations(value[place]):
-                yield [*value[:place], inner, *value[place + 1 :]]
 
 
 def test_whatever_stands_anywhere_it_is_read_or_refused() -> None:

@@ -1,7 +1,6 @@
 """Results of Europe PMC become papers, and no value of the wrong type breaks the reading."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from steps.papers.formats.europe_pmc import (
     text_in,
 )
 from steps.papers.records import RecordProblem
+from tests.support.mutations import mutations
 
 CORE: dict[str, Any] = {
     "id": "31000001",
@@ -173,20 +173,6 @@ def test_other_objects_are_not_taken(other: dict[str, Any]) -> None:
 
 
 # --- values of the wrong type ------------------------------------------------------------
-
-
-def mutations(value: Any) -> Iterator[Any]:
-    """The value with each node of it, at every depth, replaced by what does not belong there."""
-    yield from (None, [], {}, 1, -1.5, True, "x", "", [None], [1], [[]], [{}], {"a": 1})
-    if isinstance(value, dict):
-        for key in value:
-            yield {k: v for k, v in value.items() if k != key}
-            for inner in mutations(value[key]):
-                yield {**value, key: inner}
-    elif isinstance(value, list):
-        for place in range(len(value)):
-            for inner in mutations(value[place]):
-                yield [*value[:place], inner, *value[place + 1 :]]
 
 
 def test_whatever_stands_anywhere_it_is_read_or_refused() -> None:

@@ -1,13 +1,13 @@
 """Papers of S2ORC in its releases, of CORD-19 and of unarXive are read alike."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from steps.papers.formats import s2orc
 from steps.papers.records import RecordProblem
+from tests.support.mutations import mutations
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -397,20 +397,6 @@ def test_a_place_that_holds_another_text_is_passed_over() -> None:
 
 
 # --- values of the wrong type ------------------------------------------------------------
-
-
-def mutations(value: Any) -> Iterator[Any]:
-    """The value with each node of it, at every depth, replaced by what does not belong there."""
-    yield from (None, [], {}, 1, -1.5, True, "x", "", [None], [1], [[]], [{}], {"a": 1})
-    if isinstance(value, dict):
-        for key in value:
-            yield {k: v for k, v in value.items() if k != key}
-            for inner in mutations(value[key]):
-                yield {**value, key: inner}
-    elif isinstance(value, list):
-        for place in range(len(value)):
-            for inner in mutations(value[place]):
-                yield [*value[:place], inner, *value[place + 1 :]]
 
 
 ANNOTATED = {
