@@ -8,22 +8,17 @@ tables (counted), contributions and the like are left out.
 """
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
-from steps.papers.formats.europe_pmc import (
+from steps.papers.formats.fields import (
     abstract_of,
     date_in,
-    name_in,
-    names_in,
-    object_in,
-    objects_in,
     one_line,
     own_identifiers,
-    retracted_by_title,
-    text_in,
     without_nothing,
 )
+from steps.papers.formats.json_values import name_in, names_in, object_in, objects_in, text_in
+from steps.papers.formats.outline import nest, under_paths
 from steps.papers.formats.xml_source import child, children
 from steps.papers.formats.xml_text import text_of
 from steps.papers.headings import section_of_heading
@@ -89,7 +84,6 @@ def convert_document(document: dict[str, Any]) -> PaperFields:
             "journal": _journal(document, walk.infons),
             "publication_date": _date(document, walk.infons),
             "license": _licence(_first("license", walk.infons, object_in(document, "infons"))),
-            "retracted": retracted_by_title(title),
             "tables_left_out": len(walk.tables),
         }
     )
@@ -120,61 +114,6 @@ def _text(element: Any, name: str) -> str:
 
 def _infons(element: Any) -> dict[str, str]:
     return {infon.get("key") or "": text_of(infon) for infon in children(element, "infon")}
-
-
-def nest(parts: Iterable[tuple[int, str, list[str]]]) -> list[dict[str, Any]]:
-    """Sections as they nest.
-
-    Args:
-        parts: Level, from 1 on, heading and paragraphs of each, in their order.
-
-    Returns:
-        Sections without text or sections of their own are left out.
-    """
-    root: dict[str, Any] = {"sections": []}
-    above: list[tuple[int, dict[str, Any]]] = [(0, root)]
-    for level, heading, paragraphs in parts:
-        while above[-1][0] >= max(1, level):
-            above.pop()
-        section: dict[str, Any] = {"heading": heading}
-        if paragraphs:
-            section["paragraphs"] = paragraphs
-        above[-1][1].setdefault("sections", []).append(section)
-        above.append((level, section))
-    return _with_text(root["sections"])
-
-
-def under_paths(
-    texts: Iterable[tuple[list[str], str]],
-) -> list[tuple[int, str, list[str]]]:
-    """Sections for `nest` from paragraphs that each come with all headings above them.
-
-    Args:
-        texts: The headings from the outermost on, and the paragraph, in their order.
-    """
-    parts: list[tuple[int, str, list[str]]] = []
-    around: list[str] = []
-    for path, text in texts:
-        path = path or [""]
-        if path != around:
-            shared = 0
-            while path[: shared + 1] == around[: shared + 1] and shared < len(path) - 1:
-                shared += 1
-            for level in range(shared, len(path)):
-                parts.append((level + 1, path[level], []))
-            around = path
-        if text:
-            parts[-1][2].append(text)
-    return parts
-
-
-def _with_text(sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    for section in sections:
-        if "sections" in section:
-            section["sections"] = _with_text(section["sections"])
-            if not section["sections"]:
-                del section["sections"]
-    return [section for section in sections if section.keys() - {"heading"}]
 
 
 class _Passages:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from steps.papers.formats.fields import iso_date, language_code, without_nothing
 from steps.papers.formats.xml_source import child, children, local_name
 from steps.papers.formats.xml_text import citation, text_of
 from steps.papers.headings import section_of_heading
@@ -86,7 +87,6 @@ _KIND_OF_SECTION = {
     "discussion": "Discussion", "conclusions": "Conclusions",
 }  # fmt: skip
 _CAPTIONED = frozenset(["fig", "table-wrap"])
-_LANGUAGES_OF_NOTHING = frozenset(("und", "mul", "zxx"))
 _RETRACTED_BY = frozenset(["retraction-forward", "retracted-by", "retraction", "withdrawn-by"])
 _DOI_LINE = re.compile(r"DOI:?\s*\S+$")  # behind some abstracts
 _NOTICES = {"retraction": "Retraction of Publication", "correction": "Published Erratum"}
@@ -103,16 +103,14 @@ def convert_article(article: Any) -> PaperFields:
     """
     meta = child(article, "front", "article-meta")
     if meta is None:
-        meta = child(article, "front-stub")
-    if meta is None:
         raise RecordProblem("no_text", "the article has no article-meta: it is no whole article")
-    fields = _identifiers(meta)
     kind = article.get("article-type") or ""
     walk = _Body()
-    sections = [*_summaries(meta, walk), *walk.sections_of(child(article, "body"))]
+    sections = [*_summaries(meta), *walk.sections_of(child(article, "body"))]
     sections += walk.back(child(article, "back"))
     walk.captions_of(child(article, "floats-group"))
     values: dict[str, Any] = {
+        **_identifiers(meta),
         "title": _title(meta),
         "abstract": _abstract(meta),
         "full_text": sections,
@@ -126,8 +124,7 @@ def convert_article(article: Any) -> PaperFields:
         "tables_left_out": walk.tables,
         **_licence(article, meta),
     }
-    fields.update({k: v for k, v in values.items() if v not in ("", [], 0, None)})  # type: ignore[typeddict-item]
-    return fields
+    return without_nothing(values)
 
 
 # --- what stands before the text ---------------------------------------------------------
@@ -196,7 +193,7 @@ def _labelled(abstract: Any) -> Iterator[str]:
             yield text
 
 
-def _summaries(meta: Any, walk: "_Body") -> Iterator[dict[str, Any]]:
+def _summaries(meta: Any) -> Iterator[dict[str, Any]]:
     for abstract in children(meta, "abstract"):
         if (abstract.get("abstract-type") or "").lower() in _AUTHOR_SUMMARIES:
             heading = child(abstract, "title")
@@ -239,38 +236,6 @@ def _date(meta: Any) -> str:
 def _of(element: Any, name: str) -> str:
     inner = child(element, name)
     return text_of(inner) if inner is not None else ""
-
-
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-
-
-def iso_date(year: str, month: str, day: str) -> str:
-    """A date by its parts: ("2018", "May", "7") is 2018-05-07; "" without a year."""
-    match = re.search(r"\d{4}", year)
-    if not match:
-        return ""
-    number = int(month) if month.isdigit() else next(
-        (n for n, name in enumerate(_MONTHS, 1) if month.lower().startswith(name)), 0
-    )  # fmt: skip
-    if not 1 <= number <= 12:
-        return match[0]
-    if not day.isdigit() or not 1 <= int(day) <= 31:
-        return f"{match[0]}-{number:02d}"
-    return f"{match[0]}-{number:02d}-{int(day):02d}"
-
-
-_TWO_LETTERS = {
-    "eng": "en", "fre": "fr", "fra": "fr", "ger": "de", "deu": "de", "spa": "es", "ita": "it",
-    "jpn": "ja", "chi": "zh", "zho": "zh", "rus": "ru", "por": "pt", "pol": "pl", "kor": "ko",
-    "dut": "nl", "nld": "nl", "dan": "da", "swe": "sv", "nor": "no", "fin": "fi", "cze": "cs",
-    "ces": "cs", "hun": "hu", "tur": "tr", "heb": "he", "ukr": "uk", "rum": "ro", "gre": "el",
-}  # fmt: skip
-
-
-def language_code(code: str | None) -> str:
-    """ISO 639-1 code of a language in that or in ISO 639-2; "" where it says none."""
-    name = (code or "").strip().lower().split("-")[0].split("_")[0]
-    return "" if name in _LANGUAGES_OF_NOTHING else _TWO_LETTERS.get(name, name)
 
 
 def _licence(article: Any, meta: Any) -> dict[str, Any]:

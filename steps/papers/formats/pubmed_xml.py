@@ -9,7 +9,7 @@ of the citation itself and of its own list of identifiers are taken.
 import re
 from typing import Any
 
-from steps.papers.formats.jats import iso_date, language_code
+from steps.papers.formats.fields import iso_date, language_code, without_nothing
 from steps.papers.formats.xml_source import local_name
 from steps.papers.formats.xml_text import text_of
 from steps.papers.records import PaperFields, RecordProblem
@@ -44,7 +44,7 @@ def convert_pubmed(record: Any) -> PaperFields:
         "publication_types": _texts(article.find("PublicationTypeList"), "PublicationType"),
         "retracted": _retracted(citation),
     }
-    return _without_nothing(values)
+    return without_nothing(values)
 
 
 def _convert_book(record: Any) -> PaperFields:
@@ -64,13 +64,7 @@ def _convert_book(record: Any) -> PaperFields:
         "language": language_code(_of(document, "Language")),
         "publication_types": _texts(document, "PublicationType"),
     }
-    return _without_nothing(values)
-
-
-def _without_nothing(values: dict[str, Any]) -> PaperFields:
-    fields: PaperFields = {}
-    fields.update({k: v for k, v in values.items() if v not in ("", [], None)})  # type: ignore[typeddict-item]
-    return fields
+    return without_nothing(values)
 
 
 def _identifiers(record: Any, citation: Any, article: Any) -> dict[str, str]:

@@ -13,30 +13,30 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from steps.papers.formats.bioc import nest, under_paths
-from steps.papers.formats.europe_pmc import (
+from steps.papers.formats.citation_marks import without_citations
+from steps.papers.formats.fields import (
     abstract_of,
     date_in,
+    iso_date,
+    one_line,
+    own_identifiers,
+    without_nothing,
+)
+from steps.papers.formats.json_values import (
     name_in,
     names_in,
     object_in,
     objects_in,
-    one_line,
-    own_identifiers,
-    retracted_by_title,
     text_as_given_in,
     text_in,
-    without_nothing,
 )
-from steps.papers.formats.jats import iso_date
-from steps.papers.formats.tei import leveled, without_citations
+from steps.papers.formats.outline import DEEPEST, leveled, nest, under_paths
 from steps.papers.headings import section_of_heading
 from steps.papers.records import PaperFields, RecordProblem
 
 _PARSES = ("pdf_parse", "grobid_parse", "jats_parse", "latex_parse")
 _METADATA = {"pubmed_id", "pmc_id", "arxiv_id", "has_pdf_parse", "mag_id", "s2_pdf_hash"}
 _ABOVE = ":::"  # between the headings of a section and of the one around it
-_DEEPEST = 6
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _PMCID = re.compile(r"PMC\d+", re.IGNORECASE)
 _ARXIV = re.compile(r"(?:\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7})(?=v\d+$|$)")
@@ -92,7 +92,6 @@ def convert(value: dict[str, Any]) -> PaperFields:
             "journal": _journal(value, metadata),
             "publication_date": _date(value, metadata),
             "license": name_in(metadata, "license") or name_in(value, "license"),
-            "retracted": retracted_by_title(title),
             "tables_left_out": tables,
         }
     )
@@ -204,7 +203,7 @@ def _path(heading: str) -> list[str]:
     """Headings from the outermost on; CORD-19 gives the innermost first, others last."""
     path = [one_line(part) for part in heading.split(_ABOVE)]
     outermost_first = section_of_heading(path[0]) and not section_of_heading(path[-1])
-    return path[:_DEEPEST] if outermost_first else path[::-1][:_DEEPEST]
+    return path[:DEEPEST] if outermost_first else path[::-1][:DEEPEST]
 
 
 def _cut(text: str, paragraph: dict[str, Any]) -> str:
@@ -298,7 +297,6 @@ def _convert_annotated(value: dict[str, Any]) -> PaperFields:
             "publication_date": date_in(_first(("publicationdate", "year"), value)),
             "license": name_in(license_of, "license"),
             "publication_types": names_in(value, "publicationtypes"),
-            "retracted": retracted_by_title(title),
             "tables_left_out": len(marked.places("table")),
         }
     )

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from steps.config.paper_sections import Limits
 from steps.errors import UserError, first_line, printable
 from steps.papers.file_bytes import Bytes
-from steps.papers.formats.jats import language_code
+from steps.papers.formats.fields import language_code
 from steps.papers.records import RawRecord
 
 Say = Callable[[str], None]

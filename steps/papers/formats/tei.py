@@ -5,27 +5,23 @@
 Kept: title, the paper's own identifiers, abstract, sections, captions, keywords, date, journal,
 language, licence. Left out: references and the marks that point to them, tables (counted),
 formulas, footnotes, what stands in `<back>`.
-
-`without_citations` takes marks out of any text that GROBID's models have marked up, of S2ORC too.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from steps.papers.formats.bioc import nest
-from steps.papers.formats.europe_pmc import (
+from steps.papers.formats.citation_marks import without_citations
+from steps.papers.formats.fields import (
     abstract_of,
     date_in,
+    language_code,
     own_identifiers,
-    retracted_by_title,
     without_nothing,
 )
-from steps.papers.formats.jats import language_code
+from steps.papers.formats.outline import DEEPEST, leveled, nest
 from steps.papers.formats.xml_source import child, children, local_name
 from steps.papers.formats.xml_text import text_of
-from steps.papers.headings import DROPPED, section_of_heading
-from steps.papers.possessive import compile_possessive
 from steps.papers.records import PaperFields, RecordProblem
 
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -38,7 +34,6 @@ _ARXIV = re.compile(
 _NUMBER = re.compile(
     r"(\d{1,2}(?:\.\d{1,2}){1,4}\.?|\d{1,2}\.|[IVX]{1,5}\.)\s+(?=[^\W\d_])(?![a-z])"
 )
-_DEEPEST = 6  # levels of numbers, "1.1.1.1.1.1"
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 
 
@@ -72,7 +67,6 @@ def convert_tei(element: Any) -> PaperFields:
             "publication_date": _date(header, source),
             "language": _language(header, text),
             **_licence(header),
-            "retracted": retracted_by_title(title),
             "tables_left_out": body.tables,
         }
     )
@@ -191,7 +185,7 @@ class _Body:
     def _parts(self, element: Any, depth: int) -> Iterator[tuple[int, str, str, list[str]]]:
         """Depth, number, heading and paragraphs of each part, in the order of the text."""
         number, heading, paragraphs = "", "", list[str]()
-        within = min(depth + (local_name(element) == "div"), _DEEPEST)
+        within = min(depth + (local_name(element) == "div"), DEEPEST)
         for part in element:
             name = local_name(part)
             if name == "head":
@@ -247,42 +241,6 @@ def _numbered(number: str, heading: str) -> tuple[str, str]:
     return number.strip().rstrip("."), heading
 
 
-def leveled(
-    parts: Iterable[tuple[str, str, list[str]]],
-) -> Iterator[tuple[int, str, list[str]]]:
-    """The level of each section, for `nest`, by its number: 2.1 stands below 2.
-
-    GROBID misses numbers, and has no levels but these. So a section without one stands below the
-    one before it that has a number, or is a heading alone ("Results"), or begins the methods,
-    unless its own heading is one that opens a section of a paper ("Discussion"). A statement on
-    ethics among the methods then ends nothing.
-
-    Args:
-        parts: Number or "", heading and paragraphs of each, in their order.
-    """
-    around: list[str] = []  # numbers of the sections that are open; "" where one has none
-    for number, heading, paragraphs in parts:
-        steps = number.split(".")[:_DEEPEST] if number.replace(".", "").isdigit() else []
-        section = _section_of(heading)
-        if steps:
-            above = [".".join(steps[:depth]) for depth in range(1, len(steps))]
-            around = [name for name in above if name in around]
-            level = len(around) + 1
-            around.append(".".join(steps))
-        elif around and heading and not number and section in (None, DROPPED):
-            level = 2
-            around = around[:1]
-        else:
-            level = 1
-            around = [""] if section == "methods" or not paragraphs else []
-        yield level, heading, paragraphs
-
-
-def _section_of(heading: str) -> str | None:
-    """The section that a heading begins; small capitals come out as "dIscussIon"."""
-    return section_of_heading(heading[:1].upper() + heading[1:])
-
-
 def _text(element: Any) -> str:
     """The text of an element without citations."""
     marked = text_of(element, _inline)
@@ -313,111 +271,3 @@ def _inline(element: Any) -> str | None:
         tag = "sup" if "sup" in how else "sub" if "sub" in how else ""
         return f"<{tag}>{text_of(element, _inline)}</{tag}>" if tag else None
     return None
-
-
-# --- citations ---------------------------------------------------------------------------
-
-# Stand-ins: for a mark that goes and its own brackets, and for the ends of a citation by name.
-_MARK, _OPENED, _CLOSED = "\x04", "\x07", "\x08"
-_NAME, _NAME_END = "\x05", "\x06"
-_STAND_INS = dict.fromkeys(map(ord, (_MARK, _OPENED, _CLOSED, _NAME, _NAME_END)))
-_LONGEST_CITATION = 300  # characters; a longer one is a sentence that was taken for one
-_CONTROLS = dict.fromkeys(range(9), " ")
-_NUMBERS = re.compile(r"\d{1,4}[a-z]?(?:\s?[,;–—−-]\s?\d{1,4}[a-z]?)*|[,;\s–-]*")
-_MARKER = re.compile(r"\{\{[^{}]*\}\}|REF")  # of unarXive, "{{cite:1f3a}}"
-# Without one of these it may be a gene in brackets that GROBID took for a citation.
-_BY_NAME = re.compile(
-    r"(?<!\d)(?:18|19|20)\d\d(?!\d)|\bet\.? al|\bin press|submitted|unpublished|personal comm", re.I
-)
-_NAME_WITH_YEAR = re.compile(
-    r"(?<=\w|\.)\s*[(\[]\s*(?:\d{1,3}|(?:18|19|20)\d\d[a-z]?(?:\s?,\s?\d{4}[a-z]?|\s?,\s?[a-z])*)\s*[)\]]?$"
-)
-_POWER = re.compile(r"(?:[×x*·]\s?|(?<![\w.]))10\s?$")
-_BETWEEN = (
-    r"(?:[\s,;:&.–—−-]|(?:and|but|see|also|e\.g\.|i\.e\.|cf\.|in|for|by|as|such|an?|example|refs?"
-    r"|reviews?|reviewed|references?|therein)(?!\w))"
-)
-_BEGIN, _END = rf"[(\[{_OPENED}]", rf"[)\]{_CLOSED}]"
-_CITED = rf"(?:{_MARK}|{_BEGIN}{_MARK}{_END}|{_NAME}[^{_NAME_END}]{{0,300}}+{_NAME_END})"
-_IN_BRACKETS = (
-    rf"{_BEGIN}{_BETWEEN}{{0,8}}+{_CITED}(?:{_BETWEEN}{{0,12}}+{_CITED}){{0,80}}+"
-    rf"{_BETWEEN}{{0,4}}+{_END}"
-)
-_GROUP = rf"(?:{_IN_BRACKETS}|{_OPENED}?{_MARK}{_CLOSED}?)"
-_GROUPS = compile_possessive(
-    rf"\s?{_GROUP}(?:\s?(?:[,;–—−-]|and\b)?\s?{_GROUP}){{0,80}}+(?:\s+(?=[.,;:)\]]))?"
-)
-
-
-def without_citations(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Take the marks of citations out of a text.
-
-    "[1, 2]", "(12)", a bare "12" and "(Smith et al., 2001; Lee, 2003)" go with the brackets
-    that hold nothing else. A name that is part of the sentence stays: of "Smith et al. (2001)
-    showed" the year goes.
-
-    Args:
-        text: Of a paragraph.
-        spans: First character, and the one past the last, of each mark as GROBID found it; its
-            brackets and those of its neighbours may stand within or outside.
-
-    Returns:
-        The text on one line.
-    """
-    text = text.translate(_CONTROLS)
-    pieces: list[str] = []
-    end = 0
-    for start, stop in sorted(spans):
-        if start < end or stop <= start or stop > len(text):
-            continue
-        pieces += [text[end:start], _stand_in(text[start:stop], text[max(0, start - 8) : start])]
-        end = stop
-    marked = "".join([*pieces, text[end:]])
-    if _MARK in marked or _NAME in marked:
-        marked = _GROUPS.sub(_closed, " ".join(marked.split()))
-        marked = marked.translate(_STAND_INS)
-    return " ".join(marked.split())
-
-
-def _closed(group: re.Match[str]) -> str:
-    """Nothing, or the blank that keeps two words apart."""
-    following = group.string[group.end() : group.end() + 1]
-    return " " if following.isalnum() or following in ("(", "<") else ""
-
-
-def _stand_in(citation: str, before: str) -> str:
-    """What stands for a citation until the brackets around it are known."""
-    if len(citation) > _LONGEST_CITATION:
-        return citation
-    lead, core, trail = _unbracketed(citation)
-    if _MARKER.fullmatch(core) or _NUMBERS.fullmatch(core):
-        if not lead and not trail and core.isdigit() and _POWER.search(before):
-            return citation  # 10 and its exponent
-        lead = re.sub(r"[(\[]", _OPENED, lead)
-        return f"{lead}{_MARK}{re.sub(r'[])]', _CLOSED, trail)}"
-    if _BY_NAME.search(core):
-        return f"{lead}{_NAME}{_NAME_WITH_YEAR.sub('', core)}{_NAME_END}{trail}"
-    return citation
-
-
-def _unbracketed(citation: str) -> tuple[str, str, str]:
-    """A citation apart from the brackets that open before it and close behind it."""
-    first, last = 0, len(citation)
-    while first < last:
-        inner = citation[first:last]
-        if inner[0].isspace():
-            first += 1
-        elif inner[-1].isspace() or inner[-1] in ",;":
-            last -= 1
-        elif inner[0] in "([" and (inner[-1] in ")]" or _depth(inner) > 0):
-            first += 1
-        elif inner[-1] in ")]" and _depth(inner) < 0:
-            last -= 1
-        else:
-            break
-    return citation[:first], citation[first:last], citation[last:]
-
-
-def _depth(text: str) -> int:
-    """How many brackets a text opens and does not close."""
-    return sum(text.count(mark) for mark in "([") - sum(text.count(mark) for mark in ")]")

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from steps.papers.formats.bioc import convert_document, document_of, nest, under_paths
+from steps.papers.formats.bioc import convert_document, document_of
+from steps.papers.formats.outline import nest, under_paths
 from steps.papers.formats.xml_source import parse_element
 from steps.papers.records import RecordProblem
 from steps.papers.sections import split_sections

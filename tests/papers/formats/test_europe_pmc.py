@@ -6,14 +6,9 @@ from typing import Any
 import pytest
 
 from steps.papers.formats import europe_pmc
-from steps.papers.formats.europe_pmc import (
-    abstract_of,
-    date_in,
-    name_in,
-    own_identifiers,
-    retracted_by_title,
-    text_in,
-)
+from steps.papers.formats.fields import abstract_of, date_in, own_identifiers
+from steps.papers.formats.json_values import name_in, text_in
+from steps.papers.paper import paper_of
 from steps.papers.records import RecordProblem
 from tests.support.mutations import mutations
 
@@ -102,8 +97,8 @@ def test_a_preprint_is_known_by_its_own_id_and_its_server() -> None:
         "journal": "bioRxiv",
         "publication_date": "2021",
         "publication_types": ["Preprint"],
-        "retracted": "withdrawn",
     }
+    assert paper_of(europe_pmc.convert(preprint)).retracted == "withdrawn"
     assert europe_pmc.convert({**preprint, "doi": "10.1101/1"})["doi"] == "10.1101/1"
     assert "other_id" not in europe_pmc.convert({**preprint, "doi": "10.1101/1"})
 
@@ -135,13 +130,14 @@ def test_the_id_is_of_the_kind_that_the_source_says(
     ],
 )
 def test_a_retracted_paper(said: dict[str, Any]) -> None:
-    assert europe_pmc.convert({"id": "1", "source": "MED", **said})["retracted"] == "retracted"
+    paper = paper_of(europe_pmc.convert({"id": "1", "source": "MED", **said}))
+    assert paper.retracted == "retracted"
 
 
 def test_a_notice_of_retraction_is_not_retracted_itself() -> None:
     links = {"commentCorrection": [{"type": "Retraction of"}]}
     notice = {"id": "1", "source": "MED", "commentCorrectionList": links}
-    assert "retracted" not in europe_pmc.convert(notice)
+    assert paper_of(europe_pmc.convert(notice)).retracted is None
 
 
 def test_values_that_an_exporter_wrapped_in_lists() -> None:
@@ -218,4 +214,4 @@ def test_dates_names_and_texts() -> None:
     assert name_in({"a": 7}, "a") == "7"
     assert name_in({"a": True}, "a") == ""
     assert text_in({"a": float("nan")}, "a") == ""
-    assert retracted_by_title("Withdrawn genes") == ""
+    assert paper_of({"title": "Withdrawn genes"}).retracted is None

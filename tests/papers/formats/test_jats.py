@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from steps.papers.formats.jats import convert_article, iso_date, language_code
+from steps.papers.formats.fields import iso_date, language_code
+from steps.papers.formats.jats import convert_article
 from steps.papers.licences import commons_licence
 from steps.papers.records import RecordProblem
 from tests.support.papers_in_formats import JATS_ARTICLE as ARTICLE

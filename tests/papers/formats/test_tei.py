@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lxml import etree
 
-from steps.papers.formats.tei import convert_tei, leveled, without_citations
+from steps.papers.formats.citation_marks import without_citations
+from steps.papers.formats.outline import leveled
+from steps.papers.formats.tei import convert_tei
 from steps.papers.formats.xml_source import parse_element
 from steps.papers.records import RecordProblem
 
