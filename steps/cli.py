@@ -12,6 +12,10 @@ import click
 
 from steps.errors import UserError
 
+papers_option = click.option(
+    "--papers", default="", help="File, folder, glob or artifact URI; empty: the config's."
+)
+
 
 def step_command(
     default_config: str = "configs/training.yaml",

@@ -11,16 +11,14 @@ from contextlib import closing
 
 import click
 
-from steps.cli import step_command
+from steps.cli import papers_option, step_command
 from steps.config.file import load_config
 from steps.terminal import StageBar, say, show_notices
 from steps.tracking.inputs import find_papers, with_local_files
 
 
 @click.command()
-@click.option(
-    "--papers", default="", help="File, folder, glob or artifact URI; empty: the config's."
-)
+@papers_option
 @step_command()
 def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
     """Write papers of any format out in the papers layout."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steps.cli import step_command
+from steps.cli import papers_option, step_command
 from steps.config.file import load_config
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError, writing_to
@@ -25,9 +25,7 @@ NOTES_SHOWN = 8
 
 
 @click.command()
-@click.option(
-    "--papers", default="", help="File, folder, glob or artifact URI; empty: the config's."
-)
+@papers_option
 @step_command()
 def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
     """Turn papers into a clean, leak-free, documented dataset."""

@@ -13,7 +13,7 @@ from steps.errors import UserError, writing_to
 from steps.papers.chunks import chunks_of
 from steps.papers.formats.convert import paper_fields
 from steps.papers.paper import identifier_in, identify, paper_of
-from steps.papers.paper_table import RejectedPaper, distinct_names, rejected_line
+from steps.papers.paper_table import RejectedPaper, distinct_names, file_of, rejected_line
 from steps.papers.records import RawRecord, RecordProblem
 from steps.papers.stages import Progress
 
@@ -113,7 +113,7 @@ def _layout_line(record: RawRecord) -> tuple[str, bytes, bool]:
 
 
 def _rejection(record: RawRecord, problem: RecordProblem, file: str) -> RejectedPaper:
-    name = f"{file}:{record.member}" if record.member else file
+    name = file_of(file, record)
     return RejectedPaper(
         identifier_in(record.data), problem.reason, problem.detail, name, record.number
     )

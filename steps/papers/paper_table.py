@@ -173,7 +173,7 @@ class PaperTable:
                     rejection.identifier,
                     rejection.reason,
                     rejection.detail,
-                    self.file_name(number, record),
+                    file_of(self.input_names[number], record),
                     record.number,
                 ),
                 record.data,
@@ -229,11 +229,6 @@ class PaperTable:
         """Note how a file is read."""
         self.notes[line] += 1
 
-    def file_name(self, number: int, record: RawRecord) -> str:
-        """The file of a record, with the file of the bundle that it stands in."""
-        name = self.input_names[number]
-        return f"{name}:{record.member}" if record.member else name
-
     def reject(self, paper: RejectedPaper, data: bytes) -> None:
         """Count a rejected record and write it to `rejected.jsonl`, whole."""
         self.rejected[paper.reason] += 1
@@ -260,6 +255,11 @@ class PaperTable:
     def in_split(self, name: str) -> list[int]:
         """The kept rows of a split."""
         return [n for n in self.kept if self.splits[n] == name]
+
+
+def file_of(name: str, record: RawRecord) -> str:
+    """How messages call the file of a record: in a bundle, with the file that it stands in."""
+    return f"{name}:{record.member}" if record.member else name
 
 
 def rejected_line(paper: RejectedPaper, data: bytes) -> bytes:

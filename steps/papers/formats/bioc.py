@@ -62,12 +62,15 @@ def convert_document(document: dict[str, Any]) -> PaperFields:
     """One document as a paper.
 
     Args:
-        document: Of BioC JSON, or what `document_of` makes of BioC XML.
+        document: Of BioC JSON, or what `document_of` makes of BioC XML; what its collection says
+            of all documents may stand under "collection_infons".
 
     Raises:
         RecordProblem: With reason wrong_type, where passages, their infons or texts are
             something else.
     """
+    about = object_in(document, "collection_infons")
+    document = {**document, "infons": about | object_in(document, "infons")}
     walk = _Passages()
     for passage in objects_in(document, "passages"):
         walk.take(passage)

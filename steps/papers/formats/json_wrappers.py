@@ -82,9 +82,12 @@ class WrapperReader:
         """Read from where `scanner` stands."""
         self._scanner = scanner
         self.keys: list[tuple[str, bytes]] = []
+        self._infons = b""
 
     def record(self, start: int, data: bytes) -> RawRecord:
-        """The next record."""
+        """The next record, with what a BioC collection says of all its documents."""
+        if self._infons and data.startswith(b"{") and data[1:].strip() != b"}":
+            data = b'{"collection_infons":' + self._infons + b"," + data[1:]
         self._scanner.number += 1
         return RawRecord(self._scanner.number - 1, start, data)
 
@@ -108,6 +111,7 @@ class WrapperReader:
         """The papers in the object that starts here; the anchor stands at it if it is none."""
         self._scanner.anchor = self._scanner.at
         self.keys = []
+        self._infons = b""
         return (yield from self._walk(0, ""))
 
     def _walk(self, depth: int, container: str) -> Generator[RawRecord, None, Kind]:
@@ -138,6 +142,10 @@ class WrapperReader:
                 found = True
                 found_papers = found_papers or lower == "papers"
                 yield from self.array()
+            elif lower == "infons" and depth == 0 and opening == b"{" and not is_paper:
+                infons = scanner.value()
+                self._infons = b"" if infons[1:-1].isspace() or infons == b"{}" else infons
+                self._check_held()
             elif opening != b"{" or is_paper or found_papers or lower in _ASIDE:
                 self._pass_over()
             elif _field_of(name) != "other_id" and (depth == 0 or container in CONTAINERS):

@@ -105,14 +105,16 @@ def _cut_collection(record: RawRecord) -> list[RawRecord]:
     documents = value.get("documents") if isinstance(value, dict) else None
     if not isinstance(documents, list) or "passages" in value:
         return [record]
-    about = value.get("infons")
-    cut = []
-    for document in documents:
-        if isinstance(document, dict) and isinstance(about, dict):
-            own = document.get("infons")
-            document["infons"] = about | (own if isinstance(own, dict) else {})
-        cut.append(record._replace(data=msgspec.json.encode(document)))
-    return cut
+    return [
+        record._replace(
+            data=msgspec.json.encode(
+                {"collection_infons": value.get("infons"), **document}
+                if isinstance(document, dict)
+                else document
+            )
+        )
+        for document in documents
+    ]
 
 
 def _whole_file(source: Bytes, kind: Kind, max_record_bytes: int) -> RawRecord:

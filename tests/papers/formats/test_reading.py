@@ -203,10 +203,12 @@ def test_a_paper_one_object_deeper_comes_up() -> None:
 
 def test_a_collection_tells_its_documents_what_it_says(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    value = json.loads(BIOC_JSON)
-    value[0]["infons"] = {"license": "CC BY"}
-    value[0]["documents"].append({"id": "445", "passages": []})
-    path.write_text(json.dumps(value))
-    first, second = read_papers(path, Limits(), None, print)
-    assert (first.number, second.number) == (0, 1)
-    assert paper_fields(first)[1]["license"] == "CC BY"
+    (collection,) = json.loads(BIOC_JSON)
+    collection = {"source": "PMC", "infons": {"license": "CC BY"}, **collection}
+    collection["documents"].append({"id": "445", "passages": []})
+    for content in ([collection], collection):
+        path.write_text(json.dumps(content))
+        first, second = read_papers(path, Limits(), None, print)
+        assert (first.number, second.number) == (0, 1)
+        assert paper_fields(first)[1]["license"] == "CC BY"
+        assert paper_fields(second)[1] == {"pmid": "445", "license": "CC BY"}
