@@ -38,9 +38,6 @@ _SYNONYMS = {
     "license": "licence",
     "publication_types": "publicationtype publicationtypes pubtypes articletype",
 }
-_FIELD_OF_NAME = {
-    name: field for field, names in _SYNONYMS.items() for name in (*names.split(), field)
-}
 _KEY_MARKS = re.compile(r"[\s_-]+")
 MISSING_NUMBERS = "NaN or Infinity read as missing"
 
@@ -145,7 +142,7 @@ def _by_name(fields: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         else:
             others[key] = value
     for key, value in others.items():
-        field = _FIELD_OF_NAME.get(_KEY_MARKS.sub("", key).lower()) or _PLAIN.get(key.lower())
+        field = _FIELD_OF_NAME.get(_KEY_MARKS.sub("", key).lower())
         if key == "contexts" and isinstance(value, list) and value and isinstance(value[0], dict):
             field = "full_text"  # sections; plain texts are the parts of an abstract
         if field is not None and not values.get(field) and value:
@@ -168,7 +165,9 @@ def _sections_at_the_top(fields: Mapping[str, Any]) -> dict[str, Any] | None:
 
 _BODY_SECTIONS = ("introduction", "methods", "results", "discussion", "conclusion")
 _USED = frozenset(Paper.__struct_fields__) - {"source_format", "notes"}
-_PLAIN = {name: name for name in _USED}
+_FIELD_OF_NAME = {_KEY_MARKS.sub("", field): field for field in _USED} | {
+    name: field for field, names in _SYNONYMS.items() for name in names.split()
+}
 
 
 # --- values as people write them ---------------------------------------------------------
