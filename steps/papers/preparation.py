@@ -32,6 +32,7 @@ EXAMPLES_A_CHUNK = 2
 PAPERS_TRIED_FOR_EXAMPLES = 16
 EXAMPLE_CHARACTERS = 240
 EXAMPLE_SEARCHED_CHARACTERS = 20_000
+ONLY_A_TITLE = "paper without abstract and text: its title and keywords are all there is"
 # A text that keeps this share of its characters has not lost a third of its words.
 FEW_CUT = 0.75
 
@@ -277,6 +278,7 @@ def clean_paper(
         of_captions = {**rules, "remove_figure_debris": False}
         sections.append(("captions", clean_text("\n\n".join(paper.captions), of_captions)))
     if not abstract and not body:
+        notes.append(ONLY_A_TITLE)
         keywords = clean_text(keywords_line(paper), rules)
         sections.extend([("keywords", keywords)] if keywords else [])
     if settings.sections is not None:

@@ -12,6 +12,7 @@ from steps.config.paper_sections import Deduplication, Filters, Preprocessing, S
 from steps.papers.filters import LANGUAGE_CONFIDENCE, detect_language
 from steps.papers.paper import Paper
 from steps.papers.preparation import (
+    ONLY_A_TITLE,
     clean_sections,
     keywords_line,
     prepare_chunk,
@@ -184,6 +185,12 @@ def test_values_in_sections_that_are_no_text_are_noted_and_reject_nothing() -> N
     prepared = prepare_chunk(raw(PAPER | {"full_text": [1, {"Methods": 4}]}), EVERYTHING)
     (paper,) = prepared.papers
     assert paper.notes == ("int in the full text, not read",) * 2
+
+
+def test_a_paper_of_no_more_than_a_title_is_noted() -> None:
+    bare = {"pmid": "1", "title": "Genome foundation models", "keywords": ["DNA", "language"]}
+    (paper,) = prepare_chunk(raw(bare), EVERYTHING).papers
+    assert paper.notes == (ONLY_A_TITLE,)
 
 
 def test_captions_are_a_section_of_their_own_where_they_are_asked_for() -> None:

@@ -123,7 +123,7 @@ def _what_it_is(head: bytes) -> str:
         )
     root = root_name(head)
     if root is not None and root.lower() == "html":
-        return "is a web page, not the paper's XML: was the download refused?"
+        return "is a web page, not the paper's XML (was the download refused?)"
     if root is not None:
         return f"is XML with the root <{root[:60]}>, expected one of {', '.join(KIND_OF_ROOT)}"
     if not head.strip():
