@@ -374,38 +374,6 @@ def test_no_usable_paper_says_why(tmp_path: Path) -> None:
     assert_refused(tmp_path, [empty], settings, "empty.json", "0 records read")
 
 
-def test_too_few_papers_to_hold_any_out_all_train(tmp_path: Path) -> None:
-    path = write_papers(tmp_path, made_up_papers(9))
-    made = prepare_dataset([path], ScientificData(num_workers=1), tmp_path / "out")
-    sizes = {name: split["papers"] for name, split in made.manifest["splits"].items()}
-    assert sizes == {"train": 9, "validation": 0, "test": 0}
-    (note,) = made.notes
-    assert "all of them train; evaluate and ab_compare will refuse" in note
-
-
-def test_a_paper_that_loses_more_than_a_third_of_its_words_is_named(tmp_path: Path) -> None:
-    papers = made_up_papers(12)
-    papers[3]["abstract"] += " https://www.example.org/page [12, 13]" * 200
-    papers[4]["abstract"] += " https://www.example.org/page"
-    made = prepare(tmp_path, papers)
-    ((named, share),) = made.heavily_cut
-    assert named == papers[3]["pmid"]
-    assert 1 / 3 < share < 1
-
-
-def test_where_most_papers_were_rejected_an_empty_split_says_for_what(tmp_path: Path) -> None:
-    papers = [*made_up_papers(2), *({"pmid": str(9000 + n)} for n in range(20))]
-    path = write_papers(tmp_path, papers)
-    assert_refused(
-        tmp_path,
-        [path],
-        ScientificData(num_workers=1),
-        "2 papers",
-        "_fraction is",
-        "20 of 22 records were rejected before, for no_text 20 (record 2 of papers.json",
-    )
-
-
 def test_ten_papers_are_enough(tmp_path: Path) -> None:
     for seed in range(5):
         papers = made_up_papers(10, seed)
