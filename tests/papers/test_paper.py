@@ -209,6 +209,13 @@ def test_a_malformed_record_has_its_reason(data: bytes, reason: str) -> None:
     assert problem_of(data).reason == reason
 
 
+def test_bytes_of_windows_are_named_with_what_converts_them() -> None:
+    problem = problem_of(b'{"pmid": "1", "title": "caf\xe9 au lait"}')
+    assert "read as Windows-1252 (cp1252) it says" in problem.detail
+    assert "caf\xe9 au lait" in problem.detail
+    assert "iconv -f CP1252 -t UTF-8" in problem.detail
+
+
 def test_lone_surrogates_are_replaced_and_pairs_kept() -> None:
     paper = parse_paper(rb'{"pmid": "1", "title": "a \ud83d b \ud83d\ude00", "x\udc00": 1}')
     assert paper.title == "a � b 😀"

@@ -122,6 +122,29 @@ def test_only_texts_that_cleaning_changed_are_shown(preparation: Preparation) ->
     assert len(re.findall(r"\d, before", text)) == 1
 
 
+def test_sources_notes_and_heavy_cuts_are_told(tmp_path: Path) -> None:
+    papers = [paper(n) | {"license": "CC BY 4.0", "open_access": True} for n in range(1, 13)]
+    papers[2]["abstract"] += " https://www.example.org/page [12, 13]" * 200
+    papers[3]["impact"] = float("nan")
+    text = Page(render_report(prepare(tmp_path, papers))).text
+    assert "12 say that they may be read freely; 0 tables were left out." in text
+    assert re.search(r"papers layout\s+12\s", text)
+    assert re.search(r"cc-by\s+12\s", text)
+    assert re.search(r"NaN or Infinity read as missing\s+1\s", text)
+    assert re.search(r"lost more than a third of their words\s.*\s3\s+\d\d%\s", text, re.DOTALL)
+
+
+def test_more_files_than_a_page_holds_are_counted(tmp_path: Path) -> None:
+    files = []
+    for number in range(1, 14):
+        files.append(tmp_path / f"p{number}.json")
+        files[-1].write_text(json.dumps([paper(number)]))
+    made = prepare_dataset(files, ScientificData(num_workers=1), tmp_path / "out")
+    text = Page(render_report(made)).text
+    assert "Input p10.json" in text and "Input p11.json" not in text
+    assert re.search(r"Further inputs\s+3; manifest.json has them", text)
+
+
 def test_the_report_is_the_same_for_the_same_preparation(
     preparation: Preparation, tmp_path: Path
 ) -> None:
