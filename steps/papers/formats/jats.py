@@ -23,62 +23,29 @@ _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 # Abstracts that are none: pictures, teasers, lists of contents, translations.
 _OTHER_ABSTRACTS = frozenset(
-    [
-        "graphical",
-        "toc",
-        "teaser",
-        "video",
-        "web-summary",
-        "key-points",
-        "highlights",
-        "editor-summary",
-        "precis",
-        "short-title",
-        "toc-abstract",
-    ]
-)
+    {
+        "graphical", "toc", "teaser", "video", "web-summary", "key-points", "highlights",
+        "editor-summary", "precis", "short-title", "toc-abstract",
+    }
+)  # fmt: skip
 _AUTHOR_SUMMARIES = frozenset(
     ["summary", "author-summary", "plain-language-summary", "lay-summary"]
 )
 _LEFT_OUT = frozenset(
-    [
-        "table",
-        "table-wrap-foot",
-        "fn",
-        "fn-group",
-        "disp-formula",
-        "disp-formula-group",
-        "graphic",
-        "media",
-        "object-id",
-        "supplementary-material",
-        "ref-list",
-        "permissions",
-        "attrib",
-        "alt-text",
-        "long-desc",
-        "index-term",
-        "tex-math",
-        "inline-graphic",
-        "inline-supplementary-material",
-        "sec-meta",
-        "copyright-statement",
-    ]
-)
+    {
+        "table", "table-wrap-foot", "fn", "fn-group", "disp-formula", "disp-formula-group",
+        "graphic", "media", "object-id", "supplementary-material", "ref-list", "permissions",
+        "attrib", "alt-text", "long-desc", "index-term", "tex-math", "inline-graphic",
+        "inline-supplementary-material", "sec-meta", "copyright-statement",
+    }
+)  # fmt: skip
 _NOTE_REFERENCES = frozenset(["fn", "aff", "corresp", "author-notes", "contrib", "table-fn"])
 _PARAGRAPHS = frozenset(
-    [
-        "p",
-        "verse-group",
-        "preformat",
-        "code",
-        "speech",
-        "statement",
-        "disp-quote",
-        "list",
+    {
+        "p", "verse-group", "preformat", "code", "speech", "statement", "disp-quote", "list",
         "def-list",
-    ]
-)
+    }
+)  # fmt: skip
 _CONTAINERS = frozenset(
     ["boxed-text", "fig-group", "table-wrap-group", "floats-group", "app-group"]
 )

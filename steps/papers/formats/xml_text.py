@@ -26,7 +26,8 @@ _BRACKETS = re.compile(
 _RAISED_MARKS = re.compile(
     rf"\s?<sup>[\s\[(]{{0,3}}{_CITED}(?:[\s,;–—−-]{{0,3}}{_CITED}){{0,80}}[\s,;\])]{{0,3}}</sup>"
 )
-_LIST_OF_MARKS = re.compile(rf"\s?{_MARK}(?:\s?[,;–—−-]?\s?{_MARK}){{0,80}}")
+_LIST_OF_MARKS = re.compile(rf"(?:\s?\b[Rr]efs?\.)?\s?{_MARK}(?:\s?[,;–—−-]?\s?{_MARK}){{0,80}}")
+_LEADING_COMMA = re.compile(r"(?<=[(\[])\s?[,;]\s?")  # "(3, Table 1)" without its mark
 _LETTERS = re.compile(r"[A-Za-z]{2}")
 _SPACE = re.compile(r"[ \t\r\n\f\v]+")
 # A file that was indented by a program has line breaks before what belongs to the word.
@@ -42,7 +43,7 @@ def text_of(element: Any, special: TextOf | None = None) -> str:
     Args:
         element: An lxml element; its tail is not part of it.
         special: Says for an element within it what to take in place of its text; None: its
-            text as usual. `CITATION` is a mark, see `citation`.
+            text as usual. What `citation` gives is a mark that goes.
 
     Returns:
         The text without citations; "" where there is none.
@@ -53,7 +54,7 @@ def text_of(element: Any, special: TextOf | None = None) -> str:
     if _MARK in text or _NAME in text:
         text = _RAISED_MARKS.sub("", text)
         text = _BRACKETS.sub("", text)
-        text = _LIST_OF_MARKS.sub("", text)
+        text = _LEADING_COMMA.sub("", _LIST_OF_MARKS.sub("", text))
         text = text.replace(_NAME, "").replace(_NAME_END, "")
     if "<su" in text:
         text = _EMPTY_RAISED.sub("", text)

@@ -1,5 +1,6 @@
 """JATS articles become papers: own identifiers, text without marks, captions apart."""
 
+import re
 from typing import Any
 
 import pytest
@@ -161,6 +162,21 @@ def test_boxes_keep_their_text_and_sections_their_kind() -> None:
         "heading": "Methods",
         "sections": [{"heading": "Patients", "paragraphs": ["We saw them."]}],
     }
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "text"),
+    [
+        ("Seen ({3}, Table 1) there.", "Seen (Table 1) there."),
+        ("Seen ({3}). See ref. {8}.", "Seen. See."),
+        ("It fell [{3}–{5}], as {1} said.", "It fell, as said."),
+        ("Of 5 (range, 3) and {2}.", "Of 5 (range, 3) and."),
+    ],
+)
+def test_a_mark_that_goes_leaves_no_comma_behind(paragraph: str, text: str) -> None:
+    marked = re.sub(r"\{(\d)\}", r"<xref ref-type='bibr' rid='r'>\1</xref>", paragraph)
+    (section,) = abstract_of("", f"<p>{marked}</p>")["full_text"]
+    assert section["paragraphs"] == [text]
 
 
 def test_a_formula_is_told_once() -> None:
