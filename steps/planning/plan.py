@@ -6,7 +6,7 @@
 
 Nothing here is fitted to measurements. One training step is replayed on tensors that have
 a size and no content: the operations of the layers as transformers, peft, bitsandbytes
-and `steps.training.losses` perform them, what autograd saves for each, what autocast
+and `steps.models.losses` perform them, what autograd saves for each, what autocast
 copies, what the backward pass allocates and when each tensor dies. The largest sum of
 living tensors is the plan. A replay needs neither torch nor a GPU and takes milliseconds;
 `tests/planning/test_memory_measured.py` holds it against measured tensors.

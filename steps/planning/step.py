@@ -1,6 +1,6 @@
 """One training step, replayed: layers, adapters, losses and optimisers on a `Tape`.
 
-The operations are those of transformers, peft, bitsandbytes and `steps.training.losses`, in
+The operations are those of transformers, peft, bitsandbytes and `steps.models.losses`, in
 their order and with their local variables, because what lives how long decides the peak.
 """
 
@@ -14,7 +14,7 @@ from steps.planning.sizes import StepSettings, nf4_bytes, optimizer_bytes
 from steps.planning.tape import Tape
 from steps.planning.tensors import Leaf, Meter, Tensor
 
-# Positions whose logits exist at a time: `steps.training.losses.CHUNK`, whose module imports torch.
+# Positions whose logits exist at a time: `steps.models.losses.CHUNK`, whose module imports torch.
 LOSS_CHUNK = 512
 
 # Deeper models are extrapolated from this depth and the one before, see `replay`.
@@ -408,7 +408,7 @@ class Step:
     # Losses.
 
     def _chunked_loss(self, hidden: Tensor, head: Tensor) -> Tensor:
-        """`steps.training.losses.linear_cross_entropy_sum`, variable by variable."""
+        """`steps.models.losses.linear_cross_entropy_sum`, variable by variable."""
         tape, shape, settings = self.tape, self.shape, self.settings
         targets = settings.rows * (settings.length - 1)
         picked = tape.slice(hidden, hidden.elements)

@@ -14,7 +14,6 @@ to itself only; models whose attention takes no borders get one window a row, pa
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from steps.config.sections import Masking
@@ -35,9 +34,9 @@ from steps.models.attention import (
     rounding_tolerance,
     supports_packing,
 )
+from steps.models.losses import IGNORED, use_masked_loss
 from steps.models.tokenizer import with_special_tokens
 from steps.papers.text import PaperText
-from steps.training.losses import IGNORED, answer_with_loss
 from steps.training.packing import pack
 
 # Lengths of the two documents on which packing is tried; the second is longer than the
@@ -390,49 +389,3 @@ def _hidden(model: Any, **inputs: Tensor) -> Tensor:
 def _longest(model: Any) -> int:
     longest: int = getattr(model.config, "max_position_embeddings", 512)
     return longest
-
-
-def use_masked_loss(model: Any) -> None:
-    """Let a masked model compute its loss when it is given labels.
-
-    The head sees only the positions that are to be restored: of a row of 512 tokens by a
-    vocabulary of 30,000, six in seven logits would be made for nothing.
-
-    Args:
-        model: A masked `PreTrainedModel`, not wrapped by peft.
-    """
-    from transformers.modeling_outputs import MaskedLMOutput
-
-    def compute(plain_forward: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
-        wanted = (labels != IGNORED).flatten()
-        with head_sees_only(model, wanted):
-            logits = plain_forward(*args, **kwargs).logits[0]
-        targets = labels.flatten()[wanted]
-        total = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
-        count = wanted.sum() if count is None else torch.as_tensor(count)
-        # A batch in which nothing could be hidden has a loss of 0, not of 0 / 0.
-        return MaskedLMOutput(loss=total / count.clamp(min=1))
-
-    answer_with_loss(model, compute)
-
-
-@contextmanager
-def head_sees_only(model: Any, wanted: Tensor) -> Iterator[None]:
-    """Pick positions out of the encoder's output on its way to the head.
-
-    Heads differ (transform, bias, tied or not); all of them take whatever positions they get.
-
-    Args:
-        model: A masked `PreTrainedModel`, not wrapped by peft.
-        wanted: Which positions, bool `[rows * tokens]`; the logits are `[1, wanted, vocabulary]`.
-    """
-
-    def pick(module: Any, arguments: Any, output: Any) -> Any:
-        output["last_hidden_state"] = output[0].flatten(0, 1)[wanted][None]
-        return output
-
-    hook = model.base_model.register_forward_hook(pick)
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from steps.models.attention import document_borders
+from steps.models.losses import IGNORED
 from steps.papers.text import PaperText
-from steps.training.losses import IGNORED
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from steps.models.attention import (
     supports_packing,
 )
 from steps.models.loading import objective_of
+from steps.models.losses import IGNORED, has_plain_head, use_chunked_loss
 from steps.models.sharded import share_out_head_use
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
-from steps.training.losses import IGNORED, has_plain_head, use_chunked_loss
 from steps.training.masking import (
     MaskedPapers,
     MaskedWindow,

@@ -288,8 +288,8 @@ def test_llama_2_7b_lies_between_the_published_figures_of_a_lean_and_a_plain_tra
 
 
 def test_constants_copied_from_modules_that_import_torch_are_theirs() -> None:
+    from steps.models.losses import CHUNK
     from steps.training.arguments import optimizer_name
-    from steps.training.losses import CHUNK
 
     assert step.LOSS_CHUNK == CHUNK
     for wanted in ("auto", "AdamW", "adam", "sgd", "paged_adamw_8bit"):

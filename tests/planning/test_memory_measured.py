@@ -23,11 +23,10 @@ from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
 from steps.models.devices import Placement
 from steps.models.loading import load_model
+from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sources import Base, Objective
 from steps.planning.plan import MemoryPlan, plan_memory
 from steps.planning.shapes import shape_from_config
-from steps.training.losses import IGNORED, use_chunked_loss
-from steps.training.masking import use_masked_loss
 from steps.training.packing import Window, collate_packed
 
 TOLERANCE = 0.10

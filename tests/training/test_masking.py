@@ -20,10 +20,10 @@ from steps.config.sections import (
     Training,
 )
 from steps.errors import UserError
+from steps.models.losses import IGNORED
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.arguments import best_metric
-from steps.training.losses import IGNORED
 from steps.training.masking import (
     MaskedPapers,
     collate_masked,

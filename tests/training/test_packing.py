@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.models.losses import IGNORED
 from steps.papers.text import PaperText, Span
-from steps.training.losses import IGNORED
 from steps.training.packing import PackedPapers, Window, collate_packed, pack, windows_of
 
 

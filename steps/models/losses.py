@@ -9,7 +9,8 @@ not run on the CPU, and computes the head's gradient also where the head is froz
 """
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -152,3 +153,49 @@ def has_plain_head(model: Any) -> bool:
         and getattr(settings, "logit_scale", 1.0) in (None, 1.0)
         and not isinstance(model.get_decoder(), type(model))
     )
+
+
+def use_masked_loss(model: Any) -> None:
+    """Let a masked model compute its loss when it is given labels.
+
+    The head sees only the positions that are to be restored: of a row of 512 tokens by a
+    vocabulary of 30,000, six in seven logits would be made for nothing.
+
+    Args:
+        model: A masked `PreTrainedModel`, not wrapped by peft.
+    """
+    from transformers.modeling_outputs import MaskedLMOutput
+
+    def compute(plain_forward: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
+        wanted = (labels != IGNORED).flatten()
+        with head_sees_only(model, wanted):
+            logits = plain_forward(*args, **kwargs).logits[0]
+        targets = labels.flatten()[wanted]
+        total = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        count = wanted.sum() if count is None else torch.as_tensor(count)
+        # A batch in which nothing could be hidden has a loss of 0, not of 0 / 0.
+        return MaskedLMOutput(loss=total / count.clamp(min=1))
+
+    answer_with_loss(model, compute)
+
+
+@contextmanager
+def head_sees_only(model: Any, wanted: Tensor) -> Iterator[None]:
+    """Pick positions out of the encoder's output on its way to the head.
+
+    Heads differ (transform, bias, tied or not); all of them take whatever positions they get.
+
+    Args:
+        model: A masked `PreTrainedModel`, not wrapped by peft.
+        wanted: Which positions, bool `[rows * tokens]`; the logits are `[1, wanted, vocabulary]`.
+    """
+
+    def pick(module: Any, arguments: Any, output: Any) -> Any:
+        output["last_hidden_state"] = output[0].flatten(0, 1)[wanted][None]
+        return output
+
+    hook = model.base_model.register_forward_hook(pick)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -8,9 +8,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from steps.config.sections import Qlora
+from steps.models import losses
 from steps.models.adapters import add_adapter
-from steps.training import losses
-from steps.training.losses import (
+from steps.models.losses import (
     IGNORED,
     has_plain_head,
     linear_cross_entropy_sum,
