@@ -7,13 +7,13 @@ Every token is scored once, given BOS and what stands before it in the paper. A 
 than `context` is read in windows that advance by `stride`; what a window repeats from the
 one before is context only, and the last window is moved back until it is full, so that with
 `stride` = `context` the figures are those of lm-evaluation-harness' rolling log-likelihood.
-Papers share a row of tokens where the model keeps them apart (see `steps.models.attention`),
-and logits exist for a tile of positions by vocabulary at a time: all of them over a whole row
+Papers share a row of tokens where the model keeps them apart (see `steps.models.layout`), and
+logits exist for a tile of positions by vocabulary at a time: all of them over a whole row
 would need gigabytes, and writing them to memory takes longer than computing them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,10 @@ from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.strata import byte_strata, section_bytes, spread_over_bytes
 from steps.metrics import STRATA
-from steps.models.attention import document_borders, per_document_attention, supports_packing
-from steps.models.sharded import is_partitioned, whole_shape
+from steps.models.attention import per_document_attention
+from steps.models.heads import LogitHead, find_logit_head, output_head
+from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
+from steps.models.sharded import is_partitioned
 from steps.models.tokenizer import start_token
 from steps.papers.text import PaperText
 
@@ -188,8 +190,8 @@ def sequence_nats(
     all_tokens = sum(window.end - window.begin for window in windows)
     done = 0
     # Not inference_mode: buffers made in it could not take part in training afterwards.
-    with torch.no_grad(), _scorer(model) as scorer:
-        for batch in _batches(windows, batch_tokens if scorer.packs else 1):
+    with torch.no_grad(), _scorer(model, windows, sequences) as scorer:
+        for batch in _batches(windows, batch_tokens, scorer.layout):
             scored = scorer.score(batch, sequences)
             position = 0
             for window in batch:
@@ -224,28 +226,41 @@ def _windows(place: int, length: int, context: int, stride: int) -> Iterator[_Wi
         begin, first_target = begin + stride, end + 1
 
 
-def _batches(windows: Sequence[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
-    """Fill rows in order; a window longer than a row has one to itself."""
+def _batches(
+    windows: Sequence[_Window], batch_tokens: int, layout: RowLayout
+) -> Iterator[list[_Window]]:
+    """Fill batches in order; a window longer than a batch has one to itself."""
     batch: list[_Window] = []
-    tokens = 0
+    tokens = longest = 0
     for window in windows:
         length = window.end - window.begin
-        if batch and tokens + length > batch_tokens:
+        tokens, longest = tokens + length, max(longest, length)
+        computed = tokens if layout.kind == "packed" else longest * (len(batch) + 1)
+        if batch and (layout.kind == "single" or computed > batch_tokens):
             yield batch
-            batch, tokens = [], 0
+            batch, tokens, longest = [], length, length
         batch.append(window)
-        tokens += length
     if batch:
         yield batch
 
 
 @dataclass(frozen=True)
 class _Scorer:
-    """A model taken apart into what makes hidden states and what makes logits of them."""
+    """A model taken apart into what makes hidden states and what makes logits of them.
+
+    Attributes:
+        hidden_states: From a batch to `[rows, tokens, width]`; of a model that cannot be taken
+            apart, the logits.
+        head: Makes logits of them; None where they are logits.
+        layout: How the model bears windows.
+        pad_id: What rows are filled up with.
+        device: Where the model is.
+    """
 
     hidden_states: Callable[..., "torch.Tensor"]
-    head: Callable[["torch.Tensor"], "torch.Tensor"]
-    packs: bool
+    head: LogitHead | None
+    layout: RowLayout
+    pad_id: int
     device: "torch.device"
 
     def score(
@@ -254,21 +269,25 @@ class _Scorer:
         """Nats of all targets of a batch of windows, one after the other."""
         import torch
 
-        tokens: list[int] = []
-        positions: list[int] = []
+        documents = [sequences[w.sequence][w.begin : w.end] for w in batch]
+        longest = max(len(document) for document in documents)
+        packed = self.layout.kind == "packed"
         scored: list[int] = []
         targets: list[int] = []
-        for window in batch:
-            offset = len(tokens) - window.begin
+        before = 0
+        for place, (window, document) in enumerate(zip(batch, documents, strict=True)):
+            offset = (before if packed else place * longest) - window.begin
             scored.extend(range(offset + window.first_target - 1, offset + window.end))
-            tokens.extend(sequences[window.sequence][window.begin : window.end])
-            positions.extend(range(window.end - window.begin))
             targets.extend(sequences[window.sequence][window.first_target : window.end + 1])
-        arguments: dict[str, torch.Tensor] = {}
-        if self.packs:
-            arguments["position_ids"] = torch.tensor([positions], device=self.device)
-            arguments |= document_borders([window.end - window.begin for window in batch])
-        hidden = self.hidden_states(torch.tensor([tokens], device=self.device), **arguments)[0]
+            before += len(document)
+        rows = (
+            packed_batch(documents, self.layout.first_position)
+            if packed
+            else padded_batch(documents, self.pad_id)
+        )
+        # The borders are read on the CPU.
+        placed = {k: v if k == "cu_seq_lens_q" else v.to(self.device) for k, v in rows.items()}
+        hidden = self.hidden_states(**placed).flatten(0, 1)
         hidden = hidden[torch.tensor(scored, device=hidden.device)]
         target = torch.tensor(targets, device=hidden.device)
         nats = [
@@ -283,32 +302,34 @@ class _Scorer:
 
 
 def _nats_of_targets(
-    head: Callable[["torch.Tensor"], "torch.Tensor"],
-    hidden: "torch.Tensor",
-    targets: "torch.Tensor",
+    head: LogitHead | None, hidden: "torch.Tensor", targets: "torch.Tensor"
 ) -> "torch.Tensor":
     """Negative log-likelihood of each target, in float32.
 
-    A plain linear head is applied to one part of the vocabulary after the other; of each part
-    only the log of the sum of its exponentials stays, and the logit of the targets within it.
+    The head is applied to one part of the vocabulary after the other; of each part only the log
+    of the sum of its exponentials stays, and the logit of the targets within it.
 
     Args:
-        head: Makes logits of hidden states.
+        head: Makes logits of hidden states; None where `hidden` is logits.
         hidden: `[positions, width]`.
         targets: int64 `[positions]`.
     """
     import torch
     from torch.nn.functional import cross_entropy, linear
 
-    # An adapter on the head is a module of another class, and is asked as a whole; so is one
-    # whose weight comes together only while it is called.
-    if type(head) is not torch.nn.Linear or head.bias is not None or is_partitioned(head):
-        return cross_entropy(head(hidden).float(), targets, reduction="none")
+    if head is None:
+        return cross_entropy(hidden.float(), targets, reduction="none")
+    module = output_head(head.model)
+    if is_partitioned(module):
+        # Its weight comes together only while it is called.
+        return cross_entropy(head.adjusted(module(hidden).float()), targets, reduction="none")
     size = _VOCABULARY_AT_A_TIME.get(hidden.device.type, _VOCABULARY_AT_A_TIME_ELSEWHERE)
     sums = []
     logit = torch.zeros(len(targets), device=hidden.device)
-    for start in range(0, head.weight.shape[0], size):
-        part = linear(hidden, head.weight[start : start + size]).float()
+    for start in range(0, module.weight.shape[0], size):
+        bias = None if module.bias is None else module.bias[start : start + size]
+        part = linear(hidden, module.weight[start : start + size], bias).float()
+        part = head.adjusted(part)
         sums.append(torch.logsumexp(part, dim=-1))
         inside = (targets >= start) & (targets < start + part.shape[1])
         place = (targets - start).clamp(0, part.shape[1] - 1)
@@ -317,7 +338,9 @@ def _nats_of_targets(
 
 
 @contextmanager
-def _scorer(model: Any) -> Iterator[_Scorer]:
+def _scorer(
+    model: Any, windows: Sequence[_Window], sequences: Sequence[Sequence[int]]
+) -> Iterator[_Scorer]:
     """Take a model apart for the time of a block, in evaluation mode."""
     from peft import PeftModel
 
@@ -328,48 +351,36 @@ def _scorer(model: Any) -> Iterator[_Scorer]:
     was_training = model.training
     model.eval()
     try:
-        if virtual_tokens or not _head_makes_the_logits(inner):
-            yield _Scorer(_whole_logits(model), lambda logits: logits, packs=False, device=device)
-        elif supports_packing(inner):
-            with per_document_attention(inner):
-                yield _Scorer(_last_hidden(inner), inner.get_output_embeddings(), True, device)
-        else:
-            yield _Scorer(_last_hidden(inner), inner.get_output_embeddings(), False, device)
+        if virtual_tokens:
+            yield _Scorer(_whole_logits(model), None, RowLayout("single"), 0, device)
+            return
+        # Any token will do: what is filled up is masked, and never scored.
+        pad_id = sequences[0][0] if sequences else 0
+        documents = [sequences[w.sequence][w.begin : w.end] for w in windows]
+        layout = find_layout(inner, documents, pad_id) if documents else RowLayout("single")
+        head = find_logit_head(inner)
+        states = _whole_logits(model) if head is None else _head_input(inner, head)
+        attention = per_document_attention(inner) if layout.kind == "packed" else nullcontext()
+        with attention:
+            yield _Scorer(states, head, layout, pad_id, device)
     finally:
         model.train(was_training)
 
 
-def _last_hidden(model: Any) -> Callable[..., "torch.Tensor"]:
-    def forward(input_ids: "torch.Tensor", **arguments: "torch.Tensor") -> "torch.Tensor":
-        output = model.base_model(input_ids=input_ids, use_cache=False, **arguments)
-        hidden: torch.Tensor = output.last_hidden_state
-        return hidden
+def _head_input(model: Any, head: LogitHead) -> Callable[..., "torch.Tensor"]:
+    def forward(**arguments: "torch.Tensor") -> "torch.Tensor":
+        return head.hidden_states(model, use_cache=False, **arguments)
 
     return forward
 
 
 def _whole_logits(model: Any) -> Callable[..., "torch.Tensor"]:
-    def forward(input_ids: "torch.Tensor") -> "torch.Tensor":
-        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    def forward(input_ids: "torch.Tensor", **arguments: "torch.Tensor") -> "torch.Tensor":
+        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False, **arguments).logits
         # Virtual tokens in front have logits too.
         return logits[:, -input_ids.shape[1] :]
 
     return forward
-
-
-def _head_makes_the_logits(model: Any) -> bool:
-    """Whether output embeddings on the last hidden state are all there is to the logits.
-
-    Some families scale or cap their logits afterwards, so one short forward pass decides. A
-    cap hardly bends small logits, so the two must agree closely; a doubt costs only speed.
-    """
-    import torch
-
-    embeddings = model.get_input_embeddings().weight
-    probe = torch.arange(4, device=embeddings.device)[None] % whole_shape(embeddings)[0]
-    expected = model(input_ids=probe, use_cache=False).logits.float()
-    made = model.get_output_embeddings()(_last_hidden(model)(probe)).float()
-    return made.shape == expected.shape and bool((made - expected).norm() <= 1e-5 * expected.norm())
 
 
 def _check_window(model: Any, context: int, stride: int) -> None:

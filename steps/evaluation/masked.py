@@ -14,7 +14,7 @@ identifier and the seed alone, so two models with one tokenizer answer the same 
 Neither is a likelihood of the text: never compare them with a causal model's bits per byte.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ from steps.evaluation.likelihood import Progress
 from steps.evaluation.seeds import generator_for
 from steps.evaluation.strata import byte_strata, section_bytes
 from steps.metrics import STRATA
+from steps.models.layout import find_layout, padded_batch
+from steps.models.losses import head_sees_only
 from steps.models.tokenizer import special_tokens, with_special_tokens
 from steps.papers.text import PaperText
 
@@ -45,7 +47,7 @@ class MaskedRow:
 
     Attributes:
         tokens: Token ids with special tokens and masks in place.
-        positions: Where in `tokens` the masks stand that are to be restored.
+        positions: Where in `tokens` the masks stand that are to be restored, ascending.
         targets: The original token of each of them.
     """
 
@@ -143,9 +145,12 @@ def restore(
     answers: list[Any] = [None] * len(rows)
     all_tokens = sum(len(row.tokens) for row in rows)
     done = 0
-    with torch.no_grad(), _logits_at(model, tokenizer) as logits_at:
-        for batch in _batches(rows, batch_tokens):
-            logits = logits_at([rows[place] for place in batch]).float()
+    with torch.no_grad(), _evaluated(model) as inner:
+        layout = find_layout(
+            inner, [row.tokens for row in rows], _padding(tokenizer), tokenizer.mask_token_id
+        )
+        for batch in _batches(rows, 1 if layout.kind == "single" else batch_tokens):
+            logits = _logits_at(model, tokenizer, [rows[place] for place in batch]).float()
             targets = torch.tensor(
                 [target for place in batch for target in rows[place].targets],
                 device=logits.device,
@@ -279,51 +284,40 @@ def _batches(rows: Sequence[MaskedRow], batch_tokens: int) -> Iterator[list[int]
         yield batch
 
 
-@contextmanager
-def _logits_at(
-    model: Any, tokenizer: Any
-) -> "Iterator[Callable[[Sequence[MaskedRow]], torch.Tensor]]":
-    """A function from rows to the logits of their positions, one after the other.
-
-    The heads of masked models differ (transform, bias, tied or not) and turn every position
-    into logits. So that they see only the positions that are asked for, these are picked
-    out of the encoder's output on its way to the head.
-    """
+def _logits_at(model: Any, tokenizer: Any, rows: Sequence[MaskedRow]) -> "torch.Tensor":
+    """Logits of the positions that rows ask for, one after the other: `[positions, words]`."""
     import torch
-    from peft import PeftModel
 
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = _inner(model)
     device = inner.get_input_embeddings().weight.device
-    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    wanted: dict[str, torch.Tensor] = {}
+    batch = padded_batch([row.tokens for row in rows], _padding(tokenizer))
+    wanted = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        wanted[number, list(row.positions)] = True
+    with head_sees_only(inner, wanted.flatten().to(device)):
+        logits: torch.Tensor = model(**{key: x.to(device) for key, x in batch.items()}).logits
+    return logits[0]
 
-    def pick(module: Any, arguments: Any, output: Any) -> Any:
-        hidden = output[0]
-        output["last_hidden_state"] = hidden.flatten(0, 1)[wanted["positions"]][None]
-        return output
 
-    def logits_at(rows: Sequence[MaskedRow]) -> torch.Tensor:
-        longest = max(len(row.tokens) for row in rows)
-        padded = [[*row.tokens, *[padding] * (longest - len(row.tokens))] for row in rows]
-        seen = [[1] * len(row.tokens) + [0] * (longest - len(row.tokens)) for row in rows]
-        wanted["positions"] = torch.tensor(
-            [n * longest + position for n, row in enumerate(rows) for position in row.positions],
-            device=device,
-        )
-        logits: torch.Tensor = model(
-            input_ids=torch.tensor(padded, device=device),
-            attention_mask=torch.tensor(seen, device=device),
-        ).logits
-        return logits[0]
-
+@contextmanager
+def _evaluated(model: Any) -> Iterator[Any]:
+    """The model inside any adapter, in evaluation mode for the time of a block."""
     was_training = model.training
     model.eval()
-    hook = inner.base_model.register_forward_hook(pick)
     try:
-        yield logits_at
+        yield _inner(model)
     finally:
-        hook.remove()
         model.train(was_training)
+
+
+def _inner(model: Any) -> Any:
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _padding(tokenizer: Any) -> int:
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def _check_context(model: Any, tokenizer: Any, context: int) -> None:

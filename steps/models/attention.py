@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from steps.models.sharded import whole_shape
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -27,7 +25,6 @@ PER_DOCUMENT_SDPA = "per_document_sdpa"
 
 # A mixing layer of another kind (linear attention, chunks) carries state past a border.
 _LAYERS_THAT_PACK = {"full_attention", "sliding_attention"}
-_PROBE_LENGTH = 8
 
 
 def register_per_document_attention() -> None:
@@ -167,50 +164,26 @@ def per_document_attention(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def supports_packing(model: Any) -> bool:
-    """Whether packed documents give this model the hidden states of single ones.
+def why_not_packed(model: Any) -> str:
+    """Why a model cannot pack documents, as far as its class and configuration tell.
 
-    Answered by what the class declares, and then by trying it on two short documents: a
-    model that drops the borders on the way to its attention would contaminate them
-    without a word. The attention implementation and the training mode stay as they were.
+    Whether it really can, only a trial tells (see `steps.models.layout`).
 
     Args:
-        model: A `PreTrainedModel` on any device, not wrapped by peft.
-    """
-    import torch
+        model: A `PreTrainedModel`, not wrapped by peft.
 
-    layers = set(getattr(model.config, "layer_types", None) or ())
-    declared = (
-        model._supports_attention_backend
-        and model._supports_sdpa
-        and layers <= _LAYERS_THAT_PACK
-        and getattr(model.config, "attn_logit_softcapping", None) is None
-    )
-    if not declared:
-        return False
-    backbone = model.base_model
-    device = model.get_input_embeddings().weight.device
-    vocabulary = whole_shape(model.get_input_embeddings().weight)[0]
-    first = torch.arange(_PROBE_LENGTH, device=device)[None] % vocabulary
-    second = (first + vocabulary // 2) % vocabulary
-    positions = torch.arange(_PROBE_LENGTH, device=device)[None]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), per_document_attention(model):
-            alone = backbone(
-                input_ids=second, position_ids=positions, use_cache=False
-            ).last_hidden_state.float()
-            packed = backbone(
-                input_ids=torch.cat([first, second], dim=1),
-                position_ids=torch.cat([positions, positions], dim=1),
-                use_cache=False,
-                **document_borders([_PROBE_LENGTH, _PROBE_LENGTH]),
-            ).last_hidden_state[:, _PROBE_LENGTH:]
-    finally:
-        model.train(was_training)
-    tolerance = rounding_tolerance(model, packed)
-    return bool((packed.float() - alone).norm() <= tolerance * alone.norm())
+    Returns:
+        "" where nothing speaks against it.
+    """
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ())
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "its attention caps its scores"
+    if getattr(model, "_is_stateful", False) or not layers <= _LAYERS_THAT_PACK:
+        return "its layers carry a state from one document into the next"
+    if not model._supports_sdpa:
+        return "its attention takes no document borders"
+    return ""
 
 
 def rounding_tolerance(model: Any, hidden: "Tensor") -> float:

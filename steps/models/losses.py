@@ -16,32 +16,50 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steps.models.heads import find_logit_head
+
 IGNORED = -100
 CHUNK = 512
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        soft_cap: float | None,
+    ) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if hidden.requires_grad else None
-        weight_gradient = (
-            torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-            if weight.requires_grad
+        weight_gradient, bias_gradient = (
+            torch.zeros(trained.shape, dtype=torch.float32, device=trained.device)
+            if trained is not None and trained.requires_grad
             else None
+            for trained in (weight, bias)
         )
         head = weight.to(hidden.dtype)
         for start in range(0, hidden.shape[0], CHUNK):
             rows = hidden[start : start + CHUNK].detach()
             wanted = targets[start : start + CHUNK, None]
             logits = (rows @ head.detach().T).float()
+            if bias is not None:
+                logits += bias.detach()
+            logits, slope = _scaled_and_capped(logits, scale, soft_cap)
             normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
             total += (normaliser - logits.gather(1, wanted)).sum()
-            if hidden_gradient is None and weight_gradient is None:
+            if hidden_gradient is None and weight_gradient is None and bias_gradient is None:
                 continue
             # d loss / d logits = softmax - one_hot, in place of the logits.
             gradient = logits.sub_(normaliser).exp_()
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+            if slope is not None:
+                gradient *= slope
+            if bias_gradient is not None:
+                bias_gradient += gradient.sum(0)
             gradient = gradient.to(hidden.dtype)
             if hidden_gradient is not None:
                 hidden_gradient[start : start + CHUNK] = gradient @ head.detach()
@@ -49,35 +67,63 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 weight_gradient += (gradient.T @ rows).float()
         # Autograd frees saved tensors in the backward pass; attributes of `ctx` would stay until
         # the whole backward pass is over.
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
-        ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
+        ctx.dtypes = [None if x is None else x.dtype for x in (hidden, weight, bias)]
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = outputs
-        hidden, weight = ctx.saved_tensors
-        return (
-            None if hidden is None else hidden * scale.to(hidden.dtype),
-            None if weight is None else (weight * scale).to(ctx.weight_dtype),
-            None,
+        hidden, weight, bias = (
+            None if gradient is None else (gradient * scale.to(gradient.dtype)).to(dtype)
+            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
+        return hidden, weight, bias, None, None, None
 
 
-def linear_cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross-entropies of `hidden @ weight.T` against `targets`, in nats.
+def _scaled_and_capped(
+    logits: Tensor, scale: float, soft_cap: float | None
+) -> tuple[Tensor, Tensor | float | None]:
+    """The model's logits of the head's, and their derivative where it is not 1.
+
+    cap(x) = c tanh(x / c) has the derivative 1 - tanh(x / c)^2 (Gemma Team 2024, arXiv:2408.00118).
+    """
+    if scale != 1.0:
+        logits *= scale
+    if soft_cap is None:
+        return logits, None if scale == 1.0 else scale
+    share = logits.div_(soft_cap).tanh_()
+    slope = share.square().neg_().add_(1.0).mul_(scale)
+    return share * soft_cap, slope
+
+
+def linear_cross_entropy_sum(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Sum of the cross-entropies of a head's logits against `targets`, in nats.
+
+    The logits are `scale * (hidden @ weight.T + bias)`, capped as in `LogitHead`.
 
     Args:
         hidden: `[positions, width]`, in the number format that the head computes in.
         weight: `[vocabulary, width]`; its gradient is computed only if it is trained.
         targets: `[positions]` int64; positions with `IGNORED` cost nothing.
+        bias: `[vocabulary]`, or None.
+        scale: Factor on the logits.
+        soft_cap: Limit that they approach, or None.
 
     Returns:
         A float32 scalar; 0 with a gradient of 0 if every position is ignored.
     """
     scored = targets != IGNORED
     loss = _ChunkedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden[scored], weight, targets[scored]
+        hidden[scored], weight, bias, targets[scored], scale, soft_cap
     )
     assert isinstance(loss, Tensor)
     return loss
@@ -109,50 +155,45 @@ def answer_with_loss(model: Any, compute: Callable[..., Any]) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def use_chunked_loss(model: Any) -> None:
-    """Let a causal model compute its loss in chunks when it is given labels.
+def use_chunked_loss(model: Any) -> bool:
+    """Let a causal model compute its loss when it is given labels, in chunks where it can.
 
     The model's `forward` then returns only the loss.
 
     Args:
-        model: A `PreTrainedModel` with a decoder and an output head that `has_plain_head`.
+        model: A causal `PreTrainedModel`, not wrapped by peft.
+
+    Returns:
+        False where the head is none that `find_logit_head` can take apart: then all logits are
+        made at once, and the loss is the same.
     """
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
-    def compute(_: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = model.get_decoder()(*args, **kwargs)
-        hidden = outputs.last_hidden_state[:, :-1].flatten(0, 1)
+    head = find_logit_head(model)
+
+    def compute(plain: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
         targets = labels[:, 1:].flatten()
-        total = linear_cross_entropy_sum(hidden, output_head(model).weight, targets)
+        if head is None:
+            logits = plain(*args, **kwargs).logits[:, :-1].flatten(0, 1)
+            total = nn.functional.cross_entropy(
+                logits.float(), targets, ignore_index=IGNORED, reduction="sum"
+            )
+        else:
+            hidden = head.hidden_states(plain, *args, **kwargs)[:, :-1].flatten(0, 1)
+            total = linear_cross_entropy_sum(
+                hidden,
+                head.weight,
+                targets,
+                head.bias,
+                scale=head.scale,
+                soft_cap=head.soft_cap,
+            )
         if count is None:
             count = (targets != IGNORED).sum()
         return CausalLMOutputWithPast(loss=total / count)
 
     answer_with_loss(model, compute)
-
-
-def output_head(model: Any) -> Any:
-    """What makes a model's logits: its head, or the copy that peft trains in the head's place."""
-    from peft.utils import ModulesToSaveWrapper
-
-    head = model.get_output_embeddings()
-    if isinstance(head, ModulesToSaveWrapper):
-        return head.modules_to_save[head.active_adapters[0]]
-    return head
-
-
-def has_plain_head(model: Any) -> bool:
-    """Whether the model's logits are `hidden @ weight.T`, with nothing before or after."""
-    head = output_head(model)
-    settings = model.config
-    return (
-        type(head) is nn.Linear
-        and head.bias is None
-        and not getattr(settings, "final_logit_softcapping", None)
-        and getattr(settings, "logits_scaling", 1.0) in (None, 1.0)
-        and getattr(settings, "logit_scale", 1.0) in (None, 1.0)
-        and not isinstance(model.get_decoder(), type(model))
-    )
+    return head is not None
 
 
 def use_masked_loss(model: Any) -> None:

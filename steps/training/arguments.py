@@ -23,24 +23,34 @@ def training_arguments(
     validates: bool,
     objective: Objective = "causal",
     deepspeed: Mapping[str, Any] | None = None,
+    rows_at_once: int | None = None,
 ) -> transformers.TrainingArguments:
-    """Express the configuration as transformers' arguments."""
+    """Express the configuration as transformers' arguments.
+
+    Args:
+        training: The configuration.
+        folder: Where checkpoints are written.
+        placement: Where it is trained.
+        validates: Whether there is anything to validate.
+        objective: "causal" or "masked".
+        deepspeed: From `deepspeed_settings`, or None.
+        rows_at_once: Rows of one forward pass, a divisor of the configured ones; None: those. An
+            optimiser step takes the same rows either way.
+
+    Raises:
+        UserError: A setting that transformers does not know, or `batch_size: auto`.
+    """
     values = training.hyperparameters
     logging = training.logging
     device, dtype = placement.device, placement.torch_dtype
-    rows = values.batch_size
-    if rows == "auto":
-        raise UserError(
-            "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
-            "plan; a script of your own calls steps.planning.suggestions.with_auto_batch_size first"
-        )
+    micro_batch, accumulation = _rows_of_a_step(training, rows_at_once)
     warmup = training.warmup_steps
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=values.gradient_accumulation_steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=accumulation,
         num_train_epochs=values.num_epochs,
         max_steps=values.max_steps,
         learning_rate=values.learning_rate,
@@ -79,13 +89,32 @@ def training_arguments(
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         ddp_timeout=round(60 * training.distributed.timeout_minutes),
-        deepspeed=dict(deepspeed) if deepspeed else None,
+        deepspeed={
+            **deepspeed,
+            "train_micro_batch_size_per_gpu": micro_batch,
+            "gradient_accumulation_steps": accumulation,
+        }
+        if deepspeed
+        else None,
         report_to="none",
         disable_tqdm=True,
     )
     # One process trains on one GPU: with several in sight Trainer would split each batch.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def _rows_of_a_step(training: Training, rows_at_once: int | None) -> tuple[int, int]:
+    """Rows of one forward pass, and how many passes an optimiser step takes."""
+    values = training.hyperparameters
+    rows = values.batch_size
+    if rows == "auto":
+        raise UserError(
+            "hyperparameters.batch_size is auto: the finetune step works it out from the memory "
+            "plan; a script of your own calls steps.planning.suggestions.with_auto_batch_size first"
+        )
+    micro_batch = rows if rows_at_once is None else rows_at_once
+    return micro_batch, values.gradient_accumulation_steps * (rows // micro_batch)
 
 
 def activation_checkpointing(training: Training) -> dict[str, Any]:

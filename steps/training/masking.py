@@ -1,8 +1,9 @@
 """Masked training: papers as windows of words, some of which are hidden and restored.
 
-    rows = MaskedPapers(papers, tokenizer, max_length, overlap, rule, seed, packed=True)
+    windows = masked_windows(papers, tokenizer, max_length, overlap)
+    rows = MaskedPapers(windows, tokenizer, max_length, rule, seed, packed=True)
     rows.begin_epoch(1)                       # other words are hidden in each epoch
-    batch = collate_masked([rows[0], rows[1]], pad_id, first_position=0, packed=True)
+    batch = collate([rows[0], rows[1]], layout, pad_id)
 
 Whole words are hidden, never single pieces of one, and a gene or variant mention is hidden
 as a whole: with `##CA ##1` in sight, `BR` is no question about genes. What is hidden follows
@@ -10,38 +11,24 @@ from the seed, the epoch and the row alone, so it depends neither on the size of
 on what was drawn before: a resumed run asks the same questions as one that never stopped.
 
 Windows are packed as those of causal models are (`steps.training.packing`), each attending
-to itself only; models whose attention takes no borders get one window a row, padded.
+to itself only, where the model bears that (`steps.models.layout`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from steps.config.sections import Masking
 from steps.errors import UserError
-from steps.models.attention import (
-    PER_DOCUMENT_SDPA,
-    document_borders,
-    per_document_attention,
-    register_per_document_attention,
-    rounding_tolerance,
-    supports_packing,
-)
-from steps.models.losses import IGNORED, use_masked_loss
+from steps.models.losses import IGNORED
 from steps.models.tokenizer import with_special_tokens
 from steps.papers.text import PaperText
 from steps.training.packing import pack
-
-# Lengths of the two documents on which packing is tried; the second is longer than the
-# window of a model with local attention (64 tokens to each side in ModernBERT).
-_PROBE_LENGTHS = (24, 96)
 
 
 @dataclass(frozen=True)
@@ -219,32 +206,25 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
 
     def __init__(
         self,
-        papers: Sequence[PaperText],
+        windows: Sequence[WordWindow],
         tokenizer: Any,
-        max_length: int,
-        overlap: int,
+        capacity: int,
         rule: Masking,
         seed: int,
         *,
         packed: bool,
     ) -> None:
-        """Tokenise, find the words, and lay the windows into rows.
+        """Lay the windows into rows.
 
         Args:
-            papers: The papers.
+            windows: From `masked_windows`.
             tokenizer: A fast tokenizer with a mask token.
-            max_length: Tokens in a row, and in the longest window.
-            overlap: Most context tokens that a later window of a long paper repeats.
+            capacity: Tokens in a row, and in the longest window.
             rule: How often words and entities are hidden, and what by.
             seed: Seed of all draws, together with epoch and row.
             packed: Several windows a row; False: one.
-
-        Raises:
-            UserError: The tokenizer has no mask token, is not a fast one, or knows no words.
         """
-        _check_tokenizer(tokenizer)
-        windows = [w for p in papers for w in word_windows(p, tokenizer, max_length, overlap)]
-        self.rows = pack(windows, max_length) if packed else [[window] for window in windows]
+        self.rows = pack(windows, capacity) if packed else [[window] for window in windows]
         self.tokens = sum(len(window.tokens) for window in windows)
         self.epoch = 0
         self._rule = rule
@@ -270,6 +250,24 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         return [hide(w, self._rule, self._replacements, generator) for w in self.rows[index]]
 
 
+def masked_windows(
+    papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
+) -> list[WordWindow]:
+    """The windows of all papers.
+
+    Args:
+        papers: The papers.
+        tokenizer: A fast tokenizer with a mask token.
+        max_length: Longest window with its special tokens, in tokens.
+        overlap: Most context tokens that a later window of a long paper repeats.
+
+    Raises:
+        UserError: The tokenizer has no mask token, is not a fast one, or knows no words.
+    """
+    _check_tokenizer(tokenizer)
+    return [w for paper in papers for w in word_windows(paper, tokenizer, max_length, overlap)]
+
+
 def _check_tokenizer(tokenizer: Any) -> None:
     if tokenizer.mask_token_id is None:
         raise UserError(
@@ -281,111 +279,3 @@ def _check_tokenizer(tokenizer: Any) -> None:
             f"tokenizer {type(tokenizer).__name__} does not tell which word a token is from: "
             "expected a fast tokenizer; add its tokenizer.json to the model's folder"
         )
-
-
-def collate_masked(
-    batch: Sequence[list[MaskedWindow]], pad_id: int, *, first_position: int, packed: bool
-) -> dict[str, Tensor]:
-    """Lay the rows of a micro-batch out for the model.
-
-    Args:
-        batch: Rows from `MaskedPapers`.
-        pad_id: What fills the rows up where they are padded.
-        first_position: The position id of a window's first token (see `packed_positions`).
-        packed: End to end as one row; False: one row a window, padded.
-
-    Returns:
-        `input_ids` and `labels`, int64. Packed: `[1, tokens]`, with `position_ids` and
-        `cu_seq_lens_q`. Padded: `[windows, longest]`, with `attention_mask`.
-    """
-    windows = [window for row in batch for window in row]
-    if packed:
-        lengths = [len(window.tokens) for window in windows]
-        positions = [p for n in lengths for p in range(first_position, first_position + n)]
-        return {
-            "input_ids": torch.tensor([[t for w in windows for t in w.tokens]]),
-            "position_ids": torch.tensor([positions]),
-            "labels": torch.tensor([[t for w in windows for t in w.labels]]),
-            **document_borders(lengths),
-        }
-    longest = max(len(window.tokens) for window in windows)
-
-    def padded(rows: Iterator[Sequence[int]], filling: int) -> Tensor:
-        return torch.tensor([[*row, *[filling] * (longest - len(row))] for row in rows])
-
-    return {
-        "input_ids": padded((w.tokens for w in windows), pad_id),
-        "attention_mask": padded(([1] * len(w.tokens) for w in windows), 0),
-        "labels": padded((w.labels for w in windows), IGNORED),
-    }
-
-
-def packed_positions(model: Any) -> int | None:
-    """The position id with which a packed window begins, or None where packing is unsafe.
-
-    BERT counts from 0, RoBERTa from one past its padding id. Found by trying: two packed
-    documents have to get the hidden states that each has alone, as the model itself numbers
-    and attends to them.
-
-    Args:
-        model: A masked `PreTrainedModel` on any device, not wrapped by peft.
-    """
-    if not supports_packing(model):
-        return None
-    padding = model.config.pad_token_id
-    weight = model.get_input_embeddings().weight
-    usable = [i for i in range(min(len(weight), sum(_PROBE_LENGTHS) + 1)) if i != padding]
-    starts = (0, _PROBE_LENGTHS[0])
-    documents = [
-        torch.tensor([[usable[(start + i) % len(usable)] for i in range(length)]])
-        for start, length in zip(starts, _PROBE_LENGTHS, strict=True)
-    ]
-    documents = [d.to(weight.device)[:, : _longest(model) // 2] for d in documents]
-    lengths = [d.shape[1] for d in documents]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            alone = torch.cat([_hidden(model, input_ids=d) for d in documents], dim=1)
-            tolerance = rounding_tolerance(model, alone)
-            with per_document_attention(model):
-                for first in (0, 0 if padding is None else padding + 1):
-                    positions = [torch.arange(first, first + n)[None] for n in lengths]
-                    packed = _hidden(
-                        model,
-                        input_ids=torch.cat(documents, dim=1),
-                        position_ids=torch.cat(positions, dim=1).to(weight.device),
-                        **document_borders(lengths),
-                    )
-                    if (packed - alone).float().norm() <= tolerance * alone.float().norm():
-                        return first
-    finally:
-        model.train(was_training)
-    return None
-
-
-def prepare_for_masked_training(model: Any) -> int | None:
-    """Give a masked model the loss of its masks, and per-document attention where that is safe.
-
-    Args:
-        model: A masked `PreTrainedModel`, the one inside any adapter.
-
-    Returns:
-        The position id of a window's first token in a packed row; None: rows are not packed.
-    """
-    first_position = packed_positions(model)
-    if first_position is not None:
-        register_per_document_attention()
-        model.set_attn_implementation(PER_DOCUMENT_SDPA)
-    use_masked_loss(model)
-    return first_position
-
-
-def _hidden(model: Any, **inputs: Tensor) -> Tensor:
-    hidden: Tensor = model.base_model(**inputs).last_hidden_state
-    return hidden
-
-
-def _longest(model: Any) -> int:
-    longest: int = getattr(model.config, "max_position_embeddings", 512)
-    return longest

@@ -4,7 +4,7 @@ Each paper is `BOS text EOS`. A paper longer than a window becomes several, each
 begins with some tokens of the one before as context that is not trained on twice. Windows
 are packed into rows of up to `max_length` tokens, best fit first, nothing dropped and
 nothing padded; positions restart at each window, and the attention stays within it (see
-`steps.models.attention`).
+`steps.models.attention`). A model that bears no packing gets one window a row.
 """
 
 from bisect import bisect_left, insort
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from steps.models.attention import document_borders
+from steps.models.layout import RowLayout, filled_up, packed_batch, padded_batch
 from steps.models.losses import IGNORED
 from steps.papers.text import PaperText
 
@@ -40,6 +41,11 @@ class Window:
     def targets(self) -> int:
         """How many tokens are learned from this window."""
         return len(self.tokens) - self.first_target
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The tokens where they are learned, `IGNORED` elsewhere; the model shifts them."""
+        return (IGNORED,) * self.first_target + self.tokens[self.first_target :]
 
 
 def windows_of(paper: PaperText, tokenizer: Any, max_length: int, overlap: int) -> list[Window]:
@@ -111,28 +117,24 @@ def pack(windows: Sequence[AnyWindow], capacity: int) -> list[list[AnyWindow]]:
     return rows
 
 
-class PackedPapers(Dataset[list[Window]]):
-    """Papers as packed rows, for a causal model.
+class PaperRows(Dataset[list[Window]]):
+    """Papers as rows of windows, for a causal model.
 
     Attributes:
-        rows: The packed windows.
+        rows: The windows of each row.
         tokens: Tokens in all rows.
         targets: Target tokens in all rows.
     """
 
-    def __init__(
-        self, papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
-    ) -> None:
-        """Tokenise and pack.
+    def __init__(self, windows: Sequence[Window], capacity: int, *, packed: bool) -> None:
+        """Lay windows into rows.
 
         Args:
-            papers: The papers.
-            tokenizer: A fast tokenizer.
-            max_length: Tokens in a row, and in the longest window.
-            overlap: Context tokens that a later window of a long paper repeats.
+            windows: From `windows_of`, of all papers.
+            capacity: Tokens in a row, and in the longest window.
+            packed: Several windows a row; False: one.
         """
-        windows = [w for paper in papers for w in windows_of(paper, tokenizer, max_length, overlap)]
-        self.rows = pack(windows, max_length)
+        self.rows = pack(windows, capacity) if packed else [[window] for window in windows]
         self.tokens = sum(len(w.tokens) for w in windows)
         self.targets = sum(w.targets for w in windows)
 
@@ -145,26 +147,47 @@ class PackedPapers(Dataset[list[Window]]):
         return self.rows[index]
 
 
-def collate_packed(batch: Sequence[list[Window]]) -> dict[str, Tensor]:
-    """Lay the rows of a micro-batch end to end, as one row without padding.
+class HasLabels(HasTokens, Protocol):
+    """A window that is learned from."""
+
+    @property
+    def labels(self) -> Sequence[int]:
+        """What is to be predicted at each token, `IGNORED` where nothing is."""
+
+
+def collate(
+    batch: Sequence[Sequence[HasLabels]], layout: RowLayout, pad_id: int
+) -> dict[str, Tensor]:
+    """Lay the rows of a micro-batch out for the model.
+
+    Args:
+        batch: Rows of windows.
+        layout: How the model bears them.
+        pad_id: What padded rows are filled up with.
 
     Returns:
-        `input_ids`, `position_ids`, `labels` of `[1, tokens]` int64, `cu_seq_lens_q` of
-        `[windows + 1]` int32. Labels are aligned with `input_ids` (the model shifts them);
-        the first token of each window is never one.
+        `input_ids` and `labels`, int64. Packed: `[1, tokens]`, with `position_ids` and
+        `cu_seq_lens_q`. Else `[windows, longest]`, with `attention_mask` where there is padding.
     """
     windows = [window for row in batch for window in row]
-    tokens: list[int] = []
-    positions: list[int] = []
-    labels: list[int] = []
-    for window in windows:
-        tokens.extend(window.tokens)
-        positions.extend(range(len(window.tokens)))
-        labels.extend([IGNORED] * window.first_target)
-        labels.extend(window.tokens[window.first_target :])
-    return {
-        "input_ids": torch.tensor([tokens]),
-        "position_ids": torch.tensor([positions]),
-        "labels": torch.tensor([labels]),
-        **document_borders([len(window.tokens) for window in windows]),
-    }
+    tokens = [window.tokens for window in windows]
+    labels = [window.labels for window in windows]
+    if layout.kind == "packed":
+        joined = [label for each in labels for label in each]
+        return {**packed_batch(tokens, layout.first_position), "labels": torch.tensor([joined])}
+    return {**padded_batch(tokens, pad_id), "labels": filled_up(labels, IGNORED)}
+
+
+def padding_share(lengths: Sequence[int], rows_at_once: int) -> float:
+    """Padding by real tokens, for windows that come in a random order and are padded together.
+
+    Args:
+        lengths: Tokens of each window.
+        rows_at_once: Windows of one forward pass.
+    """
+    shuffled = np.random.default_rng(0).permutation(np.asarray(lengths))
+    batches = [
+        shuffled[start : start + rows_at_once] for start in range(0, len(shuffled), rows_at_once)
+    ]
+    computed = sum(int(batch.max()) * len(batch) for batch in batches)
+    return computed / max(int(shuffled.sum()), 1) - 1

@@ -8,24 +8,16 @@ from typing import Any
 import torch
 
 from steps.config.sections import Training
-from steps.errors import UserError
-from steps.models.attention import (
-    PER_DOCUMENT_SDPA,
-    register_per_document_attention,
-    supports_packing,
-)
+from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.models.layout import RowLayout, find_layout
 from steps.models.loading import objective_of
-from steps.models.losses import IGNORED, has_plain_head, use_chunked_loss
+from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sharded import share_out_head_use
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
-from steps.training.masking import (
-    MaskedPapers,
-    MaskedWindow,
-    collate_masked,
-    prepare_for_masked_training,
-)
-from steps.training.packing import PackedPapers, Window, collate_packed
+from steps.terminal import say
+from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
+from steps.training.packing import PaperRows, Window, collate, pack, padding_share, windows_of
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
 WINDOW_OVERLAP = 64
@@ -39,11 +31,21 @@ class TrainingRows:
         rows: The rows; `len` is their number, `tokens` those of all rows together.
         blank: A row that predicts nothing, by which ranks with fewer rows are filled up.
         collate: Makes the model's arguments of a list of rows.
+        rows_at_once: Rows of one forward pass: the configured ones, or 1 where the model reads
+            documents one by one.
+        notes: What the reader of a run has to know about them.
     """
 
-    rows: PackedPapers | MaskedPapers
+    rows: PaperRows | MaskedPapers
     blank: Any
     collate: Callable[[list[Any]], dict[str, Any]]
+    rows_at_once: int
+    notes: tuple[str, ...] = ()
+
+    def say_notes(self) -> None:
+        """Say them, a line each."""
+        for note in self.notes:
+            say(f"note: {note}")
 
 
 def training_rows(
@@ -64,60 +66,85 @@ def training_rows(
         zero_stage: DeepSpeed's ZeRO stage; under 3 the output head is shared out too.
 
     Raises:
-        UserError: Packed documents would see each other, or the head or tokenizer does not fit.
+        UserError: The tokenizer does not fit, or the model reads documents in no steady way.
     """
     length = training.model.max_length
     overlap = min(WINDOW_OVERLAP, length // 4)
+    blank: Window | MaskedWindow
+    rows: PaperRows | MaskedPapers
     if objective_of(model) == "causal":
-        prepare_for_packed_training(model)
+        windows = [w for paper in papers for w in windows_of(paper, tokenizer, length, overlap)]
+        layout = find_layout(model, [w.tokens for w in windows], tokenizer.pad_token_id)
+        rows = PaperRows(windows, length, packed=layout.kind == "packed")
+        blank = Window("", (tokenizer.eos_token_id,), 1)
+        chunked = use_chunked_loss(model)
         if zero_stage == 3:
             share_out_head_use(model)
-        rows = PackedPapers(papers, tokenizer, length, overlap)
-        return TrainingRows(rows, [Window("", (tokenizer.eos_token_id,), 1)], collate_packed)
-    first_position = prepare_for_masked_training(model)
-    packed = first_position is not None
-    masked = MaskedPapers(
-        papers,
-        tokenizer,
-        length,
-        overlap,
-        training.masking,
-        training.hyperparameters.seed,
-        packed=packed,
-    )
-    collate = partial(
-        collate_masked,
-        pad_id=tokenizer.pad_token_id,
-        first_position=first_position or 0,
-        packed=packed,
-    )
-    return TrainingRows(masked, [MaskedWindow((tokenizer.pad_token_id,), (IGNORED,))], collate)
-
-
-def prepare_for_packed_training(model: Any) -> None:
-    """Give a causal model per-document attention and the chunked loss.
-
-    Args:
-        model: A `PreTrainedModel`, the one inside any adapter.
-
-    Raises:
-        UserError: Packed documents would see each other, or the chunked loss lacks this head.
-    """
-    if not supports_packing(model):
-        raise UserError(
-            f"{type(model).__name__} lets packed papers attend to each other (its attention takes "
-            "no document borders): choose another model"
+    else:
+        hideable = masked_windows(papers, tokenizer, length, overlap)
+        layout = find_layout(
+            model, [w.tokens for w in hideable], tokenizer.pad_token_id, tokenizer.mask_token_id
         )
-    if not has_plain_head(model):
-        raise UserError(
-            f"{type(model).__name__} has an output head that the chunked loss does not cover "
-            "(a bias, soft-capped or scaled logits, or an adapter on it): choose another model, or "
-            "leave the head out of qlora.target_modules (qlora.modules_to_save trains it whole)"
+        rows = MaskedPapers(
+            hideable,
+            tokenizer,
+            length,
+            training.masking,
+            training.hyperparameters.seed,
+            packed=layout.kind == "packed",
         )
-    register_per_document_attention()
-    model.set_attn_implementation(PER_DOCUMENT_SDPA)
+        blank = MaskedWindow((tokenizer.pad_token_id,), (IGNORED,))
+        use_masked_loss(model)
+        chunked = True
+    if layout.kind == "packed":
+        register_per_document_attention()
+        model.set_attn_implementation(PER_DOCUMENT_SDPA)
     model.config.use_cache = False
-    use_chunked_loss(model)
+    rows_at_once = training.hyperparameters.batch_size
+    assert rows_at_once != "auto", "worked out by the plan"
+    if layout.kind == "single":
+        rows_at_once = 1
+    return TrainingRows(
+        rows,
+        [blank],
+        partial(collate, layout=layout, pad_id=tokenizer.pad_token_id),
+        rows_at_once,
+        _notes(model, layout, rows, length, rows_at_once, chunked),
+    )
+
+
+def _notes(
+    model: Any,
+    layout: RowLayout,
+    rows: PaperRows | MaskedPapers,
+    capacity: int,
+    rows_at_once: int,
+    chunked: bool,
+) -> tuple[str, ...]:
+    notes = []
+    if layout.kind != "packed":
+        notes.append(_cost_of_no_packing(layout, rows, capacity, rows_at_once))
+    if not chunked:
+        notes.append(
+            f"the output head of {type(model).__name__} cannot be taken apart (an adapter on it, "
+            "or logits that are more than scaled and capped): all logits are made at once, which "
+            "takes more memory; the loss is the same"
+        )
+    return tuple(notes)
+
+
+def _cost_of_no_packing(
+    layout: RowLayout, rows: PaperRows | MaskedPapers, capacity: int, rows_at_once: int
+) -> str:
+    documents: list[Any] = [window for row in rows.rows for window in row]
+    why = f"documents are not packed, because {layout.reason}"
+    if layout.kind == "padded":
+        share = padding_share([len(d.tokens) for d in documents], rows_at_once)
+        return f"{why}: about {share:.0%} slower, by the padding"
+    packed = len(pack(documents, capacity))
+    return (
+        f"{why}: one document a forward pass, {len(documents)} an epoch in place of about {packed}"
+    )
 
 
 def tokens_of_batch(objective: Objective, inputs: Mapping[str, torch.Tensor]) -> int:

@@ -99,8 +99,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """
         if not train_papers:
             raise UserError("the training split holds no paper: widen the filters of preprocess")
-        self.training_config = training
-        self.tokenizer = tokenizer
+        self.training_config, self.tokenizer = training, tokenizer
         self.validation_papers = list(validation_papers)
         self.context = context or TrainingContext()
         self.recorder, self.rank = self.context.recorder, self.context.rank
@@ -111,10 +110,11 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.objective = objective_of(inner)
-        made = training_rows(
-            training, inner, tokenizer, train_papers, zero_stage=self.placement.zero_stage
-        )
+        stage = self.placement.zero_stage
+        made = training_rows(training, inner, tokenizer, train_papers, zero_stage=stage)
         self.train_rows = made.rows
+        if self.rank.is_first:
+            made.say_notes()
         arguments = training_arguments(
             training,
             folder,
@@ -122,6 +122,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             validates=bool(self.validation_papers),
             objective=self.objective,
             deepspeed=self.context.deepspeed,
+            rows_at_once=made.rows_at_once,
         )
         self.watch = StopAndWatch(self)
         self.early_stopping = early_stopping(training, self.validation_papers)
@@ -141,8 +142,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             self.remove_callback(callback)
         # The bound forward divides by the tokens of the accumulated batch itself.
         self.model_accepts_loss_kwargs = True
-        if self.rank.count > 1:
-            # Each rank drops out weights of its own.
+        if self.rank.count > 1:  # Each rank drops out weights of its own.
             torch.manual_seed(training.hyperparameters.seed + self.rank.index)
 
     def _begin_at_nothing(self) -> None:

@@ -4,11 +4,8 @@ import pytest
 import torch
 
 from steps.models.attention import (
-    PER_DOCUMENT_SDPA,
     document_borders,
     per_document_attention,
-    register_per_document_attention,
-    supports_packing,
 )
 
 LENGTHS = [20, 1, 37, 6]
@@ -126,33 +123,3 @@ def test_an_encoder_keeps_its_documents_apart_too(bert):
                 input_ids=ids, position_ids=arguments["position_ids"], **document_borders(LENGTHS)
             ).logits
     assert torch.allclose(packed, alone, atol=1e-4)
-
-
-def test_a_model_that_loses_the_borders_is_found_out(llama):
-    assert supports_packing(llama)
-    for layer in llama.model.layers:
-        forward = layer.self_attn.forward
-
-        def without_borders(*args, forward=forward, **kwargs):
-            kwargs.pop("cu_seq_lens_q", None)
-            kwargs.pop("position_ids", None)
-            return forward(*args, **kwargs)
-
-        layer.self_attn.forward = without_borders
-    assert not supports_packing(llama)
-
-
-def test_the_probe_leaves_the_model_as_it_was(llama):
-    llama.train()
-    before = llama.config._attn_implementation
-    supports_packing(llama)
-    assert llama.training
-    assert llama.config._attn_implementation == before != PER_DOCUMENT_SDPA
-
-
-def test_registering_twice_changes_nothing():
-    from transformers import AttentionInterface
-
-    register_per_document_attention()
-    register_per_document_attention()
-    assert list(AttentionInterface().keys()).count(PER_DOCUMENT_SDPA) == 1

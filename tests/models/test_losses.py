@@ -12,7 +12,6 @@ from steps.models import losses
 from steps.models.adapters import add_adapter
 from steps.models.losses import (
     IGNORED,
-    has_plain_head,
     linear_cross_entropy_sum,
     use_chunked_loss,
 )
@@ -119,8 +118,7 @@ def test_a_head_trained_whole_beside_adapters_gets_the_gradients_of_the_plain_lo
                 # Away from the start, where the copy of the head equals the head.
                 parameter.add_(0.1 * torch.randn_like(parameter))
     chunked = copy.deepcopy(plain)
-    assert has_plain_head(chunked.get_base_model())
-    use_chunked_loss(chunked.get_base_model())
+    assert use_chunked_loss(chunked.get_base_model())
     trained = [name for name, p in chunked.named_parameters() if p.requires_grad]
     assert [n for n in trained if "lora" not in n] == [
         "base_model.model.lm_head.modules_to_save.default.weight"
@@ -128,6 +126,9 @@ def test_a_head_trained_whole_beside_adapters_gets_the_gradients_of_the_plain_lo
     assert_same_loss_and_gradients(chunked, plain)
 
 
-def test_a_head_with_an_adapter_is_not_plain() -> None:
-    qlora = Qlora(method="lora", r=4, target_modules=("q_proj", "lm_head"))
-    assert not has_plain_head(add_adapter(tiny_llama(), qlora, "causal").get_base_model())
+def test_a_head_with_an_adapter_falls_back_to_all_logits_at_once() -> None:
+    qlora = Qlora(method="lora", r=4, lora_dropout=0.0, target_modules=("q_proj", "lm_head"))
+    plain = add_adapter(tiny_llama(), qlora, "causal")
+    other = copy.deepcopy(plain)
+    assert not use_chunked_loss(other.get_base_model())
+    assert_same_loss_and_gradients(other, plain)

@@ -22,12 +22,13 @@ from steps.config.sections import Hyperparameters, MemoryOptimization, Qlora, Qu
 from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
 from steps.models.devices import Placement
+from steps.models.layout import RowLayout
 from steps.models.loading import load_model
 from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sources import Base, Objective
 from steps.planning.plan import MemoryPlan, plan_memory
 from steps.planning.shapes import shape_from_config
-from steps.training.packing import Window, collate_packed
+from steps.training.packing import Window, collate
 
 TOLERANCE = 0.10
 
@@ -171,12 +172,11 @@ class Case:
     def step(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
         vocabulary = self.sizes["vocab_size"]
         for _ in range(self.accumulation):
-            batch = collate_packed(
-                [
-                    [Window("p", tuple(random.choices(range(vocabulary), k=self.length)), 1)]
-                    for _ in range(self.rows)
-                ]
-            )
+            rows = [
+                [Window("p", tuple(random.choices(range(vocabulary), k=self.length)), 1)]
+                for _ in range(self.rows)
+            ]
+            batch = collate(rows, RowLayout("packed"), 0)
             if self.family == "bert":
                 mask_some(batch["labels"], self.training.masking.probability)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.half):

@@ -1,7 +1,7 @@
 """The classes of language models that the matrix of tests builds, each as one tiny member.
 
-The list was written down before the code that makes them train; whoever adds a class adds a line. `docs/models.md` is made from what the tests
-find of each.
+The list was written down before the code that makes them train; whoever adds a class adds a line.
+`docs/models.md` is made from what the tests find of each.
 """
 
 from collections.abc import Mapping

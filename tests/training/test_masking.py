@@ -1,5 +1,6 @@
 """Masked training: whole words and mentions, the same masks however a run is cut."""
 
+import copy
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -20,17 +21,18 @@ from steps.config.sections import (
     Training,
 )
 from steps.errors import UserError
-from steps.models.losses import IGNORED
+from steps.models.layout import RowLayout
+from steps.models.losses import IGNORED, use_masked_loss
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.arguments import best_metric
 from steps.training.masking import (
     MaskedPapers,
-    collate_masked,
-    packed_positions,
-    prepare_for_masked_training,
+    masked_windows,
     word_windows,
 )
+from steps.training.packing import collate
+from steps.training.rows import training_rows
 from steps.training.trainer import ModelTrainer
 from tests.support.example_papers import paper_of
 from tests.support.project import demo_texts
@@ -62,8 +64,14 @@ def papers(count: int) -> list[PaperText]:
 
 
 def rows(tokenizer: Any, **changes: Any) -> MaskedPapers:
-    rule = Masking(**changes)
-    return MaskedPapers(papers(6), tokenizer, 64, 16, rule, 7, packed=True)
+    return rows_of(papers(6), tokenizer, Masking(**changes), seed=7)
+
+
+def rows_of(
+    texts: list[PaperText], tokenizer: Any, rule: Masking, *, seed: int = 0, packed: bool = True
+) -> MaskedPapers:
+    windows = masked_windows(texts, tokenizer, 64, 16)
+    return MaskedPapers(windows, tokenizer, 64, rule, seed, packed=packed)
 
 
 def words_of(tokenizer: Any, text: str, piece: str) -> list[int]:
@@ -190,7 +198,7 @@ def test_masks_follow_from_seed_epoch_and_row_alone(tokenizer: Any) -> None:
 
 def test_a_window_of_a_single_word_still_asks_something(tokenizer: Any) -> None:
     paper = PaperText("short", "repair", (Span(0, 6, "title"),))
-    one = MaskedPapers([paper], tokenizer, 32, 8, Masking(), 0, packed=True)
+    one = rows_of([paper], tokenizer, Masking())
     assert any(label != IGNORED for label in one[0][0].labels)
 
 
@@ -222,15 +230,13 @@ def model_of(family: str, vocabulary: int) -> Any:
 def test_the_loss_of_a_batch_is_that_of_single_windows(family: str, tokenizer: Any) -> None:
     model = model_of(family, len(tokenizer))
     plain = model_of(family, len(tokenizer))
-    first = prepare_for_masked_training(model)
-    expected_first = {"roberta": 2, "deberta-v2": None, "mpnet": None}.get(family, 0)
-    assert first == expected_first
-    packed = first is not None
-    one = MaskedPapers(papers(4), tokenizer, 64, 16, Masking(), 0, packed=packed)
-    batch = [one[i] for i in range(3)]
     # A padding id of the model's own: RoBERTa counts its positions by it.
-    pad = model.config.pad_token_id or 0
-    loss = model(**collate_masked(batch, pad, first_position=first or 0, packed=packed)).loss
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token_id = model.config.pad_token_id or 0
+    made = training_rows(settings(Path("unused"), batch_size=3), model, tokenizer, papers(4))
+    assert bool(made.notes) == (family in ("deberta-v2", "mpnet"))
+    batch = [made.rows[i] for i in range(3)]
+    loss = model(**made.collate(batch)).loss
     nats, count = 0.0, 0
     for window in (window for row in batch for window in row):
         logits = plain(input_ids=torch.tensor([window.tokens])).logits[0].detach()
@@ -245,19 +251,14 @@ def test_the_loss_of_a_batch_is_that_of_single_windows(family: str, tokenizer: A
 
 def test_the_head_computes_masked_positions_only(tokenizer: Any) -> None:
     model = model_of("bert", len(tokenizer))
-    first = prepare_for_masked_training(model)
-    one = rows(tokenizer)
-    batch = collate_masked([one[0]], 0, first_position=first or 0, packed=True)
+    use_masked_loss(model)
+    batch = collate([rows(tokenizer)[0]], RowLayout("padded"), 0)
     seen: list[int] = []
     model.cls.register_forward_hook(lambda m, inputs, output: seen.append(output.shape[1]))
     model(**batch)
     targets = int((batch["labels"] != IGNORED).sum())
     assert seen == [targets]
     assert targets < batch["labels"].numel() / 2
-
-
-def test_a_model_whose_windows_would_see_each_other_is_not_packed(tokenizer: Any) -> None:
-    assert packed_positions(model_of("deberta-v2", len(tokenizer))) is None
 
 
 def settings(folder: Path, **hyperparameters: Any) -> Training:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.models.layout import RowLayout
 from steps.models.losses import IGNORED
 from steps.papers.text import PaperText, Span
-from steps.training.packing import PackedPapers, Window, collate_packed, pack, windows_of
+from steps.training.packing import PaperRows, Window, collate, pack, padding_share, windows_of
 
 
 class Letters:
@@ -54,10 +55,31 @@ def test_packing_keeps_every_window_whole_and_no_row_overflows(lengths: list[int
     assert rows == pack(windows, 32)
 
 
+ROWS = [[Window("a", (1, 5, 6), 1), Window("b", (1, 7), 1)], [Window("c", (9, 8, 7, 2), 2)]]
+
+
+def test_padded_windows_are_told_from_their_padding_and_learn_none_of_it() -> None:
+    batch = collate(ROWS, RowLayout("padded"), 2)
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 2], [1, 7, 2, 2], [9, 8, 7, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [
+        [IGNORED, 5, 6, IGNORED],
+        [IGNORED, 7, IGNORED, IGNORED],
+        [IGNORED, IGNORED, 7, 2],
+    ]
+    # Nothing is padded in a batch of one, so nothing has to be masked.
+    assert collate([[ROWS[0][0]]], RowLayout("single"), 2).keys() == {"input_ids", "labels"}
+
+
+def test_padding_is_counted_by_the_batches_that_are_computed() -> None:
+    assert padding_share([7] * 12, 4) == 0
+    assert padding_share([1, 9, 5], 1) == 0
+    # One batch of both: 20 computed of 11.
+    assert padding_share([1, 10], 2) == pytest.approx(20 / 11 - 1)
+
+
 def test_positions_restart_and_no_window_predicts_the_next_ones_first_token() -> None:
-    batch = collate_packed(
-        [[Window("a", (1, 5, 6), 1), Window("b", (1, 7), 1)], [Window("c", (9, 8, 7, 2), 2)]]
-    )
+    batch = collate(ROWS, RowLayout("packed"), 0)
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3]]
     assert batch["labels"].tolist() == [[IGNORED, 5, 6, IGNORED, 7, IGNORED, IGNORED, 7, 2]]
     assert batch["cu_seq_lens_q"].tolist() == [0, 3, 5, 9]
@@ -85,8 +107,9 @@ def test_packed_papers_have_the_logits_of_single_ones(checkpointing: bool) -> No
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
     papers = [paper(23, "a"), paper(70, "b"), paper(9, "c")]
-    rows = PackedPapers(papers, Letters(), 64, 8)
-    batch = collate_packed([rows[i] for i in range(len(rows))])
+    cut = [w for each in papers for w in windows_of(each, Letters(), 64, 8)]
+    rows = PaperRows(cut, 64, packed=True)
+    batch = collate([rows[i] for i in range(len(rows))], RowLayout("packed"), 0)
     packed = model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits[0]
     borders = batch["cu_seq_lens_q"].tolist()
     windows = [w for row in rows.rows for w in row]

@@ -1,0 +1,230 @@
+"""How documents are laid out for a forward pass, so that none changes another: found by trying.
+
+The rule: a document gets the same scores alone, in any batch, and after any other. Three layouts
+keep it, the fastest first:
+
+    packed   several documents end to end in one row (see `steps.models.attention`)
+    padded   one document a row, filled up to the longest
+    single   one document a forward pass
+
+Which of them a model bears is no matter of its name: attention may take no borders (Gemma 2 caps
+its scores, MPT biases them by distance), a state space carries on past a border (Mamba, LFM2), a
+convolution or a Fourier transform reads padding as text (ConvBERT, FNet), ESM scales by the masks
+in a row, and long RoPE counts the longest document of a batch. So a long and a short document are
+given to the model, alone and together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from steps.errors import UserError, first_line
+from steps.models.attention import (
+    document_borders,
+    per_document_attention,
+    rounding_tolerance,
+    why_not_packed,
+)
+from steps.models.loading import objective_of
+
+LayoutKind = Literal["packed", "padded", "single"]
+
+# Short enough for a convolution's reach to show, long enough to hold several words.
+_SHORT_DOCUMENT = 24
+_FOUND = "_forge_layouts"
+# What a model raises that does not take the arguments of a layout.
+_REFUSALS = (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError, IndexError)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """A layout that a model bears.
+
+    Attributes:
+        kind: "packed", "padded" or "single".
+        first_position: The position id of a packed document's first token. BERT counts from 0,
+            RoBERTa from one past its padding id.
+        reason: Why documents are not packed; "" where they are.
+    """
+
+    kind: LayoutKind
+    first_position: int = 0
+    reason: str = ""
+
+
+def find_layout(
+    model: Any, documents: Sequence[Sequence[int]], pad_id: int, mask_id: int | None = None
+) -> RowLayout:
+    """The fastest layout under which a model reads each document as if it were alone.
+
+    The attention implementation and the training mode stay as they were. What was found for
+    documents of a length holds for all shorter ones, and is remembered with the model.
+
+    Args:
+        model: A `PreTrainedModel` on any device, not wrapped by peft; under ZeRO-3 all ranks call.
+        documents: Token ids of the documents to come; the longest and the shortest are tried.
+        pad_id: What padded rows are filled up with.
+        mask_id: The mask token of a masked model: the trial holds some.
+
+    Raises:
+        UserError: The model cannot read a document alone, or reads it in another way once it has
+            read another.
+    """
+    longest = max(documents, key=len)
+    known: dict[int, RowLayout] = vars(model).setdefault(_FOUND, {})
+    for length, layout in known.items():
+        if len(longest) <= length:
+            return layout
+    shortest = list(min(documents, key=len)[:_SHORT_DOCUMENT])
+    if mask_id is not None:
+        # Many more than the long one has.
+        shortest[1:-1:2] = [mask_id] * len(shortest[1:-1:2])
+    trial = _Trial(model, list(longest), shortest, pad_id)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            layout = trial.run()
+    finally:
+        model.train(was_training)
+    known[len(longest)] = layout
+    return layout
+
+
+def padded_batch(documents: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+    """Documents as rows of one length.
+
+    Args:
+        documents: Token ids.
+        pad_id: What fills them up, on the right.
+
+    Returns:
+        `input_ids` and `attention_mask`, int64 `[documents, longest]`; of a single document
+        the `input_ids` alone, as nothing is padded.
+    """
+    if len(documents) == 1:
+        return {"input_ids": torch.tensor([list(documents[0])])}
+    return {
+        "input_ids": filled_up(documents, pad_id),
+        "attention_mask": filled_up([[1] * len(document) for document in documents], 0),
+    }
+
+
+def filled_up(rows: Sequence[Sequence[int]], filling: int) -> Tensor:
+    """Rows of numbers as int64 `[rows, longest]`, filled up on the right."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[filling] * (longest - len(row))] for row in rows])
+
+
+def packed_batch(documents: Sequence[Sequence[int]], first_position: int) -> dict[str, Tensor]:
+    """Documents end to end.
+
+    Args:
+        documents: Token ids.
+        first_position: See `RowLayout`.
+
+    Returns:
+        `input_ids` and `position_ids`, int64 `[1, tokens]`, and the borders between them.
+    """
+    lengths = [len(document) for document in documents]
+    positions = [p for n in lengths for p in range(first_position, first_position + n)]
+    return {
+        "input_ids": torch.tensor([[token for document in documents for token in document]]),
+        "position_ids": torch.tensor([positions]),
+        **document_borders(lengths),
+    }
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A long and a short document, given to a model in one layout after the other."""
+
+    model: Any
+    long: list[int]
+    short: list[int]
+    pad_id: int
+
+    def run(self) -> RowLayout:
+        """Try the layouts, the fastest first."""
+        try:
+            long = self._hidden(padded_batch([self.long], self.pad_id))
+            short = self._hidden(padded_batch([self.short], self.pad_id))
+            again = self._hidden(padded_batch([self.long], self.pad_id))
+        except _REFUSALS as error:
+            raise UserError(
+                f"{type(self.model).__name__} cannot read a document of {len(self.long)} or "
+                f"{len(self.short)} tokens ({first_line(error)}): choose a model that takes texts "
+                "of any length, such as a BERT or a LLaMA"
+            ) from None
+        if not self._same(long, again):
+            raise UserError(
+                f"{type(self.model).__name__} reads a document of {len(self.long)} tokens in "
+                "another way once it has read a short one, so that scores would depend on their "
+                f"order: {_shorter(self.model)}"
+            )
+        alone = (long[0], short[0])
+        reason = why_not_packed(self.model)
+        if not reason:
+            for first in self._first_positions():
+                if self._packs(alone, first):
+                    return RowLayout("packed", first)
+            reason = "packed documents would change one another"
+        if self._pads(alone):
+            return RowLayout("padded", reason=reason)
+        return RowLayout("single", reason=f"{reason}, and padding or a longer neighbour would, too")
+
+    def _first_positions(self) -> Iterator[int]:
+        config = self.model.config.get_text_config()
+        padding = getattr(config, "pad_token_id", None)
+        positions = getattr(config, "max_position_embeddings", None)
+        yield 0
+        if (
+            objective_of(self.model) == "masked"
+            and padding is not None
+            and (positions is None or padding + 1 + len(self.long) <= positions)
+        ):
+            yield padding + 1
+
+    def _packs(self, alone: tuple[Tensor, Tensor], first: int) -> bool:
+        try:
+            with per_document_attention(self.model):
+                row = self._hidden(packed_batch([self.long, self.short], first))[0]
+        except _REFUSALS:
+            return False
+        border = len(self.long)
+        return self._same(row[:border], alone[0]) and self._same(row[border:], alone[1])
+
+    def _pads(self, alone: tuple[Tensor, Tensor]) -> bool:
+        try:
+            rows = self._hidden(padded_batch([self.long, self.short], self.pad_id))
+        except _REFUSALS:
+            return False
+        short = rows[1, : len(self.short)]
+        return self._same(rows[0], alone[0]) and self._same(short, alone[1])
+
+    def _hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+        device = self.model.get_input_embeddings().weight.device
+        # The borders are read on the CPU.
+        placed = {k: v if k == "cu_seq_lens_q" else v.to(device) for k, v in batch.items()}
+        extra = {"use_cache": False} if objective_of(self.model) == "causal" else {}
+        hidden: Tensor = self.model.base_model(**placed, **extra)[0]
+        return hidden
+
+    def _same(self, one: Tensor, other: Tensor) -> bool:
+        if one.shape != other.shape:
+            return False
+        tolerance = rounding_tolerance(self.model, other)
+        return bool((one - other).float().norm() <= tolerance * other.float().norm())
+
+
+def _shorter(model: Any) -> str:
+    """What to set for a model whose attention changes with length."""
+    config = model.config
+    if getattr(config, "attention_type", None) == "block_sparse":
+        # `BigBirdModel.forward`: shorter texts are read with full attention from then on.
+        most = (5 + 2 * config.num_random_blocks) * config.block_size
+        return f"set training.model.max_length and evaluation.context to {most} or less"
+    return "lower training.model.max_length and evaluation.context, or choose another model"
