@@ -130,7 +130,7 @@ def _tried(model: Any) -> LogitHead | None:
 
     def plant(rows: Tensor) -> Tensor:
         received.append(rows)
-        return planted.expand(*rows.shape[:-1], vocabulary)
+        return planted.expand(*rows.shape[:-1], vocabulary).clone()
 
     with _forward_of(head, plant), _output_of(model.get_decoder()) as decoded:
         logits = model(input_ids=tokens, use_cache=False).logits

@@ -27,15 +27,8 @@ def training_arguments(
 ) -> transformers.TrainingArguments:
     """Express the configuration as transformers' arguments.
 
-    Args:
-        training: The configuration.
-        folder: Where checkpoints are written.
-        placement: Where it is trained.
-        validates: Whether there is anything to validate.
-        objective: "causal" or "masked".
-        deepspeed: From `deepspeed_settings`, or None.
-        rows_at_once: Rows of one forward pass, a divisor of the configured ones; None: those. An
-            optimiser step takes the same rows either way.
+    `rows_at_once` are the rows of one forward pass, a divisor of the configured ones (None: those);
+    an optimiser step takes the same rows either way.
 
     Raises:
         UserError: A setting that transformers does not know, or `batch_size: auto`.
@@ -89,13 +82,7 @@ def training_arguments(
         average_tokens_across_devices=True,
         ddp_find_unused_parameters=False,
         ddp_timeout=round(60 * training.distributed.timeout_minutes),
-        deepspeed={
-            **deepspeed,
-            "train_micro_batch_size_per_gpu": micro_batch,
-            "gradient_accumulation_steps": accumulation,
-        }
-        if deepspeed
-        else None,
+        deepspeed=deepspeed and {**deepspeed, **_deepspeed_rows(micro_batch, accumulation)},
         report_to="none",
         disable_tqdm=True,
     )
@@ -115,6 +102,13 @@ def _rows_of_a_step(training: Training, rows_at_once: int | None) -> tuple[int, 
         )
     micro_batch = rows if rows_at_once is None else rows_at_once
     return micro_batch, values.gradient_accumulation_steps * (rows // micro_batch)
+
+
+def _deepspeed_rows(micro_batch: int, accumulation: int) -> dict[str, int]:
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": accumulation,
+    }
 
 
 def activation_checkpointing(training: Training) -> dict[str, Any]:

@@ -359,7 +359,12 @@ MASKED = (
         },
     ),
     Architecture("mpnet", "masked", "MPNet", _ENCODER),
-    Architecture("esm", "masked", "ESM-2, Nucleotide Transformer", {"mask_token_id": 4}),
+    Architecture(
+        "esm",
+        "masked",
+        "ESM-2, Nucleotide Transformer",
+        {"mask_token_id": 4, "token_dropout": True, "position_embedding_type": "rotary"},
+    ),
     Architecture("eurobert", "masked", "EuroBERT"),
     Architecture(
         "modernbert", "masked", "ModernBERT, BioClinical ModernBERT", {"local_attention": 32}
