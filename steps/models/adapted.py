@@ -15,6 +15,7 @@ from typing import Any
 from steps.config.sections import Hardware, Quantization, Training
 from steps.errors import UserError, first_line
 from steps.models.adapters import make_float32
+from steps.models.attention import PER_DOCUMENT_SDPA
 from steps.models.devices import pick_device, pick_dtype
 from steps.models.loading import load_model
 from steps.models.sources import Base, Objective, resolve_description
@@ -261,8 +262,9 @@ def probe_logits(adapted: AdaptedModel) -> Any:
     tokenizer = adapted.tokenizer
     inner = getattr(adapted.model, "get_base_model", lambda: adapted.model)()
     implementation = inner.config._attn_implementation
-    # The trainer's own attention is for packed rows; a reader loads the library's.
-    inner.set_attn_implementation("sdpa")
+    if implementation == PER_DOCUMENT_SDPA:
+        # The trainer's own attention is for packed rows; a reader loads the library's.
+        inner.set_attn_implementation("sdpa")
     was_training = adapted.model.training
     adapted.model.eval()
     try:
@@ -275,7 +277,8 @@ def probe_logits(adapted: AdaptedModel) -> Any:
                     position = encoded.input_ids[0].tolist().index(tokenizer.mask_token_id)
                 rows.append(logits[position].float().cpu())
     finally:
-        inner.set_attn_implementation(implementation)
+        if implementation == PER_DOCUMENT_SDPA:
+            inner.set_attn_implementation(implementation)
         adapted.model.train(was_training)
     return torch.stack(rows).clone()
 
