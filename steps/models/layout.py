@@ -154,10 +154,12 @@ class _Trial:
             short = self._hidden(padded_batch([self.short], self.pad_id))
             again = self._hidden(padded_batch([self.long], self.pad_id))
         except _REFUSALS as error:
+            way_out = "choose a model that takes texts of any length, such as a BERT or a LLaMA"
+            if self.model.dtype != torch.float32:
+                way_out = f"compute in float32 (training.hardware.bf16=false), or {way_out}"
             raise UserError(
                 f"{type(self.model).__name__} cannot read a document of {len(self.long)} or "
-                f"{len(self.short)} tokens ({first_line(error)}): choose a model that takes texts "
-                "of any length, such as a BERT or a LLaMA"
+                f"{len(self.short)} tokens ({first_line(error)}): {way_out}"
             ) from None
         if not self._same(long, again):
             raise UserError(
@@ -171,10 +173,10 @@ class _Trial:
             for first in self._first_positions():
                 if self._packs(alone, first):
                     return RowLayout("packed", first)
-            reason = "packed documents would change one another"
+            reason = "its documents change one another when they are packed"
         if self._pads(alone):
             return RowLayout("padded", reason=reason)
-        return RowLayout("single", reason=f"{reason}, and padding or a longer neighbour would, too")
+        return RowLayout("single", reason="its documents change one another in any batch")
 
     def _first_positions(self) -> Iterator[int]:
         config = self.model.config.get_text_config()
