@@ -81,7 +81,11 @@ def main(
     loaded = load_config(config_path, overrides)
     rank = rank_from_environment()
     if rank is None and (num_processes > 1 or loaded.training.distributed.uses_deepspeed):
+        from steps.tracking.job import check_distributed
+
         show_notices(loaded.notices)
+        # Before the ranks are started: each of them would meet it.
+        check_distributed(loaded, num_processes)
         given = {"config": config_path, "overrides": overrides, **asdict(options)}
         start_ranks(loaded, num_processes, given, verbose)
         return

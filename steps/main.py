@@ -127,6 +127,12 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
 
     from steps.tracking.runs import step_run
 
+    for variant in loaded.training.variants:
+        overlaid = load_config(loaded.path, loaded.variant_overrides(variant))
+        if overlaid.training.distributed.uses_deepspeed:
+            from steps.tracking.job import check_distributed
+
+            check_distributed(overlaid)
     with step_run("main", loaded.training, verbose=verbose) as run:
         run_pipeline(Pipeline(run, loaded))
 

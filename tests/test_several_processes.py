@@ -1,5 +1,6 @@
 """finetune on several processes: one run, one result, and no process left, however it ends."""
 
+import importlib
 import os
 import signal
 import socket
@@ -276,6 +277,25 @@ def test_a_deepspeed_file_that_is_not_there_is_named_at_once(
     result = CliRunner().invoke(main, ["--config", str(tiny_config), "--overrides", overrides])
     assert result.exit_code == 2
     assert "zero4.json" in result.output and "zero3.json" in result.output
+
+
+@pytest.mark.parametrize("step", ["finetune", "main"])
+def test_a_deepspeed_file_with_a_misspelt_key_is_refused_before_anything_is_made(
+    step: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"stage": 2, "overlap_com": true}}')
+    overrides = (
+        "training.distributed.enabled=true training.distributed.backend=deepspeed "
+        f"training.distributed.deepspeed_config={file}"
+    )
+    main = importlib.import_module(f"steps.{step}").main
+    result = CliRunner().invoke(main, ["--config", str(tiny_config), "--overrides", overrides])
+    assert result.exit_code == 2
+    assert "did you mean zero_optimization.overlap_comm?" in result.output
+    assert (
+        mlflow.search_experiments() == [] or mlflow.search_runs(search_all_experiments=True).empty
+    )
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

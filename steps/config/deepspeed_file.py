@@ -52,7 +52,7 @@ def read_deepspeed_json(path: Path) -> dict[str, Any]:
         UserError: It is missing, not a JSON object, or holds something else where one belongs.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
     except FileNotFoundError:
         raise UserError(
             f"distributed.deepspeed_config: there is no file {str(path)!r}: give one like "
@@ -61,11 +61,26 @@ def read_deepspeed_json(path: Path) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+        raise UserError(
+            f"{path}: holds {json.dumps(content)[:40]}, expected a JSON object like that of "
+            "configs/deepspeed/zero2.json"
+        )
     for key in _OBJECTS:
         value = value_at(content, key)
-        if not (value is None or value == "auto" or isinstance(value, dict)):
-            raise UserError(f'{path}: {key} is {json.dumps(value)}, expected an object or "auto"')
+        # What ZeRO does is not the configuration's to decide.
+        may_be_auto = key != "zero_optimization"
+        if not (value is None or isinstance(value, dict) or (value == "auto" and may_be_auto)):
+            expected = 'an object or "auto"' if may_be_auto else 'an object such as {"stage": 2}'
+            raise UserError(f"{path}: {key} is {json.dumps(value)}, expected {expected}")
+    return content
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands there twice: remove one")
     return content
 
 

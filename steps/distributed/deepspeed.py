@@ -16,6 +16,7 @@ import torch
 
 from steps.config.deepspeed_file import DECIDED_BY, read_deepspeed_json, stated_keys, value_at
 from steps.config.sections import Training
+from steps.distributed.deepspeed_keys import check_keys
 from steps.errors import UserError
 
 # The names under which DeepSpeed's file asks for what `optimizer.type` auto and adamw mean.
@@ -24,17 +25,64 @@ STAGES = (1, 2, 3)
 
 
 def read_deepspeed_file(path: Path) -> dict[str, Any]:
-    """Read a DeepSpeed file.
+    """Read a DeepSpeed file that is in use.
 
     Raises:
-        UserError: It is missing, or not a JSON object with a ZeRO stage of 1 to 3.
+        UserError: It is missing, or not a JSON object with a ZeRO stage of 1 to 3 and with keys and
+            values that DeepSpeed knows.
     """
-    content = read_deepspeed_json(path)
-    if zero_stage(content) not in STAGES:
-        stated = json.dumps(value_at(content, "zero_optimization.stage"))
+    content = without_nulls(read_deepspeed_json(path))
+    stage = value_at(content, "zero_optimization.stage")
+    if stage not in STAGES or isinstance(stage, bool):
         raise UserError(
-            f"{path}: zero_optimization.stage is {stated}, expected 1, 2 or 3: without ZeRO use "
-            "training.distributed.backend=ddp"
+            f"{path}: zero_optimization.stage is {json.dumps(stage)}, expected 1, 2 or 3: without "
+            "ZeRO use training.distributed.backend=ddp"
+        )
+    check_keys(path, content, stage)
+    return content
+
+
+def check_deepspeed_file(
+    path: Path, training: Training, dtype: torch.dtype, ranks: int | None = None
+) -> None:
+    """Refuse a file that a training could not use, before anything is fetched or started.
+
+    Args:
+        path: The file.
+        training: The configuration.
+        dtype: Number format of the computation.
+        ranks: Processes over all machines; None: not known yet.
+
+    Raises:
+        UserError: See `read_deepspeed_file` and `deepspeed_settings`.
+    """
+    rows = training.hyperparameters.batch_size
+    _settled(path, training, dtype, ranks, None if rows == "auto" else rows)
+
+
+def without_nulls(content: dict[str, Any]) -> dict[str, Any]:
+    """A file's content without the keys that say null, which is what DeepSpeed takes them for."""
+    return {
+        key: without_nulls(value) if isinstance(value, dict) else value
+        for key, value in content.items()
+        if value is not None
+    }
+
+
+def _settled(
+    path: Path,
+    training: Training,
+    dtype: torch.dtype,
+    ranks: int | None,
+    micro_batch: int | None,
+) -> dict[str, Any]:
+    """What a file says, found to agree with the configuration as far as that is settled."""
+    content = read_deepspeed_file(path)
+    wrong = list(_contradictions(content, training, dtype, ranks, micro_batch))
+    if wrong:
+        raise UserError(
+            f'{path} contradicts the configuration: {"; ".join(wrong)}: write "auto" there (or '
+            "remove the key)"
         )
     return content
 
@@ -63,13 +111,7 @@ def deepspeed_settings(
     Raises:
         UserError: The file contradicts the configuration; names every key that does.
     """
-    content = read_deepspeed_file(path)
-    wrong = list(_contradictions(content, training, dtype, ranks, micro_batch))
-    if wrong:
-        raise UserError(
-            f'{path} contradicts the configuration: {"; ".join(wrong)}: write "auto" there (or '
-            "remove the key)"
-        )
+    content = _settled(path, training, dtype, ranks, micro_batch)
     values = training.hyperparameters
     # Trainer's own optimiser and schedule are used, whatever process holds their state.
     for section in ("optimizer", "scheduler"):
@@ -101,14 +143,16 @@ def _contradictions(
     content: Mapping[str, Any],
     training: Training,
     dtype: torch.dtype,
-    ranks: int,
-    micro_batch: int,
+    ranks: int | None,
+    micro_batch: int | None,
 ) -> Iterator[str]:
     values, optimizer = training.hyperparameters, training.optimizer
+    accumulation = values.gradient_accumulation_steps
+    rows = micro_batch * accumulation * ranks if micro_batch and ranks else None
     decided = {
         "train_micro_batch_size_per_gpu": micro_batch,
-        "gradient_accumulation_steps": values.gradient_accumulation_steps,
-        "train_batch_size": micro_batch * values.gradient_accumulation_steps * ranks,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": rows,
         "gradient_clipping": values.max_grad_norm,
         "bf16.enabled": dtype == torch.bfloat16,
         "fp16.enabled": dtype == torch.float16,
@@ -123,6 +167,8 @@ def _contradictions(
     for key, stated in stated_keys(content).items():
         # Their names are others than ours; of schedules, the file's are never used.
         agrees = stated == decided[key] and key != "scheduler.type"
+        # What is not settled yet is compared when it is.
+        agrees = agrees or decided[key] is None
         if key == "optimizer.type":
             agrees = is_adam and str(stated).lower() in ADAM
         if not agrees:
@@ -131,3 +177,7 @@ def _contradictions(
     given = value_at(content, "optimizer.params")
     for key in sorted(given.keys() - known if isinstance(given, dict) else ()):
         yield f"optimizer.params.{key} has no counterpart here"
+    schedule = value_at(content, "scheduler.params")
+    for key, stated in schedule.items() if isinstance(schedule, dict) else ():
+        if stated != "auto":
+            yield f"scheduler.params.{key} is {json.dumps(stated)}, scheduler.* decides"

@@ -17,7 +17,12 @@ from steps.config.dotted import flatten
 from steps.config.file import LoadedConfig, resolved_yaml
 from steps.config.sections import Training
 from steps.distributed.collectives import broadcast, check_ranks_agree, raise_on_all_ranks
-from steps.distributed.deepspeed import deepspeed_settings, read_deepspeed_file, zero_stage
+from steps.distributed.deepspeed import (
+    check_deepspeed_file,
+    deepspeed_settings,
+    read_deepspeed_file,
+    zero_stage,
+)
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
 from steps.models.checks import check_base
@@ -100,6 +105,8 @@ def prepare_job(
         UserError: Something is missing, contradictory, or does not fit; on every rank.
     """
     training = loaded.training
+    with raise_on_all_ranks():
+        check_distributed(loaded, rank.count)
     stored = _fetch_on_all_ranks(run, dataset, rank)
     cache_parts = key_parts("finetune", training, {"dataset": stored.digest})
     with raise_on_all_ranks():
@@ -136,6 +143,24 @@ def prepare_job(
         if rank.is_first and training.mlflow.log_model:
             try_names(run.client, training.mlflow.registered_model_name, alias)
     return PreparedJob(job, stored, found, fingerprint, restarted, already, cache_parts)
+
+
+def check_distributed(loaded: LoadedConfig, processes: int | None = None) -> None:
+    """Refuse a DeepSpeed file that this configuration cannot be trained with.
+
+    Args:
+        loaded: The configuration; without DeepSpeed in use there is nothing to refuse.
+        processes: Over all machines; None: not known yet.
+
+    Raises:
+        UserError: It cannot be read, holds what DeepSpeed does not know, or contradicts the
+            configuration.
+    """
+    training = loaded.training
+    if training.distributed.uses_deepspeed:
+        dtype = pick_dtype(training.hardware, pick_device(training.hardware.device))
+        path = deepspeed_path(training, loaded.path)
+        check_deepspeed_file(path, training, dtype, processes)
 
 
 def _planned_on_first_rank(run: StepRun, job: Job, rank: Rank, *, records: bool) -> Job:
