@@ -4,6 +4,7 @@ from typing import Any
 
 from steps.config.sections import Qlora, Training
 from steps.errors import UserError, first_line
+from steps.models.quantised import check_stored
 from steps.models.sources import Base, read_model_config
 
 
@@ -12,7 +13,8 @@ def check_base(base: Base, training: Training, device: str) -> None:
 
     Raises:
         UserError: Transformers does not know the architecture, it does not fit the objective,
-            the windows are longer than the model, or nothing here can quantise.
+            the windows are longer than the model, its weights are quantised in another way than
+            the configuration says, or nothing here can quantise.
     """
     from transformers import AutoConfig
 
@@ -30,6 +32,7 @@ def check_base(base: Base, training: Training, device: str) -> None:
             f"transformers cannot build ({first_line(error)}): name another model, or a newer "
             "release of transformers in conda.yaml"
         ) from None
+    check_stored(base, training)
     _check_objective(base, settings)
     _check_length(base, settings, training.model.max_length)
     if training.qlora.bits != 16:

@@ -5,6 +5,7 @@ from typing import Any
 
 from steps.config.sections import Quantization
 from steps.errors import UserError, first_line
+from steps.models.quantised import stored_quantisation
 from steps.models.sources import Base, Objective
 
 _NEW_MODULES = "_forge_new_modules"
@@ -20,6 +21,8 @@ def load_model(
     storage: Any = None,
 ) -> Any:
     """Load the weights, quantised to 4 or 8 bits, or as `dtype` (a `torch.dtype`) for 16.
+
+    A base that is quantised already (see `steps.models.quantised`) is loaded as it is stored.
 
     4-bit weights lie in tensors of `storage`; None: uint8. DeepSpeed shares out and casts what
     it takes for numbers, so there it has to be the `torch.dtype` of the computation. The packed
@@ -44,16 +47,23 @@ def load_model(
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": place}}
     # Or transformers asks on standard input whether a folder's own code may run.
     arguments["trust_remote_code"] = False
-    if bits != 16:
+    computes_in = (
+        getattr(torch, quantization.bnb_4bit_compute_dtype)
+        if bits != 16 and (device != "cpu" or dtype == torch.bfloat16)
+        else dtype
+    )
+    stored = stored_quantisation(base.folder, base.name)
+    if stored is not None:
+        bits = stored.bits
+        arguments["config"] = _computing_in(base.folder, computes_in)
+    elif bits != 16:
         # The head of a masked model is small, may have to be trained, and is where rounding shows.
         kept = _head_modules(base.folder) if base.objective == "masked" else None
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=bits == 4,
             load_in_8bit=bits == 8,
             llm_int8_skip_modules=kept,
-            bnb_4bit_compute_dtype=getattr(torch, quantization.bnb_4bit_compute_dtype)
-            if device != "cpu" or dtype == torch.bfloat16
-            else dtype,
+            bnb_4bit_compute_dtype=computes_in,
             bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
             bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
             bnb_4bit_quant_storage=storage,
@@ -83,11 +93,34 @@ def load_model(
             "the model again"
         ) from None
     setattr(model, _NEW_MODULES, _modules_to_learn(model, base, set(report["missing_keys"])))
+    if stored is not None:
+        _cast_unquantised(model, dtype)
     if bits == 4 and device == "cpu":
         keep_exact_scales(model)
     # The cache is for generation; in training it makes packed documents see each other.
     model.config.use_cache = False
     return model
+
+
+def _computing_in(folder: Path, dtype: Any) -> Any:
+    """The configuration of a quantised base, to compute in another format than its maker did."""
+    from transformers import AutoConfig
+
+    settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    name = str(dtype).removeprefix("torch.")
+    settings.quantization_config = {**settings.quantization_config, "bnb_4bit_compute_dtype": name}
+    return settings
+
+
+def _cast_unquantised(model: Any, dtype: Any) -> None:
+    """Bring what a quantised base holds in full to `dtype`: transformers leaves it as stored."""
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    kept = model._keep_in_fp32_modules_strict or ()
+    for name, parameter in model.named_parameters():
+        packed = isinstance(parameter, Params4bit | Int8Params)
+        if not packed and not any(part in name.split(".") for part in kept):
+            parameter.data = parameter.data.to(dtype)
 
 
 def new_modules(model: Any) -> tuple[str, ...]:

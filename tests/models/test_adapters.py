@@ -33,6 +33,7 @@ from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.context import TrainingContext
 from steps.training.trainer import ModelTrainer
+from tests.support.model_folders import quantised
 from tests.support.project import demo_texts
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -123,6 +124,20 @@ def test_each_method_trains_and_loads_back_with_equal_logits(
     assert all(parameter.dtype == torch.float32 for parameter in moving)
     loaded = load_adapted(tmp_path / "adapter", Hardware(device="cpu"))
     assert loaded.objective == objective
+    assert probe_difference(loaded, tmp_path / "adapter") == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("method", "bits"), [("qlora", 4), ("dora on 4 bits", 4), ("lora_8bit", 8)]
+)
+def test_a_base_that_is_quantised_already_trains_and_loads_back_with_equal_logits(
+    method: str, bits: int, dtype: torch.dtype, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    base = quantised(tiny_llama_folder, tmp_path / "base", bits)
+    adapted = trained(settings(base, **METHODS[method]), tmp_path, dtype)
+    assert adapted.description["bits"] == bits
+    loaded = load_adapted(tmp_path / "adapter", Hardware(device="cpu"))
     assert probe_difference(loaded, tmp_path / "adapter") == 0.0
 
 
