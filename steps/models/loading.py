@@ -36,7 +36,7 @@ def load_model(
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils import logging as transformers_logging
 
     # A bar for weights that load in a second would stand between the step's own lines.
@@ -47,27 +47,10 @@ def load_model(
     arguments: dict[str, Any] = {"dtype": dtype, "device_map": {"": place}}
     # Or transformers asks on standard input whether a folder's own code may run.
     arguments["trust_remote_code"] = False
-    computes_in = (
-        getattr(torch, quantization.bnb_4bit_compute_dtype)
-        if bits != 16 and (device != "cpu" or dtype == torch.bfloat16)
-        else dtype
-    )
     stored = stored_quantisation(base.folder, base.name)
-    if stored is not None:
-        bits = stored.bits
-        arguments["config"] = _computing_in(base.folder, computes_in)
-    elif bits != 16:
-        # The head of a masked model is small, may have to be trained, and is where rounding shows.
-        kept = _head_modules(base.folder) if base.objective == "masked" else None
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=bits == 4,
-            load_in_8bit=bits == 8,
-            llm_int8_skip_modules=kept,
-            bnb_4bit_compute_dtype=computes_in,
-            bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
-            bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
-            bnb_4bit_quant_storage=storage,
-        )
+    bits = stored.bits if stored else bits
+    if bits != 16:
+        arguments |= _quantised(base, quantization, bits, dtype, device, storage)
     try:
         # New weights are drawn by a generator of their own: two loads give one model, and what
         # the caller draws next does not depend on whether there were any.
@@ -102,14 +85,34 @@ def load_model(
     return model
 
 
-def _computing_in(folder: Path, dtype: Any) -> Any:
-    """The configuration of a quantised base, to compute in another format than its maker did."""
-    from transformers import AutoConfig
+def _quantised(
+    base: Base, quantization: Quantization, bits: int, dtype: Any, device: str, storage: Any
+) -> dict[str, Any]:
+    """The arguments under which weights are quantised, or found quantised, when they are loaded."""
+    import torch
+    from transformers import AutoConfig, BitsAndBytesConfig
 
-    settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    name = str(dtype).removeprefix("torch.")
-    settings.quantization_config = {**settings.quantization_config, "bnb_4bit_compute_dtype": name}
-    return settings
+    computes_in: str = quantization.bnb_4bit_compute_dtype
+    if device == "cpu" and dtype != torch.bfloat16:
+        computes_in = str(dtype).removeprefix("torch.")
+    settings = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+    stored = getattr(settings, "quantization_config", None)
+    if stored:
+        # Not in the format that their maker computed in.
+        settings.quantization_config = {**stored, "bnb_4bit_compute_dtype": computes_in}
+        return {"config": settings}
+    # The head of a masked model is small, may have to be trained, and is where rounding shows.
+    kept = _head_modules(base.folder) if base.objective == "masked" else None
+    how = BitsAndBytesConfig(
+        load_in_4bit=bits == 4,
+        load_in_8bit=bits == 8,
+        llm_int8_skip_modules=kept,
+        bnb_4bit_compute_dtype=getattr(torch, computes_in),
+        bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
+        bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
+        bnb_4bit_quant_storage=storage,
+    )
+    return {"quantization_config": how}
 
 
 def _cast_unquantised(model: Any, dtype: Any) -> None:

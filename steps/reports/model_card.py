@@ -30,6 +30,7 @@ TEMPLATE = """---
 | source | {{ base.source }} |
 {% if base.revision %}| revision | {{ base.revision }} |
 {% endif %}{% if base.sha256 %}| SHA-256 of the weights | {{ base.sha256 }} |
+{% endif %}{% if base.config_sha256 %}| SHA-256 of its configuration | {{ base.config_sha256 }} |
 {% endif %}| objective | {{ base.objective }} language modelling |
 {% if base.note %}| note | {{ base.note }} |
 {% endif %}

@@ -15,6 +15,7 @@ from steps.config.dotted import flatten
 from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Model, Training
 from steps.digests import file_sha256
+from steps.models.sources import config_digest
 from steps.tracking.names import (
     ADAPTER_FOLDER,
     CACHE_KEY_TAG,
@@ -92,6 +93,9 @@ def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[
                 parts[key] = json.dumps(value, sort_keys=True)
     if step == "finetune":
         parts["sections"] = json.dumps(training.scientific_data.sections)
+    if step in ("finetune", "evaluate") and (Path(training.model.name) / "config.json").is_file():
+        # A folder may be edited; the hub's commit and a package may not.
+        parts["base configuration"] = config_digest(Path(training.model.name))
     parts.update({f"input {name}": digest for name, digest in inputs.items()})
     parts["source"] = _source_digest(SOURCES[step])
     lock = PROJECT_ROOT / LOCK_FILE

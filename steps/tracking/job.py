@@ -223,6 +223,7 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         base_source=job.base.source,
         base_revision=job.base.revision,
         base_sha256=job.base.sha256,
+        base_config_sha256=job.base.config_sha256,
         base_note=job.base.note,
         objective=job.base.objective,
         method=job.training.qlora.resolved_method,

@@ -35,6 +35,7 @@ OBJECTIVE_TAG = "forge.objective"
 METRIC_VERSION_TAG = "forge.metric_version"
 BASE_MODEL_TAG = "forge.base_model"
 BASE_SHA256_TAG = "forge.base_sha256"
+BASE_CONFIG_TAG = "forge.base_config_sha256"
 MODEL_VERSION_TAG = "forge.model_version"
 CHAMPION_AFTER_TAG = "forge.champion_after"
 # Of a decision: what it asked. Of a preprocess run, a parameter `forge.alpha.MODEL.N`: the N-th

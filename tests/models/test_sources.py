@@ -17,8 +17,9 @@ import pytest
 from steps.config.sections import Model
 from steps.errors import UserError
 from steps.models import package_index
-from steps.models.sources import resolve_base, resolve_description
+from steps.models.sources import config_digest, resolve_base, resolve_description
 from steps.models.tokenizer import load_tokenizer
+from tests.support.model_folders import edited
 from tests.support.project import ROOT
 
 
@@ -59,6 +60,48 @@ def test_another_model_under_the_same_name_is_not_taken_for_the_base(
     monkeypatch.setenv("FORGE_BASE_MODELS", str(impostor))
     with pytest.raises(UserError, match="is not on this machine"):
         resolve_description(description)
+
+
+def test_the_same_weights_under_another_configuration_are_another_base(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = resolve_base(Model(name=str(tiny_llama_folder)))
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    other = edited(tiny_llama_folder, tmp_path / "longer", rope_parameters=rope)
+    longer = resolve_base(Model(name=str(other)))
+    assert longer.sha256 == base.sha256 and longer.config_sha256 != base.config_sha256
+    # Each is found again, and not the one for the other.
+    for one in (base, longer):
+        assert resolve_description(one.description()).config_sha256 == one.config_sha256
+    monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("FORGE_BASE_MODELS", str(other))
+    with pytest.raises(UserError, match="has its weights, but another config.json"):
+        resolve_description(base.description())
+    # An adapter of an earlier commit names the weights alone.
+    earlier = {key: v for key, v in base.description().items() if key != "config_sha256"}
+    assert resolve_description(earlier).folder == other
+
+
+def test_how_a_configuration_was_saved_makes_no_other_base(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    content = json.loads((tiny_llama_folder / "config.json").read_text(encoding="utf-8"))
+    content |= {
+        "_name_or_path": "/somewhere",
+        "transformers_version": "4.30.0",
+        "torch_dtype": content.pop("dtype"),
+        "hidden_size": float(content["hidden_size"]),
+    }
+    backwards = dict(reversed(content.items()))
+    (tmp_path / "config.json").write_text(json.dumps(backwards), encoding="utf-8")
+    assert config_digest(tmp_path) == config_digest(tiny_llama_folder)
+
+
+def test_a_configured_digest_of_the_weights_is_accepted(tiny_llama_folder: Path) -> None:
+    digest = resolve_base(Model(name=str(tiny_llama_folder))).sha256
+    assert resolve_base(Model(name=str(tiny_llama_folder), sha256=digest)).sha256 == digest
+    with pytest.raises(UserError, match="it is another model"):
+        resolve_base(Model(name=str(tiny_llama_folder), sha256="0" * 64))
 
 
 def test_pickled_weights_are_refused_with_the_reason(tmp_path: Path) -> None:

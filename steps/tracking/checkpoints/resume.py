@@ -72,6 +72,10 @@ MAY_CHANGE = {
 }
 
 
+# The name in a fingerprint that runs of earlier commits do not have.
+BASE_CONFIGURATION = "base model configuration"
+
+
 @dataclass(frozen=True)
 class Found:
     """A checkpoint to go on from.
@@ -117,6 +121,8 @@ def resume_fingerprint(training: Training, base: "Base", dataset_digest: str) ->
         # The masks under which a masked model is validated.
         "evaluation.seed": training.evaluation.seed,
     }
+    if base.config_sha256 is not None:
+        expected[BASE_CONFIGURATION] = base.config_sha256
     for section in SECTIONS:
         content = getattr(training, section).model_dump(mode="json")
         for key, value in flatten(section, content):
@@ -269,11 +275,14 @@ def _unfinished_runs(
     run: "StepRun", expected: Mapping[str, Any], say: Callable[[str], None]
 ) -> "Iterator[Run]":
     """Yield runs that ended early with this configuration and dataset, newest first."""
-    runs = run.client.search_runs(
-        [run.experiment_id],
-        f"tags.`{STEP_TAG}` = 'finetune' and tags.`{RESUME_KEY_TAG}` = '{resume_key(expected)}'",
-        order_by=["attributes.start_time DESC"],
-    )
+    earlier = {name: value for name, value in expected.items() if name != BASE_CONFIGURATION}
+    runs: list[Run] = []
+    for key in dict.fromkeys((resume_key(expected), resume_key(earlier))):
+        runs += run.client.search_runs(
+            [run.experiment_id],
+            f"tags.`{STEP_TAG}` = 'finetune' and tags.`{RESUME_KEY_TAG}` = '{key}'",
+            order_by=["attributes.start_time DESC"],
+        )
     # A run that another one went on from is that one's business now.
     continued = {r.data.tags.get(RESUMED_TAG, "").partition(":")[0] for r in runs}
     for source in runs:
@@ -399,6 +408,8 @@ def _refuse_differences(
     # What checkpoints did not say while there was one process only.
     alone = {"processes": 1, "deepspeed": None}
     then, expected = {**alone, **stated.get("configuration", {})}, {**alone, **expected}
+    # Nor with which config.json the base was read.
+    then.setdefault(BASE_CONFIGURATION, expected.get(BASE_CONFIGURATION))
     changed = [
         f"{name} was {json.dumps(then.get(name))}, is {json.dumps(expected.get(name))}"
         for name in sorted(then.keys() | expected.keys())

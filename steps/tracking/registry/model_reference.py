@@ -11,6 +11,7 @@ from steps.terminal import say
 from steps.tracking.names import (
     ADAPTER_DIGEST_TAG,
     ADAPTER_FOLDER,
+    BASE_CONFIG_TAG,
     BASE_MODEL_TAG,
     BASE_SHA256_TAG,
     CHALLENGER,
@@ -94,10 +95,10 @@ def trained_on_base(client: "MlflowClient", reference: ModelReference, base: "Ba
         tags = client.get_run(reference.run_id).data.tags
     except MlflowException:
         return False
-    return (tags.get(BASE_MODEL_TAG), tags.get(BASE_SHA256_TAG)) == (
-        base.name,
-        base.sha256,
-    ) and tags.get("forge.base_revision") == base.revision
+    began = tuple(tags.get(tag) for tag in (BASE_MODEL_TAG, BASE_SHA256_TAG, "forge.base_revision"))
+    # Runs of earlier commits do not say with which config.json.
+    configuration = tags.get(BASE_CONFIG_TAG, base.config_sha256)
+    return (*began, configuration) == (base.name, base.sha256, base.revision, base.config_sha256)
 
 
 def trained_objective(client: "MlflowClient", reference: ModelReference) -> str | None:
