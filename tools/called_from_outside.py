@@ -18,8 +18,11 @@ eval_dataset
 ignore_keys
 use_cache
 padding_side
+pad_token
 is_loaded_in_4bit
 pre_tokenizer
+normalizer
+decoder
 
 # The `evaluate` library, which finds the one metric class of each folder.
 BitsPerByte

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from steps.errors import UserError
+from steps.models.token_spans import encode
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -24,31 +24,22 @@ def tokens_and_bytes(tokenizer: Any, text: str) -> tuple[list[int], "npt.NDArray
     """Tokenise a text without special tokens and count the bytes of each token.
 
     Args:
-        tokenizer: A fast `transformers` tokenizer.
+        tokenizer: A `transformers` tokenizer.
         text: Any text.
 
     Returns:
         Token ids, and the UTF-8 bytes that each stands for, int64 `[tokens]`. The bytes of
         a token follow those of the token before it, and they sum to `len(text.encode())`
         (where there is any token at all). A token that stands for none has 0.
-
-    Raises:
-        UserError: If the tokenizer is not a fast one, so that it knows no offsets.
     """
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"tokenizer {type(tokenizer).__name__} has no offset mapping: expected a fast "
-            "tokenizer; add its tokenizer.json to the model's folder"
-        )
-    # verbose=False: a paper longer than the model is cut into windows later, no warning needed.
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids = list(encoded["input_ids"])
+    encoded = encode(tokenizer, text)
+    ids = encoded.ids
     if not ids:
         return ids, np.zeros(0, dtype=np.int64)
     pieces = tokenizer.convert_ids_to_tokens(ids)
     lengths = _spelled_bytes(pieces, text.encode())
     if lengths is None:
-        lengths = _offset_bytes(encoded["offset_mapping"], text)
+        lengths = _offset_bytes(encoded.spans, text)
     return ids, lengths
 
 

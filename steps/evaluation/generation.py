@@ -21,7 +21,7 @@ import numpy.typing as npt
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.cloze import SENTENCE_END
 from steps.evaluation.seeds import generator_for
-from steps.models.tokenizer import start_token
+from steps.models.tokenizer import continuation, start_token
 from steps.papers.deduplication import hash_words, ngram_hashes
 from steps.papers.text import PART_SEPARATOR, PaperText
 
@@ -133,7 +133,10 @@ def generate(
                 use_cache=True,
                 **sampling,
             )
-            generations += tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+            generations += [
+                continuation(tokenizer, ids, new)
+                for ids, new in zip(batch, written[:, width:].tolist(), strict=True)
+            ]
     return pd.DataFrame(
         {
             "paper_id": [prompt.paper_id for prompt in prompts],

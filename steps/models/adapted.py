@@ -19,7 +19,7 @@ from steps.models.attention import PER_DOCUMENT_SDPA
 from steps.models.devices import pick_device, pick_dtype
 from steps.models.loading import load_model
 from steps.models.sources import Base, Objective, resolve_description
-from steps.models.tokenizer import load_tokenizer
+from steps.models.tokenizer import check_tokenizer, load_tokenizer
 
 BASE_FILE = "base.json"
 # What it has to say for the model to be loaded.
@@ -87,6 +87,7 @@ def load_base(
     quantization: Quantization | None = None,
     hardware: Hardware | None = None,
     dtype_name: str | None = None,
+    tokenizer: Any = None,
 ) -> AdaptedModel:
     """Load a base model without any adapter, in evaluation mode.
 
@@ -96,20 +97,24 @@ def load_base(
         quantization: How 4-bit weights are stored; None: the defaults.
         hardware: Device and number format; None: the defaults.
         dtype_name: torch's name of the format; None: as `hardware` says.
+        tokenizer: What it was adapted with; None: its own.
 
     Raises:
-        UserError: The device, format or weights cannot be used.
+        UserError: The device, format, tokenizer or weights cannot be used.
     """
     import torch
 
     settings = hardware or Hardware()
     device = pick_device(settings.device)
     dtype = getattr(torch, dtype_name) if dtype_name else pick_dtype(settings, device)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(base.folder)
+        check_tokenizer(tokenizer, base)
     model = load_model(base, quantization or Quantization(), bits, dtype, device)
     model.eval()
     return AdaptedModel(
         model,
-        load_tokenizer(base.folder),
+        tokenizer,
         base.objective,
         dtype,
         device,
@@ -138,9 +143,9 @@ def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel
         hardware=hardware,
         # All weights of a full fine-tuning are stored as they were trained.
         dtype_name=description["dtype"] if adapter else "float32",
+        tokenizer=load_tokenizer(folder),
     )
     loaded.dtype = getattr(torch, description["dtype"])
-    loaded.tokenizer = load_tokenizer(folder)
     loaded.description = description
     if adapter:
         with torch.random.fork_rng(devices=[]):
@@ -271,6 +276,8 @@ def probe_logits(adapted: AdaptedModel) -> Any:
         with adapted.autocast():
             for text in _probe_texts(adapted):
                 encoded = tokenizer(text, return_tensors="pt").to(adapted.device)
+                # Token types, which some tokenizers add, are in no row of the training.
+                encoded.pop("token_type_ids", None)
                 logits = adapted.model(**encoded).logits[0]
                 position = -1
                 if adapted.objective == "masked":

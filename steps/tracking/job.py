@@ -28,7 +28,7 @@ from steps.errors import UserError
 from steps.models.checks import check_base
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
 from steps.models.sources import resolve_base
-from steps.models.tokenizer import load_tokenizer
+from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.text import PaperText, read_papers
 from steps.recorder import SilentRecorder
 from steps.terminal import say
@@ -116,6 +116,10 @@ def prepare_job(
         device = pick_device(training.hardware.device)
         dtype = pick_dtype(training.hardware, device)
         check_base(base, training, device)
+        tokenizer = load_tokenizer(base.folder)
+        note = check_tokenizer(tokenizer, base)
+        if note and rank.is_first:
+            say(f"note: {note}")
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)
@@ -128,7 +132,7 @@ def prepare_job(
     job = Job(
         training=training,
         base=base,
-        tokenizer=load_tokenizer(base.folder),
+        tokenizer=tokenizer,
         placement=placement,
         train_papers=train_papers,
         validation_papers=validation_papers,

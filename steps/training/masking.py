@@ -26,6 +26,7 @@ from torch.utils.data import Dataset
 from steps.config.sections import Masking
 from steps.errors import UserError
 from steps.models.losses import IGNORED
+from steps.models.token_spans import Encoded, encode
 from steps.models.tokenizer import with_special_tokens
 from steps.papers.text import PaperText
 from steps.training.packing import pack
@@ -95,7 +96,7 @@ def word_windows(
 
     Args:
         paper: The paper, with its gene and variant mentions.
-        tokenizer: A fast tokenizer, which knows the words that its tokens are from.
+        tokenizer: From `load_tokenizer`.
         max_length: Longest window with its special tokens, in tokens.
         overlap: Most tokens of context that a later window repeats from the one before.
 
@@ -106,10 +107,8 @@ def word_windows(
     Raises:
         UserError: The tokenizer does not tell words apart.
     """
-    encoded = tokenizer(
-        paper.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    ids: list[int] = encoded["input_ids"]
+    encoded = encode(tokenizer, paper.text)
+    ids = encoded.ids
     if not ids:
         return []
     opening = with_special_tokens(tokenizer, [])[0]
@@ -136,17 +135,17 @@ def word_windows(
 
 
 def _units(
-    paper: PaperText, encoded: Any, tokenizer: Any, longest: int
+    paper: PaperText, encoded: Encoded, tokenizer: Any, longest: int
 ) -> tuple["npt.NDArray[np.bool_]", "npt.NDArray[np.bool_]"]:
     """Which tokens begin a unit, and which belong to a gene or variant; bool `[tokens]`."""
-    words = encoded.word_ids()
+    words = encoded.words
     if len(words) > 1 and len(set(words)) == 1 and " " in paper.text.strip():
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r} takes a whole text for one word: whole words "
             "cannot be masked with it; name a masked model whose tokenizer splits at blanks"
         )
     starts_unit = np.array([True, *(left != right for left, right in pairwise(words))])
-    offsets = np.array(encoded["offset_mapping"])
+    offsets = np.array(encoded.spans)
     entity = np.zeros(len(words), dtype=np.bool_)
     for span in (*paper.genes, *paper.variants):
         first = int(np.searchsorted(offsets[:, 1], span.start, side="right"))
@@ -218,7 +217,7 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
 
         Args:
             windows: From `masked_windows`.
-            tokenizer: A fast tokenizer with a mask token.
+            tokenizer: From `load_tokenizer`, with a mask token.
             capacity: Tokens in a row, and in the longest window.
             rule: How often words and entities are hidden, and what by.
             seed: Seed of all draws, together with epoch and row.
@@ -230,6 +229,8 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         self._rule = rule
         self._seed = seed
         special = set(tokenizer.all_special_ids)
+        # Some of these may have no embedding.
+        special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._replacements = Replacements(
             tokenizer.mask_token_id,
             np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int64),
@@ -257,12 +258,12 @@ def masked_windows(
 
     Args:
         papers: The papers.
-        tokenizer: A fast tokenizer with a mask token.
+        tokenizer: From `load_tokenizer`, with a mask token.
         max_length: Longest window with its special tokens, in tokens.
         overlap: Most context tokens that a later window of a long paper repeats.
 
     Raises:
-        UserError: The tokenizer has no mask token, is not a fast one, or knows no words.
+        UserError: The tokenizer has no mask token, or knows no words.
     """
     _check_tokenizer(tokenizer)
     return [w for paper in papers for w in word_windows(paper, tokenizer, max_length, overlap)]
@@ -273,9 +274,4 @@ def _check_tokenizer(tokenizer: Any) -> None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path!r} has no mask token: expected that of a masked "
             "model; set training.model.objective to causal, or name a masked model"
-        )
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"tokenizer {type(tokenizer).__name__} does not tell which word a token is from: "
-            "expected a fast tokenizer; add its tokenizer.json to the model's folder"
         )

@@ -1,9 +1,9 @@
 """From papers to training rows: windows of tokens, packed without contamination.
 
-Each paper is `BOS text EOS`. A paper longer than a window becomes several, each of which
-begins with some tokens of the one before as context that is not trained on twice. Windows
-are packed into rows of up to `max_length` tokens, best fit first, nothing dropped and
-nothing padded; positions restart at each window, and the attention stays within it (see
+Each paper is `BOS text EOS` (see `steps.models.tokenizer`). A paper longer than a window becomes
+several, each of which begins with some tokens of the one before as context that is not trained on
+twice. Windows are packed into rows of up to `max_length` tokens, best fit first, nothing dropped
+and nothing padded; positions restart at each window, and the attention stays within it (see
 `steps.models.attention`). A model that bears no packing gets one window a row.
 """
 
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from steps.models.layout import RowLayout, filled_up, packed_batch, padded_batch
 from steps.models.losses import IGNORED
+from steps.models.tokenizer import end_token, start_token
 from steps.papers.text import PaperText
 
 
@@ -53,20 +54,19 @@ def windows_of(paper: PaperText, tokenizer: Any, max_length: int, overlap: int) 
 
     Args:
         paper: The paper.
-        tokenizer: A fast tokenizer; its BOS (or EOS where it has none) opens the paper and
-            its EOS closes it.
+        tokenizer: From `load_tokenizer`; `start_token` opens the paper, `end_token` closes it.
         max_length: Longest window, in tokens.
         overlap: Tokens of context that a later window repeats from the one before, at least 1
             (its first token is predicted by nothing).
 
     Returns:
         Windows in order; together each token but the first is a target exactly once.
+
+    Raises:
+        UserError: The tokenizer has no token to open or close a paper with.
     """
-    opening = tokenizer.bos_token_id
-    if opening is None:
-        opening = tokenizer.eos_token_id
     body = tokenizer(paper.text, add_special_tokens=False, verbose=False).input_ids
-    tokens = [opening, *body, tokenizer.eos_token_id]
+    tokens = [start_token(tokenizer), *body, end_token(tokenizer)]
     windows = [Window(paper.paper_id, tuple(tokens[:max_length]), 1)]
     done = max_length
     while done < len(tokens):

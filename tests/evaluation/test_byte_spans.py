@@ -5,11 +5,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steps.errors import UserError
 from steps.evaluation.byte_spans import _offset_bytes, character_bytes, tokens_and_bytes
 from steps.evaluation.strata import byte_strata, spread_over_bytes
 from steps.metrics import STRATA
+from steps.models.tokenizer import load_tokenizer
 from tests.support.example_papers import SENTENCES, paper_of
+from tests.support.tiny_tokenizers import FAMILIES, GENOMICS
 
 TOKENIZERS = ["byte_level_tokenizer", "byte_fallback_tokenizer", "wordpiece_tokenizer"]
 TEXTS = [
@@ -81,12 +82,29 @@ def test_characters_are_one_to_four_bytes_wide():
     assert list(character_bytes("aé日🧬")) == [0, 1, 3, 6, 10]
 
 
-def test_a_tokenizer_without_offsets_is_refused(byte_level_tokenizer):
-    class SlowTokenizer:
-        is_fast = False
+@pytest.fixture(scope="module", params=FAMILIES)
+def family_tokenizer(request, tmp_path_factory):
+    return load_tokenizer(FAMILIES[request.param].folder(tmp_path_factory.mktemp("family")))
 
-    with pytest.raises(UserError, match="SlowTokenizer has no offset mapping"):
-        tokens_and_bytes(SlowTokenizer(), "text")
+
+@pytest.mark.parametrize("text", [*GENOMICS, *TEXTS])
+def test_bytes_sum_to_the_text_with_the_tokenizers_of_all_families(family_tokenizer, text):
+    ids, lengths = tokens_and_bytes(family_tokenizer, text)
+    assert ids == family_tokenizer(text, add_special_tokens=False).input_ids
+    assert len(lengths) == len(ids)
+    assert (lengths >= 0).all()
+    assert lengths.sum() == len(text.encode())
+
+
+def test_a_word_has_the_bytes_of_its_tokens_with_the_tokenizers_of_all_families(family_tokenizer):
+    text = "Loss of BRCA1 – or TP53 – in naïve β-cells"
+    lengths = tokens_and_bytes(family_tokenizer, text)[1]
+    borders = {0, *np.cumsum(lengths).tolist()}
+    for word in (" BRCA1", " TP53", " in"):
+        start = text.encode().index(word.encode())
+        end = start + len(word.encode())
+        # The space belongs to the word, or is a token of its own.
+        assert {start, start + 1} & borders and end in borders, word
 
 
 def strata_of(paper):

@@ -70,10 +70,13 @@ def byte_fallback_tokenizer():
 def wordpiece_tokenizer():
     """A lower-casing, accent-stripping WordPiece tokenizer, as BERT's."""
     from tokenizers import BertWordPieceTokenizer
+    from tokenizers.processors import BertProcessing
     from transformers import PreTrainedTokenizerFast
 
     backend = BertWordPieceTokenizer(lowercase=True)
     backend.train_from_iterator(SENTENCES, vocab_size=400, min_frequency=1)
+    sep, cls = (("[SEP]", backend.token_to_id("[SEP]")), ("[CLS]", backend.token_to_id("[CLS]")))
+    backend._tokenizer.post_processor = BertProcessing(sep, cls)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend._tokenizer,
         unk_token="[UNK]",

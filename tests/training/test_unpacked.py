@@ -1,4 +1,4 @@
-"""A model that bears no packing trains as one that does: same losses, same resume, one line more."""
+"""A model that bears no packing trains as one that does: same losses, same resume."""
 
 import signal
 from pathlib import Path

@@ -67,8 +67,18 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
         return probe_difference(self.adapted, self.folder)
 
     def _continue(self, text: str, max_new_tokens: int, temperature: float) -> str:
+        """Go on from a text that opens as the papers of the training did."""
+        import torch
+
+        from steps.models.tokenizer import continuation, start_token
+
         tokenizer = self.adapted.tokenizer
-        encoded = tokenizer(text, return_tensors="pt").to(self.adapted.device)
+        prompt = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        start = start_token(tokenizer)
+        # Somebody may have written the opening into the text.
+        if prompt[:1] != [start]:
+            prompt = [start, *prompt]
+        given = torch.tensor([prompt], device=self.adapted.device)
         sampling = (
             {"do_sample": True, "temperature": temperature}
             if temperature > 0
@@ -76,29 +86,45 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
         )
         with self.adapted.autocast():
             output = self.adapted.model.generate(
-                **encoded,
+                input_ids=given,
+                attention_mask=torch.ones_like(given),
                 max_new_tokens=max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=self._ends(),
                 use_cache=True,
                 **sampling,
             )
-        return str(
-            tokenizer.decode(output[0, encoded.input_ids.shape[1] :], skip_special_tokens=True)
-        )
+        return continuation(tokenizer, prompt, output[0, len(prompt) :].tolist())
+
+    def _ends(self) -> list[int]:
+        """Where a text ends: the token that closed the papers, and what the base stops at."""
+        own = getattr(self.adapted.model.generation_config, "eos_token_id", None)
+        stated = own if isinstance(own, list) else [own]
+        ends = [self.adapted.tokenizer.eos_token_id, *stated]
+        return [end for end in dict.fromkeys(ends) if end is not None]
 
     def _fill(self, text: str) -> str:
+        import torch
+
+        from steps.models.tokenizer import with_special_tokens
+
         tokenizer = self.adapted.tokenizer
-        encoded = tokenizer(text, return_tensors="pt", verbose=False).to(self.adapted.device)
-        positions = (encoded.input_ids[0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
-        longest = min(self.adapted.model.config.max_position_embeddings, tokenizer.model_max_length)
-        if not positions or encoded.input_ids.shape[1] > longest:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        tokens, _ = with_special_tokens(tokenizer, ids)
+        positions = [place for place, i in enumerate(tokens) if i == tokenizer.mask_token_id]
+        longest = min(
+            getattr(self.adapted.model.config, "max_position_embeddings", None) or len(tokens),
+            tokenizer.model_max_length,
+        )
+        if not positions or len(tokens) > longest:
             raise MlflowException.invalid_parameter_value(
                 f"the text {text[:60]!r} has {len(positions)} {tokenizer.mask_token} and "
-                f"{encoded.input_ids.shape[1]} tokens: expected at least one mask, and at most "
+                f"{len(tokens)} tokens: expected at least one mask, and at most "
                 f"{longest} tokens"
             )
+        given = torch.tensor([tokens], device=self.adapted.device)
         with self.adapted.autocast():
-            logits = self.adapted.model(**encoded).logits[0]
+            logits = self.adapted.model(input_ids=given).logits[0]
         return " | ".join(
             ", ".join(tokenizer.decode([i]).strip() for i in logits[p].topk(TOP_TOKENS).indices)
             for p in positions
