@@ -10,7 +10,8 @@ from steps.evaluation.strata import byte_strata, spread_over_bytes
 from steps.metrics import STRATA
 from steps.models.tokenizer import load_tokenizer
 from tests.support.example_papers import SENTENCES, paper_of
-from tests.support.tiny_tokenizers import FAMILIES, GENOMICS
+from tests.support.tiny_tokenizers import GENOMICS
+from tests.support.tokenizer_families import FAMILIES
 
 TOKENIZERS = ["byte_level_tokenizer", "byte_fallback_tokenizer", "wordpiece_tokenizer"]
 TEXTS = [

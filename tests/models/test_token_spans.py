@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from steps.models.token_spans import Encoded, encode
 from steps.models.tokenizer import load_tokenizer
-from tests.support.tiny_tokenizers import FAMILIES, GENOMICS
+from tests.support.tiny_tokenizers import GENOMICS
+from tests.support.tokenizer_families import FAMILIES
 
 WRITTEN_IN_PYTHON = ("biogpt", "ctrl", "esm")
 

@@ -16,14 +16,8 @@ from steps.models.tokenizer import (
     special_tokens,
     start_token,
 )
-from tests.support.tiny_tokenizers import (
-    CAUSAL_FAMILIES,
-    FAMILIES,
-    GENOMICS,
-    MASKED_FAMILIES,
-    described_bytes,
-    merged_bytes,
-)
+from tests.support.tiny_tokenizers import GENOMICS, described_bytes, merged_bytes
+from tests.support.tokenizer_families import CAUSAL_FAMILIES, FAMILIES, MASKED_FAMILIES
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -7,7 +7,7 @@ import pytest
 from steps.models.tokenizer import load_tokenizer, special_tokens
 from steps.training.masking import word_windows
 from tests.support.example_papers import SENTENCES, paper_of
-from tests.support.tiny_tokenizers import MASKED_FAMILIES
+from tests.support.tokenizer_families import MASKED_FAMILIES
 
 PAPER = paper_of("p", ("title", SENTENCES[1]), ("abstract", " ".join(SENTENCES[2:])))
 
