@@ -21,6 +21,7 @@ import numpy.typing as npt
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.cloze import SENTENCE_END
 from steps.evaluation.seeds import generator_for
+from steps.models.attention import rounding_tolerance
 from steps.models.tokenizer import continuation, start_token
 from steps.papers.deduplication import hash_words, ngram_hashes
 from steps.papers.text import PART_SEPARATOR, PaperText
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 # A verbatim run of this many tokens counts as memorised (Carlini et al. 2023, Quantifying
 # Memorization Across Neural Language Models, section 3).
 COPY_TOKENS = 50
+
+# Tokens of the trial that tells whether prompts can be padded: the second one reads a cache.
+_TRIED_TOKENS = 2
 
 # Written like a gene: capitals and digits, two capitals first. V600E is not, nor is a word.
 GENE_LIKE = re.compile(r"(?<![\w-])[A-Z]{2}[A-Z0-9]*[0-9][A-Z0-9]*(?![\w])")
@@ -117,22 +121,15 @@ def generate(
     # The state of the generators outside is not this function's to change.
     with torch.no_grad(), torch.random.fork_rng(), _ready_to_write(model, tokenizer) as device:
         torch.manual_seed(seed)
+        if not _bears_padding_in_front(model, encoded, start, device):
+            batch_size = 1
         for first in range(0, len(encoded), batch_size):
             batch = encoded[first : first + batch_size]
-            width = max(len(ids) for ids in batch)
-            # Padding stands in front, where the model's next token does not follow it.
-            padded = [[start] * (width - len(ids)) + ids for ids in batch]
-            seen = [[0] * (width - len(ids)) + [1] * len(ids) for ids in batch]
             sampling: dict[str, Any] = {"do_sample": temperature > 0}
             if temperature > 0:
                 sampling["temperature"] = temperature
-            written = model.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(seen, device=device),
-                max_new_tokens=max_new_tokens,
-                use_cache=True,
-                **sampling,
-            )
+            written = _write(model, batch, start, device, max_new_tokens, **sampling)
+            width = max(len(ids) for ids in batch)
             generations += [
                 continuation(tokenizer, ids, new)
                 for ids, new in zip(batch, written[:, width:].tolist(), strict=True)
@@ -254,6 +251,53 @@ def _ready_to_write(model: Any, tokenizer: Any) -> Iterator[Any]:
     finally:
         inner.generation_config = before
         model.train(was_training)
+
+
+def _write(
+    model: Any, prompts: Sequence[list[int]], padding: int, device: Any, count: int, **settings: Any
+) -> Any:
+    """Let a model go on from prompts of unequal length.
+
+    Padding stands in front, where the model's next token does not follow it.
+    """
+    import torch
+
+    width = max(len(ids) for ids in prompts)
+    padded = [[padding] * (width - len(ids)) + ids for ids in prompts]
+    seen = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+    return model.generate(
+        input_ids=torch.tensor(padded, device=device),
+        attention_mask=torch.tensor(seen, device=device),
+        max_new_tokens=count,
+        use_cache=True,
+        **settings,
+    )
+
+
+def _bears_padding_in_front(
+    model: Any, prompts: Sequence[list[int]], padding: int, device: Any
+) -> bool:
+    """Whether a short prompt is continued beside a long one as it is alone.
+
+    Positions that count the padding (CTRL), states that have read it, or long RoPE make another
+    text of it without a word.
+    """
+    import torch
+
+    ordered = sorted(prompts, key=len)
+    if not ordered or len(ordered[0]) == len(ordered[-1]):
+        return True
+
+    def scores(batch: list[list[int]]) -> Any:
+        trial = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        made = _write(model, batch, padding, device, _TRIED_TOKENS, **trial)
+        return torch.stack([logits[0] for logits in made.logits]).to(model.dtype)
+
+    alone, beside = scores([ordered[0]]), scores([ordered[0], ordered[-1]])
+    if alone.shape != beside.shape:
+        return False
+    difference = (alone - beside).float().norm()
+    return bool(difference <= rounding_tolerance(model, alone) * alone.float().norm())
 
 
 def _unknown(symbols: Iterable[str], known_symbols: Container[str]) -> int:

@@ -5,12 +5,15 @@ import pytest
 
 from steps.evaluation.generation import (
     GENE_LIKE,
+    Prompt,
     generate,
     generation_prompts,
     generation_scores,
 )
 from steps.evaluation.summary import summarise
+from tests.support.architectures import CAUSAL
 from tests.support.example_papers import GENES, SENTENCES, paper_of
+from tests.support.tiny_architectures import tokenizer_for
 
 
 def symbols_in(text):
@@ -66,6 +69,15 @@ def test_a_batch_writes_what_single_prompts_write(llama, byte_level_tokenizer, p
     assert together.equals(alone)
     assert len({len(prompt.prompt) for prompt in prompts}) > 1, "nothing was padded"
     assert together["generation"].str.len().min() > 0
+
+
+@pytest.mark.parametrize("architecture", CAUSAL, ids=str)
+def test_a_batch_of_any_class_writes_what_single_prompts_write(architecture):
+    model, tokenizer = architecture.build(), tokenizer_for("causal")
+    prompts = [Prompt(f"p{i}", text, "") for i, text in enumerate((SENTENCES[2], "The"))]
+    together = generate(model, tokenizer, prompts, max_new_tokens=6)
+    alone = [generate(model, tokenizer, [one], max_new_tokens=6) for one in prompts]
+    assert list(together["generation"]) == [frame["generation"][0] for frame in alone]
 
 
 def test_greedy_text_is_the_most_probable_token_each_time(llama, byte_level_tokenizer, papers):
