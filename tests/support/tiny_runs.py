@@ -13,6 +13,7 @@ from steps.config.sections import (
     MemoryOptimization,
     Model,
     Qlora,
+    Quantization,
     Training,
 )
 from steps.distributed.deepspeed import zero_stage
@@ -108,3 +109,17 @@ def small_training(folder: Path, **hyperparameters: Any) -> Training:
         memory_optimization=MemoryOptimization(gradient_checkpointing=False),
         hardware=Hardware(bf16=False),
     )
+
+
+def training_by_method(folder: Path, method: str, **hyperparameters: Any) -> Training:
+    """A small training by one of the methods, in windows of 64 tokens: some papers have several."""
+    training = small_training(folder, **hyperparameters)
+    qlora = Qlora(
+        method=method,  # type: ignore[arg-type]
+        enabled=method != "full",
+        r=4,
+        lora_dropout=0.0,
+        quantization=Quantization(load_in_4bit=method == "qlora"),
+    )
+    model = training.model.model_copy(update={"max_length": 64})
+    return training.model_copy(update={"model": model, "qlora": qlora})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from steps.config.sections import Qlora, Quantization, Training
+from steps.config.sections import Training
 from steps.errors import UserError
 from steps.evaluation.likelihood import score_papers
 from steps.evaluation.masked import score_papers_masked
@@ -28,7 +28,7 @@ from steps.models.sources import resolve_base
 from steps.training.trainer import ModelTrainer
 from tests.support.architectures import ARCHITECTURES, Architecture
 from tests.support.tiny_architectures import save
-from tests.support.tiny_runs import build_trainer, papers, small_training
+from tests.support.tiny_runs import build_trainer, papers, training_by_method
 
 PAPERS = papers(6)
 # Refused by name, each with what its line has to say.
@@ -43,20 +43,6 @@ METHODS = ("qlora", "dora", "full")
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
-
-
-def training_of(folder: Path, method: str = "lora") -> Training:
-    training = small_training(folder, max_steps=2)
-    qlora = Qlora(
-        method=method,  # type: ignore[arg-type]
-        enabled=method != "full",
-        r=4,
-        lora_dropout=0.0,
-        quantization=Quantization(load_in_4bit=method == "qlora"),
-    )
-    # Windows of 64 tokens: of some papers there are several.
-    model = training.model.model_copy(update={"max_length": 64})
-    return training.model_copy(update={"model": model, "qlora": qlora})
 
 
 def nats_of_single_windows(trainer: ModelTrainer, rows: list[Any], plain: Any) -> float:
@@ -153,7 +139,7 @@ def test_a_class_trains_scores_saves_and_serves_as_transformers_has_it(
     architecture: Architecture, tmp_path: Path
 ) -> None:
     base = save(architecture, tmp_path / str(architecture))
-    training = training_of(base)
+    training = training_by_method(base, "lora", max_steps=2)
     if str(architecture) in REFUSED:
         with pytest.raises(UserError, match=REFUSED[str(architecture)]) as refusal:
             build_trainer(training, tmp_path / "run", PAPERS, [])
@@ -179,7 +165,7 @@ def test_every_third_class_trains_and_is_saved_by_each_further_method(
     architecture: Architecture, method: str, tmp_path: Path
 ) -> None:
     base = save(architecture, tmp_path / str(architecture))
-    training = training_of(base, method)
+    training = training_by_method(base, method, max_steps=2)
     trainer = build_trainer(training, tmp_path / "run", PAPERS, PAPERS[:2])
     before = trainer.trained_weights()
     trainer.train()
