@@ -273,17 +273,43 @@ def _objective(folder: Path, model: Model) -> Objective:
         return model.objective
     content = read_model_config(folder, model.name)
     names = content.get("architectures") or []
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
-        return "causal"
-    encoders = ("bert", "electra", "deberta", "mpnet", "esm")
-    if any(name.endswith(("ForMaskedLM", "ForPreTraining")) for name in names):
-        return "masked"
-    if any(family in str(content.get("model_type")) for family in encoders):
-        return "masked"
-    raise UserError(
-        f"model {model.name}: its config.json (architectures {names}) tells neither a causal nor "
-        "a masked language model: set training.model.objective to causal or masked"
+    found = _objective_of_classes(names) or _objective_of_type(str(content.get("model_type")))
+    if found is None:
+        raise UserError(
+            f"model {model.name}: its config.json (architectures {names}) tells neither a causal "
+            "nor a masked language model: set training.model.objective to causal or masked"
+        )
+    return found
+
+
+def _objective_of_classes(names: list[str]) -> Objective | None:
+    """What the classes that config.json names learn; None: they do not tell, or not alone."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
+
+    # A class of its maker's own has a name of the same form.
+    causal = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
+    is_causal = any(name in causal or name.endswith("ForCausalLM") for name in names)
+    masked = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
+    is_masked = any(name in masked or name.endswith("ForMaskedLM") for name in names)
+    if is_causal == is_masked:
+        return None
+    return "causal" if is_causal else "masked"
+
+
+def _objective_of_type(model_type: str) -> Objective | None:
+    """What a model without a head, or with another one, is made to learn; None: neither."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    # BERT's kin can be built as decoders too, but are made to look both ways.
+    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "masked"
+    return "causal" if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else None
 
 
 def read_model_config(folder: Path, name: str) -> dict[str, Any]:

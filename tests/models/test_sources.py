@@ -19,6 +19,7 @@ from steps.errors import UserError
 from steps.models import package_index
 from steps.models.sources import config_digest, resolve_base, resolve_description
 from steps.models.tokenizer import load_tokenizer
+from tests.support.architectures import ARCHITECTURES, Architecture
 from tests.support.model_folders import edited
 from tests.support.project import ROOT
 
@@ -130,6 +131,40 @@ def test_an_unclear_architecture_asks_for_the_objective(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"set training.model.objective to causal or masked"):
         resolve_base(Model(name=str(tmp_path)))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_objective_of_every_class_is_found_by_its_configuration(
+    architecture: Architecture, tmp_path: Path
+) -> None:
+    model = architecture.build()
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert resolve_base(Model(name=str(tmp_path))).objective == architecture.objective
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architectures", "objective"),
+    [
+        ("funnel", ["FunnelForPreTraining"], "masked"),
+        ("bert", ["BertForPreTraining"], "masked"),
+        ("bert", ["BertModel"], "masked"),
+        ("esm", [], "masked"),
+        ("xlm", ["XLMWithLMHeadModel"], "masked"),
+        ("bert", ["BertLMHeadModel"], "causal"),
+        ("gpt2", ["GPT2Model"], "causal"),
+        ("mpt", ["MPTForCausalLM"], "causal"),
+        ("gemma3", ["Gemma3ForConditionalGeneration"], "causal"),
+    ],
+)
+def test_the_objective_is_found_without_the_usual_head(
+    model_type: str, architectures: list[str], objective: str, tmp_path: Path
+) -> None:
+    content = {"model_type": model_type, "architectures": architectures}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert resolve_base(Model(name=str(tmp_path))).objective == objective
 
 
 def wheel_with(folder: Path, target: Path) -> Path:
