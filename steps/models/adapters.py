@@ -7,6 +7,10 @@ from typing import Any
 from steps.config.sections import Qlora
 from steps.errors import UserError
 from steps.models.loading import new_modules
+from steps.models.reached import linear_layers, reached_layers, reached_parameters
+
+# Architectures whose fused kernels read the weights of `out_proj` past the layer; peft refuses it.
+WITH_FUSED_OUTPUT = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 
 
 def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
@@ -22,17 +26,14 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
 
     Returns:
         A `PeftModel` whose trained weights are float32 (the master copy); or the model itself
-        with every weight in float32 and trainable, for full fine-tuning.
+        with every weight in float32, and trainable where a text reaches it, for full fine-tuning.
 
     Raises:
-        UserError: A module is named that the model does not have or peft cannot adapt.
+        UserError: A module is named that the model does not have or peft cannot adapt, or the model
+            does not compute in its number format.
     """
     if not settings.adapts:
-        # An update is often smaller than a bfloat16 weight can show.
-        model.float()
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
-        return model
+        return _trained_in_full(model)
 
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -41,14 +42,16 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
         check_modules(model, targets, "qlora.target_modules", linear=True)
     check_modules(model, settings.modules_to_save, "qlora.modules_to_save", linear=False)
     trained_whole = [*settings.modules_to_save, *new_modules(model)]
+    # peft would put an adapter inside a module that is trained anyway.
+    left_out = [*_names_ending_with(model, trained_whole), *_unfit_layers(model)]
     make_float32(model, trained_whole)
+    of_attention = _layers_of_attention(model, left_out)
     adapter = LoraConfig(
         r=settings.r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
-        # peft would put an adapter inside a module that is trained anyway.
-        exclude_modules=_names_ending_with(model, trained_whole) or None,
+        exclude_modules=left_out or None,
         modules_to_save=trained_whole or None,
         bias=settings.bias,
         use_dora=settings.resolved_method == "dora",
@@ -58,11 +61,61 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
     try:
         return get_peft_model(model, adapter)
     except ValueError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"qlora.target_modules {targets!r} with method {settings.resolved_method} does not fit "
-            f"this model ({reason}): use all-linear, or names of its linear layers"
-        ) from None
+        raise UserError(_why_it_does_not_fit(model, settings, str(error), of_attention)) from None
+
+
+def _trained_in_full(model: Any) -> Any:
+    """A model with each weight that a text reaches trainable, in float32."""
+    computes_in = model.dtype
+    # An update is often smaller than a bfloat16 weight can show.
+    model.float()
+    model.requires_grad_(True)
+    reached = {id(parameter) for parameter in reached_parameters(model, computes_in)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in reached)
+    return model
+
+
+def _unfit_layers(model: Any) -> list[str]:
+    """Linear layers that no adapter is put on: no text reaches them, or peft cannot adapt them."""
+    layers = linear_layers(model)
+    unreached = layers.keys() - reached_layers(model, model.dtype) - {_name_of_head(model)}
+    fused = model.config.model_type in WITH_FUSED_OUTPUT
+    unfit = {name for name in layers if fused and name.rpartition(".")[2] == "out_proj"}
+    return sorted(unreached | unfit)
+
+
+def _name_of_head(model: Any) -> str:
+    """The output projection, which the loss may read past its layer; peft leaves it out itself."""
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), "")
+
+
+def _why_it_does_not_fit(model: Any, settings: Qlora, said: str, of_attention: list[str]) -> str:
+    """One line on why peft has refused an adapter, with what works instead."""
+    name, method = type(model).__name__, settings.resolved_method
+    if "ParamWrapper" in said:
+        what = "lora_dropout" if "lora_dropout" in said else f"method {method}"
+        fix = "training.qlora.lora_dropout=0"
+        if method == "dora":
+            plain = {4: "qlora", 8: "lora_8bit", 16: "lora"}[settings.bits]
+            fix = f"training.qlora.method={plain} {fix}"
+        return (
+            f"qlora: {name} holds its experts as 3-D parameters, on which peft has no {what}: set "
+            f"{fix}, or leave the experts out by training.qlora.target_modules="
+            f"[{','.join(of_attention)}]"
+        )
+    reason = said.strip().splitlines()[0].rstrip(".")
+    return (
+        f"qlora.target_modules {settings.target_modules!r} with method {method} does not fit "
+        f"{name} ({reason}): use all-linear, or names of its linear layers"
+    )
+
+
+def _layers_of_attention(model: Any, left_out: list[str]) -> list[str]:
+    """Last parts of the names of linear layers inside attention, of those that can be adapted."""
+    names = [name for name in linear_layers(model).keys() - left_out if "attn" in name]
+    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def make_float32(model: Any, names: Iterable[str]) -> None:

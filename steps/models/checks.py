@@ -39,16 +39,30 @@ def check_base(base: Base, training: Training, device: str) -> None:
         _check_quantisation(training.qlora, device)
 
 
+def class_of(base: Base) -> Any:
+    """The class that transformers builds a base as."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+
+    auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
+    settings = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
+    return auto._model_mapping[type(settings)]
+
+
 def _check_objective(base: Base, settings: Any) -> None:
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     )
 
+    if settings.is_encoder_decoder:
+        raise UserError(
+            f"model {base.name} ({settings.model_type}) is an encoder with a decoder, and only "
+            "models of one stack are trained here: name a causal or a masked one"
+        )
     causal = settings.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = settings.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     # BERT's kin can be built as decoders too, but were trained to look both ways.
-    if masked and not settings.is_encoder_decoder and not getattr(settings, "is_decoder", False):
+    if masked and not getattr(settings, "is_decoder", False):
         causal = False
     if {"causal": causal, "masked": masked}[base.objective]:
         return

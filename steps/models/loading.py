@@ -9,6 +9,8 @@ from steps.models.quantised import stored_quantisation
 from steps.models.sources import Base, Objective
 
 _NEW_MODULES = "_forge_new_modules"
+# Architectures that multiply with the weight of `dt_proj` themselves: packed bits are no matrix.
+WITH_WEIGHTS_READ_PAST_THE_LAYER = ("mamba", "falcon_mamba")
 
 
 def load_model(
@@ -76,6 +78,11 @@ def load_model(
             "the model again"
         ) from None
     setattr(model, _NEW_MODULES, _modules_to_learn(model, base, set(report["missing_keys"])))
+    if bits != 16 and not _holds_quantised_layers(model):
+        raise UserError(
+            f"{base.name} ({type(model).__name__}) holds no layer that bitsandbytes quantises: set "
+            "training.qlora.method=lora with load_in_4bit and load_in_8bit false"
+        )
     if stored is not None:
         _cast_unquantised(model, dtype)
     if bits == 4 and device == "cpu":
@@ -101,8 +108,12 @@ def _quantised(
         # Not in the format that their maker computed in.
         settings.quantization_config = {**stored, "bnb_4bit_compute_dtype": computes_in}
         return {"config": settings}
-    # The head of a masked model is small, may have to be trained, and is where rounding shows.
-    kept = _head_modules(base.folder) if base.objective == "masked" else None
+    kept: list[str] | None = None
+    if base.objective == "masked":
+        # It is small, may have to be trained, and is where rounding shows.
+        kept = _head_modules(base.folder)
+    elif settings.model_type in WITH_WEIGHTS_READ_PAST_THE_LAYER:
+        kept = ["lm_head", "dt_proj"]
     how = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
@@ -113,6 +124,12 @@ def _quantised(
         bnb_4bit_quant_storage=storage,
     )
     return {"quantization_config": how}
+
+
+def _holds_quantised_layers(model: Any) -> bool:
+    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+
+    return any(isinstance(module, Linear4bit | Linear8bitLt) for module in model.modules())
 
 
 def _cast_unquantised(model: Any, dtype: Any) -> None:

@@ -25,7 +25,7 @@ from steps.distributed.deepspeed import (
 )
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
-from steps.models.checks import check_base
+from steps.models.checks import check_base, class_of
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
@@ -55,6 +55,7 @@ from steps.tracking.plans import measured_rate, record_plan
 from steps.tracking.recorder import MlflowRecorder, sampling_machine
 from steps.tracking.registry.naming import try_names
 from steps.tracking.runs import StepRun
+from steps.training.arguments import checkpointed_if_possible
 from steps.training.job import Job
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ def prepare_job(
         note = check_tokenizer(tokenizer, base)
         if note and rank.is_first:
             say(f"note: {note}")
+        training = checkpointed_if_possible(training, class_of(base))
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)

@@ -13,6 +13,7 @@ from steps.metrics import METRICS, VALIDATION_METRICS
 from steps.models.devices import Placement
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
+from steps.terminal import say
 
 
 def training_arguments(
@@ -109,6 +110,23 @@ def _deepspeed_rows(micro_batch: int, accumulation: int) -> dict[str, int]:
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
     }
+
+
+def checkpointed_if_possible(training: Training, model: Any) -> Training:
+    """The configuration, without gradient checkpointing where a class of models has none.
+
+    Args:
+        training: The configuration.
+        model: A `PreTrainedModel`, wrapped by peft or not, or the class of one.
+    """
+    memory = training.memory_optimization
+    if model.supports_gradient_checkpointing or not memory.gradient_checkpointing:
+        return training
+    name = model.config_class.model_type
+    say(f"note: {name} has no gradient checkpointing: it is off, and activations stay in memory")
+    without = {"gradient_checkpointing": False, "offload_activations": False}
+    settled = memory.model_copy(update=without)
+    return training.model_copy(update={"memory_optimization": settled})
 
 
 def activation_checkpointing(training: Training) -> dict[str, Any]:

@@ -51,7 +51,7 @@ from steps.models.sharded import (
 from steps.papers.text import PaperText
 from steps.planning.out_of_memory import stopping_when_out_of_memory
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
-from steps.training.arguments import early_stopping, training_arguments
+from steps.training.arguments import checkpointed_if_possible, early_stopping, training_arguments
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
 from steps.training.context import TrainingContext, default_placement
 from steps.training.masking import MaskedPapers
@@ -99,8 +99,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """
         if not train_papers:
             raise UserError("the training split holds no paper: widen the filters of preprocess")
-        self.training_config, self.tokenizer = training, tokenizer
-        self.validation_papers = list(validation_papers)
+        self.training_config = training = checkpointed_if_possible(training, model)
+        self.tokenizer, self.validation_papers = tokenizer, list(validation_papers)
         self.context = context or TrainingContext()
         self.recorder, self.rank = self.context.recorder, self.context.rank
         self.placement = self.context.placement or default_placement(training.hardware)

@@ -1,6 +1,7 @@
 """Every way of training, on a causal and on a masked model: trained, stored, loaded, the same."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.context import TrainingContext
 from steps.training.trainer import ModelTrainer
+from tests.support.architectures import ARCHITECTURES, Architecture
 from tests.support.model_folders import quantised
 from tests.support.project import demo_texts
 
@@ -232,6 +234,86 @@ def test_full_fine_tuning_trains_every_weight(tiny_bert_folder: Path) -> None:
     model = load_model(base, training.qlora.quantization, 16, torch.bfloat16, "cpu")
     model = add_adapter(model, training.qlora, "masked")
     assert trainable_parameters(model) == sum(p.numel() for p in model.parameters())
+
+
+# Classes whose experts are 3-D parameters that all-linear takes too.
+EXPERTS = ("qwen3_next", "mixtral", "qwen3_moe", "deepseek_v3")
+
+
+def assert_all_that_is_trained_gets_a_gradient(model: Any) -> None:
+    """After a backward pass; of an untrained adapter the first factor's gradient is 0."""
+    length = getattr(model.config, "segment_means_seq_len", 24)
+    ids = torch.arange(5, 5 + length)[None]
+    logits = model.train()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    logits.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 0 or "lora_A" in name, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_every_method_trains_every_class_or_is_refused_with_what_works(
+    architecture: Architecture,
+) -> None:
+    plain = Quantization(load_in_4bit=False)
+    for method, dropout in (("lora", 0.1), ("rslora", 0.0), ("dora", 0.0), ("full", 0.0)):
+        qlora = Qlora(method=method, r=4, lora_dropout=dropout, quantization=plain)
+        model = architecture.build()
+        if architecture.model_type in EXPERTS and (method == "dora" or dropout):
+            with pytest.raises(UserError, match="holds its experts as 3-D parameters") as refused:
+                add_adapter(model, qlora, architecture.objective)
+            assert "training.qlora.lora_dropout=0" in str(refused.value)
+            # The other way out that is named.
+            (named,) = re.findall(r"target_modules=\[(.*)\]", str(refused.value))
+            qlora = qlora.model_copy(update={"target_modules": tuple(named.split(","))})
+            model = architecture.build()
+        model = add_adapter(model, qlora, architecture.objective)
+        assert_all_that_is_trained_gets_a_gradient(model)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mamba", "gemma3", "mixtral", "jamba", "bert", "mpt"])
+@pytest.mark.parametrize("method", ["qlora", "lora_8bit"])
+def test_adapters_on_a_quantised_base_get_gradients(method: str, name: str, tmp_path: Path) -> None:
+    (architecture,) = [one for one in ARCHITECTURES if str(one) == name]
+    architecture.build().save_pretrained(tmp_path)
+    base = resolve_base(Model(name=str(tmp_path)))
+    assert base.objective == architecture.objective
+    qlora = Qlora(method=method, r=4, lora_dropout=0.0)
+    model = load_model(base, qlora.quantization, qlora.bits, torch.float32, "cpu")
+    assert_all_that_is_trained_gets_a_gradient(add_adapter(model, qlora, base.objective))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "gpt2", "gemma3", "falcon_h1"])
+def test_an_adapter_of_an_unusual_class_loads_back_with_equal_logits(
+    name: str, byte_level_tokenizer: Any, tmp_path: Path
+) -> None:
+    (architecture,) = [one for one in ARCHITECTURES if str(one) == name]
+    folder = tmp_path / "base"
+    architecture.build().save_pretrained(folder)
+    byte_level_tokenizer.save_pretrained(folder)
+    training = settings(folder, method="lora")
+    base = resolve_base(training.model)
+    model = load_model(base, training.qlora.quantization, 16, torch.float32, "cpu")
+    model = add_adapter(model, training.qlora, base.objective)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+    tokenizer = load_tokenizer(folder)
+    described = describe(training, base, torch.float32)
+    adapted = AdaptedModel(model, tokenizer, base.objective, torch.float32, "cpu", described)
+    save_adapted(tmp_path / "adapter", model, tokenizer, described, adapted)
+    loaded = load_adapted(tmp_path / "adapter", Hardware(device="cpu"))
+    assert probe_difference(loaded, tmp_path / "adapter") < 1e-5
+
+
+def test_a_class_without_layers_to_quantise_is_refused(tmp_path: Path) -> None:
+    (architecture,) = [one for one in ARCHITECTURES if one.model_type == "falcon"]
+    architecture.build().save_pretrained(tmp_path)
+    base = resolve_base(Model(name=str(tmp_path)))
+    with pytest.raises(UserError, match="holds no layer that bitsandbytes quantises"):
+        load_model(base, Quantization(), 4, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def test_an_objective_that_the_architecture_cannot_have_is_refused(
     assert "(bert) is no causal language model: set training.model.objective to masked" in said
 
 
+def test_an_encoder_with_a_decoder_is_refused(tiny_bert_folder: Path, tmp_path: Path) -> None:
+    content = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}
+    said = refused_base({}, edited(tiny_bert_folder, tmp_path / "bart", **content))
+    assert "(bart) is an encoder with a decoder" in said
+
+
 def test_windows_longer_than_the_model_are_refused(
     tiny_llama_folder: Path, tiny_bert_folder: Path, tmp_path: Path
 ) -> None:

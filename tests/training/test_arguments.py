@@ -1,0 +1,39 @@
+"""The configuration as transformers' arguments."""
+
+import pytest
+
+from steps.config.sections import MemoryOptimization, Training
+from steps.training.arguments import checkpointed_if_possible
+from tests.support.architectures import ARCHITECTURES
+
+
+def test_gradient_checkpointing_is_off_and_said_where_a_class_has_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    memory = MemoryOptimization(gradient_checkpointing=True, offload_activations=True)
+    training = Training(memory_optimization=memory)
+    without = set()
+    for architecture in ARCHITECTURES:
+        model = architecture.build()
+        settled = checkpointed_if_possible(training, model)
+        said = capsys.readouterr().out
+        if settled is training:
+            assert said == ""
+            model.activation_checkpointing_enable({"use_reentrant": False})
+            continue
+        without.add(architecture.model_type)
+        assert not settled.memory_optimization.gradient_checkpointing
+        assert not settled.memory_optimization.offload_activations
+        assert said.splitlines() == [
+            f"note: {architecture.model_type} has no gradient checkpointing: it is off, and "
+            "activations stay in memory"
+        ]
+        with pytest.raises(ValueError, match="does not support"):
+            model.activation_checkpointing_enable({"use_reentrant": False})
+    assert without == {"ctrl", "albert", "mpnet", "funnel", "squeezebert"}
+
+
+def test_a_configuration_without_gradient_checkpointing_stays_as_it_is() -> None:
+    plain = Training(memory_optimization=MemoryOptimization(gradient_checkpointing=False))
+    (ctrl,) = [one for one in ARCHITECTURES if one.model_type == "ctrl"]
+    assert checkpointed_if_possible(plain, ctrl.build()) is plain
