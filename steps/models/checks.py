@@ -4,6 +4,7 @@ from typing import Any
 
 from steps.config.sections import Qlora, Training
 from steps.errors import UserError, first_line
+from steps.models.lengths import longest_text
 from steps.models.quantised import check_stored
 from steps.models.sources import Base, read_model_config
 
@@ -79,13 +80,8 @@ def _check_objective(base: Base, settings: Any) -> None:
 
 
 def _check_length(base: Base, settings: Any, length: int) -> None:
-    longest = getattr(settings, "max_position_embeddings", None)
-    if longest is None:
-        return
-    # RoBERTa's kin count positions from one past the padding id.
-    if settings.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet", "esm"):
-        longest -= (settings.pad_token_id or 0) + 1
-    if length > longest:
+    longest = longest_text(settings)
+    if longest is not None and length > longest:
         raise UserError(
             f"training.model.max_length is {length}, but {base.name} was built for {longest} "
             f"tokens: set it to {longest} or less (longer papers become several windows)"

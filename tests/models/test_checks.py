@@ -7,8 +7,9 @@ import pytest
 
 from steps.config.sections import Model, Qlora, Quantization, Training
 from steps.errors import UserError
-from steps.models.checks import check_base
+from steps.models.checks import check_base, class_of
 from steps.models.sources import resolve_base
+from tests.support.architectures import ARCHITECTURES, Architecture
 from tests.support.model_folders import edited
 
 
@@ -31,6 +32,18 @@ def test_an_objective_that_the_architecture_cannot_have_is_refused(
     # BERT can be built as a decoder, but sees the token that it is asked for.
     said = refused_base({**lora, "model": {"objective": "causal"}}, tiny_bert_folder)
     assert "(bert) is no causal language model: set training.model.objective to masked" in said
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_every_listed_class_passes(architecture: Architecture, tmp_path: Path) -> None:
+    model = architecture.build()
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    training = Training(model=Model(name=str(tmp_path), max_length=64))
+    base = resolve_base(training.model)
+    check_base(base, training, "cpu")
+    assert class_of(base) is type(model)
 
 
 def test_an_encoder_with_a_decoder_is_refused(tiny_bert_folder: Path, tmp_path: Path) -> None:
