@@ -19,9 +19,11 @@ _PLAIN_TEXTS = ("the gene is lost in cells of mice.", "growth, repair and death"
 _TEXTS = (
     *_PLAIN_TEXTS,
     "Variants in BRCA1 (p.Val600Glu; c.76_78delACT) raise β-catenin by 3.5-fold, 1,204 in all.",
-    "naïve ﬁbroblasts\n\nat 10–20 µM  of ABT-263: “cell's” rs121913529 日本 🧬",
+    "naïve ﬁbroblasts\n\nat  10–20 µM of ABT-263: “cell's” rs121913529 日本 🧬",
 )
 _SPACE = "\u2581"
+# A word with all spaces in front of it: some models have pieces of several spaces.
+_WORD = f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+"
 
 
 def as_its_files_say(tokenizer: Any, folder: Path) -> Any:
@@ -138,8 +140,7 @@ def _backend_of(tokenizer: Any, file: Path, *, split: bool) -> Any:
     Args:
         tokenizer: What transformers made of the model.
         file: The SentencePiece model.
-        split: Whether no piece crosses a space. Masked models need the words that this gives,
-            and code models have pieces of several spaces.
+        split: Whether no piece goes on past a word; masked models need the words this gives.
     """
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -185,7 +186,7 @@ def _backend_of(tokenizer: Any, file: Path, *, split: bool) -> Any:
         steps.append(normalizers.Prepend(_SPACE))
     backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
     if split:
-        backend.pre_tokenizer = pre_tokenizers.Split(_SPACE, "merged_with_next")
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "isolated")
     spelling: list[Any] = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if rules.add_dummy_prefix:
         spelling.append(decoders.Strip(" ", left=1))
