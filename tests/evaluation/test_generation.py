@@ -11,9 +11,11 @@ from steps.evaluation.generation import (
     generation_scores,
 )
 from steps.evaluation.summary import summarise
+from steps.models.tokenizer import load_tokenizer
 from tests.support.architectures import CAUSAL
 from tests.support.example_papers import GENES, SENTENCES, paper_of
 from tests.support.tiny_architectures import tokenizer_for
+from tests.support.tokenizer_families import CAUSAL_FAMILIES
 
 
 def symbols_in(text):
@@ -200,3 +202,17 @@ def test_counts_become_metrics(llama, byte_level_tokenizer, papers):
     assert metrics["gene_recall"] <= 1
     assert metrics["reference_unknown_gene_share"] == 0
     assert metrics["longest_verbatim_words"] == frame["longest_verbatim_words"].max()
+
+
+def test_a_text_ends_with_eos_though_eos_pads_too(llama, papers, tmp_path):
+    import torch
+
+    tokenizer = load_tokenizer(CAUSAL_FAMILIES["llama"].folder(tmp_path))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    llama.resize_token_embeddings(len(tokenizer))
+    # A head that likes no token as much as EOS, after whatever text.
+    llama.lm_head = torch.nn.Linear(32, len(tokenizer))
+    with torch.no_grad():
+        llama.lm_head.bias[tokenizer.eos_token_id] = 1000.0
+    rows = generate(llama, tokenizer, generation_prompts(papers, count=3), max_new_tokens=8)
+    assert rows["generation"].tolist() == [""] * 3
