@@ -14,12 +14,14 @@ from typing import Any
 from steps.errors import UserError, first_line
 from steps.models.sources import Base, Objective
 from steps.models.token_spans import check_spans
-from steps.models.tokenizer_files import as_its_files_say
+from steps.models.tokenizer_files import as_its_files_say, fault_of_files
 
 # Special tokens are written like this; the bytes of a byte-fallback vocabulary are none.
 _WRITTEN_LIKE_A_SPECIAL_TOKEN = re.compile(r"(?!<0x)(<.+>|\[.+\])")
 # Any word: what a tokenizer puts around it, it puts around every text.
 _PROBE_WORD = "gene"
+# Words, amino acids and bases: of one of these every vocabulary has something.
+_PROBE_WORDS = "the gene of MKTAYIAKQR is ACGTACGTACGT acgtacgt"
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -35,18 +37,22 @@ def load_tokenizer(folder: Path) -> Any:
     generation_config.json states.
 
     Raises:
-        UserError: There is none that transformers can load.
+        UserError: There is none that transformers can load, or one that knows no word.
     """
     from transformers import AutoTokenizer
 
+    remedy = "add its tokenizer.json (or the vocabulary that it is made from) to the model's folder"
+    broken = f"the tokenizer of model {folder.name} cannot be loaded"
+    if fault := fault_of_files(folder):
+        raise UserError(f"{broken}: {fault}; {remedy}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(
-            f"the tokenizer of model {folder.name} cannot be loaded: {first_line(error)}. Add its "
-            "tokenizer.json (or the vocabulary that it is made from) to the model's folder"
-        ) from None
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        raise UserError(f"{broken}: {first_line(error)}; {remedy}") from None
     tokenizer = as_its_files_say(tokenizer, folder)
+    known = {*tokenizer(_PROBE_WORDS, add_special_tokens=False).input_ids}
+    if not known - {*tokenizer.all_special_ids}:
+        raise UserError(f"the tokenizer of model {folder.name} knows no word: {remedy}")
     tokenizer.padding_side = "right"
     _take_ends_from_config(tokenizer, folder)
     _take_padding_from_its_own(tokenizer, _vocabulary_of_model(folder))

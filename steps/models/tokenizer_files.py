@@ -8,11 +8,14 @@ So what was loaded is tried against what its file says: tokenizer.json, by the t
 or else a SentencePiece model, by the library that made it. Where they disagree, the file is right.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from steps.errors import UserError
+from steps.errors import UserError, first_line
 
+# What a tokenizer can be made from.
+_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 # Written so that any normaliser leaves them alone: here every tokenizer has to agree.
 _PLAIN_TEXTS = ("the gene is lost in cells of mice.", "growth, repair and death")
 # Here a class may do more than its SentencePiece model (ALBERT takes accents away).
@@ -24,6 +27,22 @@ _TEXTS = (
 _SPACE = "\u2581"
 # A word with all spaces in front of it: some models have pieces of several spaces.
 _WORD = f"{_SPACE}+[^{_SPACE}]*|[^{_SPACE}]+"
+
+
+def fault_of_files(folder: Path) -> str:
+    """Why no tokenizer can be made from a folder: none is there, or half of one; or "".
+
+    transformers makes a tokenizer of no word at all for many classes whose files are missing.
+    """
+    if not any(any(folder.glob(pattern)) for pattern in _FILES):
+        return f"none of {', '.join(_FILES)} is there"
+    described = folder / "tokenizer.json"
+    if described.is_file():
+        try:
+            json.loads(described.read_text(encoding="utf-8"))
+        except ValueError as error:
+            return f"tokenizer.json: {first_line(error)}"
+    return ""
 
 
 def as_its_files_say(tokenizer: Any, folder: Path) -> Any:

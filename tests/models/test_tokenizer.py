@@ -16,6 +16,7 @@ from steps.models.tokenizer import (
     special_tokens,
     start_token,
 )
+from tests.support.architectures import ARCHITECTURES
 from tests.support.tiny_tokenizers import GENOMICS, described_bytes, merged_bytes
 from tests.support.tokenizer_families import CAUSAL_FAMILIES, FAMILIES, MASKED_FAMILIES
 
@@ -145,6 +146,28 @@ def test_digits_are_split_as_the_tokenizer_json_says(tmp_path: Path) -> None:
     ours = load_tokenizer(folder).tokenize("in 107 of 1204")
     assert "1204" in "".join(as_loaded) and len(as_loaded) < len(ours)
     assert [token for token in ours if token.isdigit()] == list("1071204")
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES, ids=str)
+def test_a_folder_without_a_tokenizer_is_refused_in_one_line(model: Any, tmp_path: Path) -> None:
+    # transformers makes an empty one for 40 of these classes.
+    model.config().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded: none of tokenizer.json.* is there"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(tmp_path: Path) -> None:
+    folder = MASKED_FAMILIES["bert"].folder(tmp_path)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    with pytest.raises(UserError, match="knows no word: add its tokenizer.json"):
+        load_tokenizer(folder)
+
+
+def test_a_tokenizer_json_that_was_cut_off_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = CAUSAL_FAMILIES["falcon"].folder(tmp_path) / "tokenizer.json"
+    file.write_text(file.read_text()[:-100])
+    with pytest.raises(UserError, match="cannot be loaded: tokenizer.json: "):
+        load_tokenizer(tmp_path)
 
 
 def test_a_sentencepiece_model_that_is_damaged_is_refused_in_one_line(tmp_path: Path) -> None:
