@@ -34,6 +34,7 @@ from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.likelihood import Progress, sequence_nats
 from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
+from steps.models.lengths import longest_text
 from steps.models.tokenizer import start_token, with_special_tokens
 from steps.papers.text import PaperText, Span
 
@@ -194,7 +195,7 @@ def rank_causal(
         for item in items
         for candidate in item.candidates
     ]
-    built_for = getattr(model.config, "max_position_embeddings", None) or math.inf
+    built_for = longest_text(model.config) or math.inf
     longest = int(min(built_for, max(len(sequence) for sequence in sequences)))
     nats = sequence_nats(
         model,

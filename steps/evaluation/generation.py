@@ -22,6 +22,7 @@ from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.cloze import SENTENCE_END
 from steps.evaluation.seeds import generator_for
 from steps.models.attention import rounding_tolerance
+from steps.models.lengths import longest_text
 from steps.models.tokenizer import continuation, start_token
 from steps.papers.deduplication import hash_words, ngram_hashes
 from steps.papers.text import PART_SEPARATOR, PaperText
@@ -112,7 +113,7 @@ def generate(
     import torch
 
     start = start_token(tokenizer)
-    longest = getattr(model.config, "max_position_embeddings", None) or 10**9
+    longest = longest_text(model.config) or 10**9
     room = max(1, longest - max_new_tokens)
     encoded = [
         [start, *tokens_and_bytes(tokenizer, prompt.prompt)[0]][-room:] for prompt in prompts

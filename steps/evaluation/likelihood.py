@@ -27,6 +27,7 @@ from steps.metrics import STRATA
 from steps.models.attention import per_document_attention
 from steps.models.heads import LogitHead, find_logit_head, output_head
 from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
+from steps.models.lengths import longest_text
 from steps.models.sharded import is_partitioned
 from steps.models.tokenizer import start_token
 from steps.papers.text import PaperText
@@ -384,7 +385,7 @@ def _whole_logits(model: Any) -> Callable[..., "torch.Tensor"]:
 
 
 def _check_window(model: Any, context: int, stride: int) -> None:
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = longest_text(model.config)
     if context < 1 or (longest is not None and context > longest):
         raise UserError(
             f"evaluation context of {context} tokens: expected 1 to {longest}, what the model "

@@ -14,6 +14,7 @@ identifier and the seed alone, so two models with one tokenizer answer the same 
 Neither is a likelihood of the text: never compare them with a causal model's bits per byte.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from steps.evaluation.seeds import generator_for
 from steps.evaluation.strata import byte_strata, section_bytes
 from steps.metrics import STRATA
 from steps.models.layout import find_layout, padded_batch
+from steps.models.lengths import longest_text
 from steps.models.losses import head_sees_only
 from steps.models.tokenizer import special_tokens, with_special_tokens
 from steps.papers.text import PaperText
@@ -326,7 +328,7 @@ def _check_context(model: Any, tokenizer: Any, context: int) -> None:
             f"tokenizer {tokenizer.name_or_path!r} has no mask token: expected that of a masked "
             "model; set training.model.objective to causal, or name a masked model"
         )
-    longest = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+    longest = min(longest_text(model.config) or math.inf, tokenizer.model_max_length)
     shortest = 1 + sum(len(side) for side in special_tokens(tokenizer))
     if not shortest <= context <= longest:
         raise UserError(

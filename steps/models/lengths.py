@@ -4,6 +4,8 @@ from typing import Any
 
 # Under which name configurations state it; transformers maps older ones (n_positions) to the first.
 _LENGTHS = ("max_position_embeddings", "max_seq_len", "max_source_positions")
+# What was found, by the configuration: every call of a scorer asks.
+_FIRST_POSITIONS: dict[str, int | None] = {}
 
 
 def longest_text(config: Any) -> int | None:
@@ -21,22 +23,30 @@ def longest_text(config: Any) -> int | None:
     # Falcon has rotary modules that it does not use then.
     if stated is None or getattr(text, "alibi", False):
         return None
-    model = _skeleton(text)
+    before = _first_position(text)
     # MPT adds its distances from a table as long as is stated, which it makes when it is called.
-    if not _has_absolute_places(model) and text.model_type != "mpt":
-        return None
-    longest = int(stated) - _positions_before_the_first(model)
+    if before is None:
+        if text.model_type != "mpt":
+            return None
+        before = 0
+    longest = int(stated) - before
     # Nyströmformer computes at one length alone.
     return min(longest, getattr(text, "segment_means_seq_len", longest))
 
 
-def _skeleton(text: Any) -> Any:
-    """The model without weights, and without the head."""
+def _first_position(text: Any) -> int | None:
+    """How many positions no token gets; None for a model that has no absolute positions."""
     import torch
     from transformers import AutoModel
 
-    with torch.device("meta"):
-        return AutoModel.from_config(text, trust_remote_code=False)
+    settings = text.to_json_string(use_diff=False)
+    if settings not in _FIRST_POSITIONS:
+        with torch.device("meta"):
+            # Without weights, and without the head.
+            model = AutoModel.from_config(text, trust_remote_code=False)
+        absolute = _has_absolute_places(model)
+        _FIRST_POSITIONS[settings] = _positions_before_the_first(model) if absolute else None
+    return _FIRST_POSITIONS[settings]
 
 
 def _has_absolute_places(model: Any) -> bool:

@@ -80,16 +80,16 @@ def assert_accumulation_changes_nothing(build: Callable[[int, int], ModelTrainer
     Args:
         build: A trainer for a batch size and accumulation steps.
     """
-    results = []
+    results: list[tuple[torch.Tensor, torch.Tensor]] = []
     for batch_size, accumulation in ((8, 1), (4, 2), (1, 8)):
         one = build(batch_size, accumulation)
         one.train()
         losses = [entry["loss"] for entry in one.state.log_history if "loss" in entry]
         weights = torch.cat([p.flatten() for p in one.model.parameters() if p.requires_grad])
         results.append((torch.tensor(losses), weights.detach()))
-    for losses, weights in results[1:]:
-        torch.testing.assert_close(losses, results[0][0], rtol=0, atol=1e-5)
-        torch.testing.assert_close(weights, results[0][1], rtol=0, atol=1e-5)
+    for seen, adapter in results[1:]:
+        torch.testing.assert_close(seen, results[0][0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(adapter, results[0][1], rtol=0, atol=1e-5)
 
 
 def small_training(folder: Path, **hyperparameters: Any) -> Training:

@@ -106,6 +106,7 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
     def _fill(self, text: str) -> str:
         import torch
 
+        from steps.models.lengths import longest_text
         from steps.models.tokenizer import with_special_tokens
 
         tokenizer = self.adapted.tokenizer
@@ -113,7 +114,7 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
         tokens, _ = with_special_tokens(tokenizer, ids)
         positions = [place for place, i in enumerate(tokens) if i == tokenizer.mask_token_id]
         longest = min(
-            getattr(self.adapted.model.config, "max_position_embeddings", None) or len(tokens),
+            longest_text(self.adapted.model.config) or len(tokens),
             tokenizer.model_max_length,
         )
         if not positions or len(tokens) > longest:
