@@ -55,7 +55,6 @@ from steps.tracking.plans import measured_rate, record_plan
 from steps.tracking.recorder import MlflowRecorder, sampling_machine
 from steps.tracking.registry.naming import try_names
 from steps.tracking.runs import StepRun
-from steps.training.arguments import checkpointed_if_possible
 from steps.training.job import Job
 
 if TYPE_CHECKING:
@@ -105,6 +104,9 @@ def prepare_job(
     Raises:
         UserError: Something is missing, contradictory, or does not fit; on every rank.
     """
+    # It brings transformers' Trainer and all that this imports.
+    from steps.training.arguments import checkpointed_if_possible
+
     training = loaded.training
     with raise_on_all_ranks():
         check_distributed(loaded, rank.count)
