@@ -1,7 +1,7 @@
 """What is trained: low-rank adapters on a frozen base, or the base itself."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from steps.config.sections import Qlora
@@ -9,7 +9,7 @@ from steps.errors import UserError
 from steps.models.loading import new_modules
 from steps.models.reached import linear_layers, reached_layers, reached_parameters
 
-# Architectures whose fused kernels read the weights of `out_proj` past the layer; peft refuses it.
+# Architectures whose fused kernels read the weights of `out_proj` past the layer.
 WITH_FUSED_OUTPUT = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
 
 
@@ -35,16 +35,55 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
     if not settings.adapts:
         return _trained_in_full(model)
 
-    from peft import LoraConfig, TaskType, get_peft_model
+    _check_names(model, settings)
+    trained_whole = [*settings.modules_to_save, *new_modules(model)]
+    # peft would put an adapter inside a module that is trained anyway.
+    left_out = [*_names_ending_with(model, trained_whole), *_unreached_layers(model)]
+    make_float32(model, trained_whole)
+    return _wrapped(model, settings, objective, trained_whole, left_out)
 
+
+def check_adapter(model: Any, settings: Qlora, objective: str) -> None:
+    """Refuse an adapter that does not fit a model, without its weights.
+
+    Args:
+        model: From `skeleton`; it is of no use afterwards.
+        settings: The section `qlora`.
+        objective: "causal" or "masked".
+
+    Raises:
+        UserError: See `add_adapter`; what shows in a forward pass alone does not show here.
+    """
+    if settings.adapts:
+        _check_names(model, settings)
+        left_out = _names_ending_with(model, settings.modules_to_save)
+        _wrapped(model, settings, objective, settings.modules_to_save, left_out)
+
+
+def _check_names(model: Any, settings: Qlora) -> None:
+    """Check that the modules that a configuration names are there.
+
+    Raises:
+        UserError: One is not; the message names the nearest that are.
+    """
     targets = settings.target_modules
     if not isinstance(targets, str):
         check_modules(model, targets, "qlora.target_modules", linear=True)
     check_modules(model, settings.modules_to_save, "qlora.modules_to_save", linear=False)
-    trained_whole = [*settings.modules_to_save, *new_modules(model)]
-    # peft would put an adapter inside a module that is trained anyway.
-    left_out = [*_names_ending_with(model, trained_whole), *_unfit_layers(model)]
-    make_float32(model, trained_whole)
+
+
+def _wrapped(
+    model: Any,
+    settings: Qlora,
+    objective: str,
+    trained_whole: Sequence[str],
+    left_out: Sequence[str],
+) -> Any:
+    """A model with an adapter on it, besides the modules that are trained whole or left out."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = settings.target_modules
+    left_out = [*left_out, *_fused_layers(model)]
     of_attention = _layers_of_attention(model, left_out)
     adapter = LoraConfig(
         r=settings.r,
@@ -52,14 +91,15 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         exclude_modules=left_out or None,
-        modules_to_save=trained_whole or None,
+        modules_to_save=list(trained_whole) or None,
         bias=settings.bias,
         use_dora=settings.resolved_method == "dora",
         use_rslora=settings.resolved_method == "rslora",
         task_type=TaskType.CAUSAL_LM if objective == "causal" else None,
     )
+    is_skeleton = model.device.type == "meta"
     try:
-        return get_peft_model(model, adapter)
+        return get_peft_model(model, adapter, low_cpu_mem_usage=is_skeleton)
     except ValueError as error:
         raise UserError(_why_it_does_not_fit(model, settings, str(error), of_attention)) from None
 
@@ -76,13 +116,17 @@ def _trained_in_full(model: Any) -> Any:
     return model
 
 
-def _unfit_layers(model: Any) -> list[str]:
-    """Linear layers that no adapter is put on: no text reaches them, or peft cannot adapt them."""
-    layers = linear_layers(model)
-    unreached = layers.keys() - reached_layers(model, model.dtype) - {_name_of_head(model)}
-    fused = model.config.model_type in WITH_FUSED_OUTPUT
-    unfit = {name for name in layers if fused and name.rpartition(".")[2] == "out_proj"}
-    return sorted(unreached | unfit)
+def _unreached_layers(model: Any) -> list[str]:
+    """Linear layers that no text reaches, where an adapter would learn nothing."""
+    reached = reached_layers(model, model.dtype)
+    return sorted(linear_layers(model).keys() - reached - {_name_of_head(model)})
+
+
+def _fused_layers(model: Any) -> list[str]:
+    """Linear layers whose weights fused kernels read past the layer; peft refuses them."""
+    if model.config.model_type not in WITH_FUSED_OUTPUT:
+        return []
+    return [name for name in linear_layers(model) if name.rpartition(".")[2] == "out_proj"]
 
 
 def _name_of_head(model: Any) -> str:
@@ -112,7 +156,7 @@ def _why_it_does_not_fit(model: Any, settings: Qlora, said: str, of_attention: l
     )
 
 
-def _layers_of_attention(model: Any, left_out: list[str]) -> list[str]:
+def _layers_of_attention(model: Any, left_out: Sequence[str]) -> list[str]:
     """Last parts of the names of linear layers inside attention, of those that can be adapted."""
     names = [name for name in linear_layers(model).keys() - left_out if "attn" in name]
     return sorted({name.rpartition(".")[2] for name in names})

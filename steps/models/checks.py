@@ -4,7 +4,9 @@ from typing import Any
 
 from steps.config.sections import Qlora, Training
 from steps.errors import UserError, first_line
+from steps.models.adapters import check_adapter
 from steps.models.lengths import longest_text
+from steps.models.loading import skeleton
 from steps.models.quantised import check_stored
 from steps.models.sources import Base, read_model_config
 
@@ -15,7 +17,7 @@ def check_base(base: Base, training: Training, device: str) -> None:
     Raises:
         UserError: Transformers does not know the architecture, it does not fit the objective,
             the windows are longer than the model, its weights are quantised in another way than
-            the configuration says, or nothing here can quantise.
+            the configuration says, nothing here can quantise, or the adapter does not fit.
     """
     from transformers import AutoConfig
 
@@ -38,15 +40,7 @@ def check_base(base: Base, training: Training, device: str) -> None:
     _check_length(base, settings, training.model.max_length)
     if training.qlora.bits != 16:
         _check_quantisation(training.qlora, device)
-
-
-def class_of(base: Base) -> Any:
-    """The class that transformers builds a base as."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
-
-    auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
-    settings = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
-    return auto._model_mapping[type(settings)]
+    check_adapter(skeleton(base), training.qlora, base.objective)
 
 
 def _check_objective(base: Base, settings: Any) -> None:

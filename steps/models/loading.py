@@ -1,6 +1,5 @@
 """Load the weights of a `Base` (see `steps.models.sources`), quantised or not."""
 
-from pathlib import Path
 from typing import Any
 
 from steps.config.sections import Quantization
@@ -111,7 +110,7 @@ def _quantised(
     kept: list[str] | None = None
     if base.objective == "masked":
         # It is small, may have to be trained, and is where rounding shows.
-        kept = _head_modules(base.folder)
+        kept = _head_modules(base)
     elif settings.model_type in WITH_WEIGHTS_READ_PAST_THE_LAYER:
         kept = ["lm_head", "dt_proj"]
     how = BitsAndBytesConfig(
@@ -149,14 +148,20 @@ def new_modules(model: Any) -> tuple[str, ...]:
     return names
 
 
-def _head_modules(folder: Path) -> list[str]:
-    """Names of all that a masked model has besides its encoder."""
+def skeleton(base: Base) -> Any:
+    """The model of a base on the meta device: every module, and no weight."""
     import torch
-    from transformers import AutoConfig, AutoModelForMaskedLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
+    auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
+    settings = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
     with torch.device("meta"):
-        settings = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForMaskedLM.from_config(settings, trust_remote_code=False)
+        return auto.from_config(settings, trust_remote_code=False)
+
+
+def _head_modules(base: Base) -> list[str]:
+    """Names of all that a masked model has besides its encoder."""
+    model = skeleton(base)
     return [name for name, _ in model.named_children() if name != model.base_model_prefix]
 
 

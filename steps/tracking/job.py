@@ -25,8 +25,9 @@ from steps.distributed.deepspeed import (
 )
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
-from steps.models.checks import check_base, class_of
+from steps.models.checks import check_base
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
+from steps.models.loading import skeleton
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.text import PaperText, read_papers
@@ -123,7 +124,7 @@ def prepare_job(
         note = check_tokenizer(tokenizer, base)
         if note and rank.is_first:
             say(f"note: {note}")
-        training = checkpointed_if_possible(training, class_of(base))
+        training = checkpointed_if_possible(training, skeleton(base))
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)

@@ -7,10 +7,12 @@ import pytest
 
 from steps.config.sections import Model, Qlora, Quantization, Training
 from steps.errors import UserError
-from steps.models.checks import check_base, class_of
+from steps.models.checks import check_base
 from steps.models.sources import resolve_base
 from tests.support.architectures import ARCHITECTURES, Architecture
 from tests.support.model_folders import edited
+
+WITH_EXPERTS_AS_PARAMETERS = ("qwen3_next", "mixtral", "qwen3_moe", "deepseek_v3")
 
 
 def refused_base(change: dict[str, Any], folder: Path, device: str = "cpu") -> str:
@@ -40,10 +42,23 @@ def test_every_listed_class_passes(architecture: Architecture, tmp_path: Path) -
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
-    training = Training(model=Model(name=str(tmp_path), max_length=64))
-    base = resolve_base(training.model)
-    check_base(base, training, "cpu")
-    assert class_of(base) is type(model)
+    for method in ("qlora", "dora", "full"):
+        plain = Quantization(load_in_4bit=False)
+        qlora = Qlora(method=method, lora_dropout=0.0, quantization=plain)
+        training = Training(model=Model(name=str(tmp_path), max_length=64), qlora=qlora)
+        base = resolve_base(training.model)
+        if method == "dora" and architecture.model_type in WITH_EXPERTS_AS_PARAMETERS:
+            with pytest.raises(UserError, match="set training.qlora.method=lora"):
+                check_base(base, training, "cpu")
+        else:
+            check_base(base, training, "cpu")
+
+
+def test_an_adapter_that_does_not_fit_is_refused_without_weights(tiny_llama_folder: Path) -> None:
+    said = refused_base({"target_modules": ("q_prj",)}, tiny_llama_folder)
+    assert "'q_prj', which this model does not have; nearest: q_proj" in said
+    said = refused_base({"target_modules": ("input_layernorm",)}, tiny_llama_folder)
+    assert "does not fit LlamaForCausalLM" in said
 
 
 def test_an_encoder_with_a_decoder_is_refused(tiny_bert_folder: Path, tmp_path: Path) -> None:
