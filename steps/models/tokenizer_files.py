@@ -61,7 +61,7 @@ def as_its_files_say(tokenizer: Any, folder: Path) -> Any:
     if described.is_file():
         return _as_described(tokenizer, described)
     models = [file for file in sorted(folder.glob("*.model")) if _is_sentencepiece(file)]
-    return _as_sentencepiece(tokenizer, models[0]) if models else tokenizer
+    return _between_cls_and_sep(_as_sentencepiece(tokenizer, models[0])) if models else tokenizer
 
 
 def _as_described(tokenizer: Any, file: Path) -> Any:
@@ -121,6 +121,24 @@ def _as_sentencepiece(tokenizer: Any, file: Path) -> Any:
         "tokenizer that transformers makes of it than in sentencepiece, which made it; add a "
         "tokenizer.json to the model's folder"
     )
+
+
+def _between_cls_and_sep(tokenizer: Any) -> Any:
+    """The tokenizer with CLS and SEP around a text where its class forgets them (FNet, RemBERT).
+
+    A bare SentencePiece model does not say what stands around a text.
+    """
+    from tokenizers.processors import TemplateProcessing
+
+    first, last = tokenizer.cls_token, tokenizer.sep_token
+    plain = tokenizer(_PLAIN_TEXTS[0], add_special_tokens=False).input_ids
+    if first is None or last is None or tokenizer(_PLAIN_TEXTS[0]).input_ids != plain:
+        return tokenizer
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}",
+        special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.sep_token_id)],
+    )
+    return tokenizer
 
 
 def _is_like(tokenizer: Any, model: Any) -> bool:
@@ -194,9 +212,7 @@ def _backend_of(tokenizer: Any, file: Path, *, split: bool) -> Any:
                 byte_fallback=trained.byte_fallback,
             )
         )
-    steps: list[Any] = (
-        [normalizers.Lowercase()] if getattr(tokenizer, "do_lower_case", False) else []
-    )
+    steps: list[Any] = []
     if rules.precompiled_charsmap:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:

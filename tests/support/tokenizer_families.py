@@ -294,6 +294,21 @@ MASKED_FAMILIES = {
         around=(["[CLS]"], ["[SEP]"]),
         same=lambda text: _single_spaced(_folded(text)),
     ),
+    "fnet": Family(
+        "fnet",
+        sentencepiece(
+            "spiece.model",
+            "unigram",
+            control_symbols=["[CLS]", "[SEP]"],
+            user_defined_symbols=["[MASK]"],
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+        ),
+        around=(["[CLS]"], ["[SEP]"]),
+        same=_normal,
+    ),
     "deberta-v3": Family(
         "deberta-v2",
         sentencepiece(
