@@ -72,7 +72,8 @@ def test_a_served_mask_stands_between_the_special_tokens(name: str, tmp_path: Pa
     import torch
 
     tokenizer = load_tokenizer(MASKED_FAMILIES[name].folder(tmp_path))
-    tokens = tokenizer(f"Loss of {tokenizer.mask_token} drives growth").input_ids
+    # As the word and its space are hidden in the training.
+    tokens = tokenizer(f"Loss of{tokenizer.mask_token} drives growth").input_ids
     model = Listening([], torch.zeros(1, len(tokens), len(tokenizer)))
     (answer,) = serving(model, tokenizer, "masked").predict(
         None, [f"Loss of {tokenizer.mask_token} drives growth"]

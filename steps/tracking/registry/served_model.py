@@ -7,6 +7,7 @@ base is resolved from its description when the model is loaded.
     {"inputs": ["The [MASK] gene is mutated."]}                       a masked model
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,10 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
         from steps.models.tokenizer import with_special_tokens
 
         tokenizer = self.adapted.tokenizer
-        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        # A hidden word takes its space with it: by itself, the space is a token that no row of the
+        # training has there (RoBERTa's and ModernBERT's vocabularies).
+        joined = re.sub(rf"\s+(?={re.escape(tokenizer.mask_token)})", "", text)
+        ids = tokenizer(joined, add_special_tokens=False, verbose=False).input_ids
         tokens, _ = with_special_tokens(tokenizer, ids)
         positions = [place for place, i in enumerate(tokens) if i == tokenizer.mask_token_id]
         longest = min(
