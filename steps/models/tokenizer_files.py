@@ -73,8 +73,15 @@ def _as_described(tokenizer: Any, file: Path) -> Any:
     for text in _TEXTS:
         given = tokenizer(text, add_special_tokens=False).input_ids
         if given != described.encode(text, add_special_tokens=False).ids:
+            described.add_tokens(_added_to(tokenizer, described))
             return _with_backend(tokenizer, described)
     return tokenizer
+
+
+def _added_to(tokenizer: Any, backend: Any) -> list[Any]:
+    """Tokens that stand in no file of the vocabulary, but in tokenizer_config.json."""
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    return [token for _, token in added if backend.token_to_id(token.content) is None]
 
 
 def _with_backend(tokenizer: Any, backend: Any) -> Any:

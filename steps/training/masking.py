@@ -228,9 +228,9 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         self.epoch = 0
         self._rule = rule
         self._seed = seed
-        special = set(tokenizer.all_special_ids)
-        # Some of these may have no embedding.
-        special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        added = tokenizer.added_tokens_decoder.items()
+        # Not all special tokens have names, and the model may lack those without.
+        special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
         self._replacements = Replacements(
             tokenizer.mask_token_id,
             np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int64),

@@ -148,6 +148,19 @@ def test_digits_are_split_as_the_tokenizer_json_says(tmp_path: Path) -> None:
     assert [token for token in ours if token.isdigit()] == list("1071204")
 
 
+def test_a_tokenizer_made_from_its_file_keeps_what_else_is_stated(tmp_path: Path) -> None:
+    folder = CAUSAL_FAMILIES["starcoder2"].folder(tmp_path)
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    stated = {"chat_template": "{{ messages }}", "model_max_length": 321}
+    extra = {"additional_special_tokens": ["<fim>"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**names, **stated, **extra}))
+    tokenizer = load_tokenizer(folder)
+    assert type(tokenizer).__name__ == "TokenizersBackend"
+    assert {name: getattr(tokenizer, name) for name in stated} == stated
+    assert len(tokenizer.tokenize("<fim>")) == 1
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
 @pytest.mark.parametrize("model", ARCHITECTURES, ids=str)
 def test_a_folder_without_a_tokenizer_is_refused_in_one_line(model: Any, tmp_path: Path) -> None:
     # transformers makes an empty one for 40 of these classes.

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from transformers import AddedToken
 
+from steps.config.sections import Masking
 from steps.models.tokenizer import load_tokenizer, special_tokens
-from steps.training.masking import word_windows
+from steps.training.masking import MaskedPapers, word_windows
 from tests.support.example_papers import SENTENCES, paper_of
 from tests.support.tokenizer_families import MASKED_FAMILIES
 
@@ -44,3 +46,12 @@ def test_each_amino_acid_of_a_protein_is_hidden_alone(tmp_path: Path) -> None:
     units = [unit for window in windows for unit in window.units]
     assert len(units) == len(protein)
     assert all(unit.end == unit.start + 1 for unit in units)
+
+
+def test_a_word_is_never_replaced_by_a_token_that_the_model_does_not_have(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(MASKED_FAMILIES["eurobert"].folder(tmp_path))
+    size = len(tokenizer)
+    tokenizer.add_tokens([AddedToken(f"<extra_{i}>", special=True) for i in range(size)])
+    rule = Masking(probability=0.9, mask_share=0.0, random_share=1.0)
+    rows = MaskedPapers([PAPER], tokenizer, 48, 8, rule, 0, packed=False)
+    assert max(token for row in range(len(rows)) for token in rows[row][0].tokens) < size
