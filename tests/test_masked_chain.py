@@ -63,8 +63,8 @@ def test_a_served_masked_model_answers_and_refuses_a_text_without_a_mask(
 ) -> None:
     given = ("--config", str(masked_config))
     step("preprocess", tmp_path / "one", *given)
-    step("finetune", tmp_path / "two", *given, "--alias", "champion")
-    with served("models:/tiny@champion", tmp_path) as address:
+    step("finetune", tmp_path / "two", *given)
+    with served("models:/tiny@challenger", tmp_path) as address:
         status, answer = ask(address, {"inputs": ["The [MASK] gene is mutated."]})
         assert status == 200
         assert len(answer["predictions"][0].split(", ")) == 5
