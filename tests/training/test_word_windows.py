@@ -7,7 +7,7 @@ from transformers import AddedToken
 
 from steps.config.sections import Masking
 from steps.models.tokenizer import load_tokenizer, special_tokens
-from steps.training.masking import MaskedPapers, word_windows
+from steps.training.masking import MaskedPapers, masked_windows, word_windows
 from tests.support.example_papers import SENTENCES, paper_of
 from tests.support.tokenizer_families import MASKED_FAMILIES
 
@@ -53,5 +53,6 @@ def test_a_word_is_never_replaced_by_a_token_that_the_model_does_not_have(tmp_pa
     size = len(tokenizer)
     tokenizer.add_tokens([AddedToken(f"<extra_{i}>", special=True) for i in range(size)])
     rule = Masking(probability=0.9, mask_share=0.0, random_share=1.0)
-    rows = MaskedPapers([PAPER], tokenizer, 48, 8, rule, 0, packed=False)
+    windows = masked_windows([PAPER], tokenizer, 48, 8)
+    rows = MaskedPapers(windows, tokenizer, 48, rule, 0, packed=False)
     assert max(token for row in range(len(rows)) for token in rows[row][0].tokens) < size
