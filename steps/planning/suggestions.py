@@ -11,7 +11,7 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
 from steps.planning.plan import GIB, MemoryPlan, largest_micro_batch, plan_memory
-from steps.planning.shapes import Shape
+from steps.planning.models import ModelToPlan
 
 # What `batch_size: auto` takes at most, and the sizes in GiB that cards come in.
 AUTO_ROWS = 16
@@ -19,7 +19,7 @@ GPU_SIZES = (16, 24, 32, 40, 48, 80, 96, 141, 192)
 
 
 def with_auto_batch_size(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -34,7 +34,7 @@ def with_auto_batch_size(
     the same optimiser steps) and is at most `AUTO_ROWS` (beyond that nothing gets faster).
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         budget: Bytes.
         length: Tokens of a row.
@@ -54,7 +54,7 @@ def with_auto_batch_size(
         # Most of the budget goes to rows, so whether gradients of earlier ones stand matters: plan
         # as if they did, which they do unless one micro-batch is the whole step.
         fitting = largest_micro_batch(
-            shape,
+            model,
             training,
             budget,
             length=length,
@@ -82,7 +82,7 @@ class Suggestion:
 
 
 def check_fits(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -94,7 +94,7 @@ def check_fits(
     """Plan, and refuse what cannot fit.
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         budget: Bytes.
         micro_batch: Rows of one forward pass.
@@ -109,15 +109,15 @@ def check_fits(
         UserError: It does not fit; the message names up to three changes that make it fit,
             cheapest first, each of which has been planned.
     """
-    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, placement=placement)
+    plan = plan_memory(model, training, micro_batch=micro_batch, length=length, placement=placement)
     if plan.total <= budget:
         return plan
     found = suggestions(
-        shape, training, budget, micro_batch=micro_batch, length=length, placement=placement
+        model, training, budget, micro_batch=micro_batch, length=length, placement=placement
     )
     where_from = f" ({source})" if source else ""
     raise UserError(
-        f"{shape.name}, {plan.method}, {micro_batch} x {length} tokens needs {_gib(plan.total)}, "
+        f"{model.name}, {plan.method}, {micro_batch} x {length} tokens needs {_gib(plan.total)}, "
         f"and there are {_gib(budget)}{where_from}. {in_words(found)}"
     )
 
@@ -142,7 +142,7 @@ def _gib(size: int) -> str:
 
 
 def suggestions(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -167,11 +167,11 @@ def suggestions(
         rows, tokens = changed.hyperparameters.batch_size, changed.model.max_length
         assert isinstance(rows, int)
         return plan_memory(
-            shape, changed, micro_batch=rows, length=tokens, placement=placement
+            model, changed, micro_batch=rows, length=tokens, placement=placement
         ).total
 
     plan_here = plan_memory(
-        shape, start, micro_batch=micro_batch, length=length, placement=placement
+        model, start, micro_batch=micro_batch, length=length, placement=placement
     )
     kinds = _possible_changes(training, micro_batch, length, plan_here.device)
     sets = [set(names) for size in (1, 2, 3, 4) for names in combinations(kinds, size)]

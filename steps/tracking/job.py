@@ -161,7 +161,7 @@ def _plan(run: StepRun, job: Job, rank: Rank, *, records: bool) -> Training:
     from steps.checkpoints.trainer_state import micro_batch_of
     from steps.planning.budget import available_budget
     from steps.planning.settle import estimate_tokens, plan_training
-    from steps.planning.shapes import CannotPlan
+    from steps.planning.models import CannotPlan
 
     budget = available_budget(job.training, job.placement.device)
     if job.placement.device == "cpu":

@@ -26,8 +26,8 @@ from steps.models.layout import RowLayout
 from steps.models.loading import load_model
 from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sources import Base, Objective
+from steps.planning.models import model_from_config
 from steps.planning.plan import MemoryPlan, plan_memory
-from steps.planning.shapes import shape_from_config
 from steps.training.packing import Window, collate
 
 TOLERANCE = 0.10
@@ -136,7 +136,7 @@ class Case:
 
     def plan(self, model: Any) -> MemoryPlan:
         return plan_memory(
-            shape_from_config(model.config.to_dict()),
+            model_from_config(model.config.to_dict()),
             self.training,
             micro_batch=self.rows,
             length=self.length,

@@ -1,0 +1,182 @@
+"""What kernels allocate inside, where no dispatcher sees it."""
+
+import math
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from steps.planning.sizes import NF4_BLOCK
+
+aten: Any = torch.ops.aten
+
+# Elementwise operations of two tensors, which the CPU's `TensorIterator` computes in one format.
+_ELEMENTWISE = {
+    aten.add.Tensor,
+    aten.add_.Tensor,
+    aten.sub.Tensor,
+    aten.sub_.Tensor,
+    aten.mul.Tensor,
+    aten.mul_.Tensor,
+    aten.div.Tensor,
+    aten.div_.Tensor,
+}
+
+
+def hidden_bytes(func: Any, args: Any, out: Any, device: str) -> int:
+    """Bytes that one operation's kernel takes for itself, beside its result.
+
+    Args:
+        func: The operation.
+        args: Its arguments.
+        out: Its result.
+        device: "cpu" or "cuda".
+    """
+    if device == "cpu" and func in _ELEMENTWISE:
+        return _widened(args, out)
+    rule = _RULES.get(func.overloadpacket._qualified_op_name)
+    return 0 if rule is None else rule(args, out, device)
+
+
+def _widened(args: Any, out: Any) -> int:
+    """The copies of narrower operands, for the time of the operation.
+
+    CUDA's elementwise kernels read them as they are.
+    """
+    a, b = args[0], args[1]
+    if not isinstance(b, torch.Tensor) or a.dtype == b.dtype or 0 in (a.dim(), b.dim()):
+        return 0
+    common = torch.promote_types(a.dtype, b.dtype)
+    return sum(x.numel() * common.itemsize for x in (a, b) if x.dtype != common)
+
+
+def _log_sum_exp(args: Any, out: Any, device: str) -> int:
+    """It subtracts the maximum in a tensor of its own."""
+    return int(args[0].numel() * args[0].element_size())
+
+
+def _product_with_4_bits(args: Any, out: Any, device: str) -> int:
+    """The dequantised weight, and with double quantisation its scales."""
+    weights = math.prod(args[2])
+    return weights * args[0].element_size() + 4 * math.ceil(weights / NF4_BLOCK)
+
+
+def _flash_backward(args: Any, out: Any, device: str) -> int:
+    """CUDA's flash attention sums the queries' gradient up in float32."""
+    return 4 * int(args[1].numel()) if device == "cuda" else 0
+
+
+_RULES = {
+    "aten::logsumexp": _log_sum_exp,
+    "bitsandbytes::gemm_4bit": _product_with_4_bits,
+    "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
+    "aten::_scaled_dot_product_efficient_attention_backward": _flash_backward,
+}
+
+
+class ChosenKernels(TorchFunctionMode):
+    """Dropout and attention by the kernels that the planned device would choose.
+
+    Torch chooses them by the device's hardware, which need not be here.
+    """
+
+    def __init__(self, device: str) -> None:
+        """Choose for "cpu" or "cuda"."""
+        super().__init__()
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function."""
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _attention(self.device, *args, **kwargs)
+        if self.device == "cuda":
+            if func is torch.nn.functional.dropout:
+                return _fused_dropout(*args, **kwargs)
+            if func in _IN_FLOAT32 and torch.is_autocast_enabled("cuda"):
+                args = [_as_float32(one) for one in args]
+                kwargs = {name: _as_float32(one) for name, one in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+# What autocast computes in float32 on CUDA, and on a CPU in the format that comes
+# (`AT_FORALL_FP32` in torch's autocast_mode.h), of what language models use.
+_IN_FLOAT32 = {
+    torch.nn.functional.layer_norm,
+    torch.nn.functional.group_norm,
+    torch.nn.functional.softmax,
+    torch.nn.functional.log_softmax,
+    torch.nn.functional.cross_entropy,
+    torch.nn.functional.softplus,
+    torch.softmax,
+    torch.log_softmax,
+    torch.pow,
+    torch.rsqrt,
+    torch.exp,
+    torch.log,
+    torch.cumsum,
+    torch.norm,
+    torch.Tensor.softmax,
+    torch.Tensor.pow,
+    torch.Tensor.__pow__,
+    torch.Tensor.rsqrt,
+    torch.Tensor.exp,
+    torch.Tensor.log,
+    torch.Tensor.cumsum,
+}
+
+
+def _as_float32(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.dtype in (torch.float16, torch.bfloat16):
+        return value.float()
+    return value
+
+
+def _fused_dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+    """CUDA keeps a mask of one byte; the CPU's plain path one in the tensor's own format."""
+    return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
+
+
+def _attention(
+    device: str,
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """`scaled_dot_product_attention` as `_fused_sdp_choice` decides on a CPU or since Ampere."""
+    plain = torch.nn.functional.scaled_dot_product_attention
+    learned_mask = attn_mask is not None and attn_mask.requires_grad
+    same_width = query.shape[-1] == value.shape[-1]
+    if learned_mask or (device == "cpu" and (dropout_p > 0 or not same_width)):
+        return plain(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    if attn_mask is not None and attn_mask.dtype != query.dtype:
+        # Of a boolean mask a copy with 0 and minus infinity.
+        attn_mask = torch.empty_like(attn_mask, dtype=query.dtype)
+    if device == "cpu":
+        return aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale
+        )[0]
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if attn_mask is None and half and same_width and query.shape[-1] <= 256:
+        return aten._scaled_dot_product_flash_attention(
+            query, key, value, dropout_p, is_causal, False, scale=scale
+        )[0]
+    if enable_gqa and key.shape[-3] != query.shape[-3]:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])
+    return aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
+    )[0]
