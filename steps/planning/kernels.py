@@ -1,7 +1,10 @@
 """What kernels allocate inside, where no dispatcher sees it."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -66,12 +69,50 @@ def _flash_backward(args: Any, out: Any, device: str) -> int:
     return 4 * int(args[1].numel()) if device == "cuda" else 0
 
 
+def _int8_product(args: Any, out: Any, device: str) -> int:
+    """The product in int32, before the scales are applied."""
+    product = out[0] if isinstance(out, tuple) else out
+    return 4 * int(product.numel())
+
+
 _RULES = {
+    "bitsandbytes::int8_mixed_scaled_mm": _int8_product,
+    "bitsandbytes::int8_scaled_mm": _int8_product,
     "aten::logsumexp": _log_sum_exp,
     "bitsandbytes::gemm_4bit": _product_with_4_bits,
     "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     "aten::_scaled_dot_product_efficient_attention_backward": _flash_backward,
 }
+
+
+@contextmanager
+def as_if_on_gpu(device: str, live: Any) -> Iterator[None]:
+    """Let Python code that asks for a GPU find one, for the time of a block.
+
+    `torch.autocast` turns itself off where there is none, also where a checkpointed layer is
+    computed again; and what is offloaded would stay where it is.
+
+    Args:
+        device: "cpu" changes nothing.
+        live: The mode that counts what lies in host memory.
+    """
+    if device == "cpu":
+        yield
+        return
+
+    def to_host(tensor: Any) -> Any:
+        with live.counting_as("host"):
+            return torch.empty_like(tensor)
+
+    def offload(*_: Any, **__: Any) -> Any:
+        return torch.autograd.graph.saved_tensors_hooks(to_host, torch.empty_like)
+
+    with (
+        patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
+        patch("torch.cuda.is_bf16_supported", lambda *_, **__: True),
+        patch("transformers.modeling_utils.save_on_cpu", offload),
+    ):
+        yield
 
 
 class ChosenKernels(TorchFunctionMode):
@@ -91,6 +132,9 @@ class ChosenKernels(TorchFunctionMode):
         if func is torch.nn.functional.scaled_dot_product_attention:
             return _attention(self.device, *args, **kwargs)
         if self.device == "cuda":
+            # Or torch would look for the GPU.
+            args = [_on_host(one) for one in args]
+            kwargs = {name: _on_host(one) for name, one in kwargs.items()}
             if func is torch.nn.functional.dropout:
                 return _fused_dropout(*args, **kwargs)
             if func in _IN_FLOAT32 and torch.is_autocast_enabled("cuda"):
@@ -124,6 +168,11 @@ _IN_FLOAT32 = {
     torch.Tensor.log,
     torch.Tensor.cumsum,
 }
+
+
+def _on_host(value: Any) -> Any:
+    on_gpu = isinstance(value, torch.device) and value.type == "cuda"
+    return torch.device("cpu") if on_gpu else value
 
 
 def _as_float32(value: Any) -> Any:

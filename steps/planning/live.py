@@ -50,10 +50,10 @@ class Planned(torch.Tensor):
         raise RuntimeError(f"{func} on a tensor that is only planned")
 
 
-def planned(meta: torch.Tensor) -> torch.Tensor:
+def planned(meta: torch.Tensor, kind: type[Planned] = Planned) -> torch.Tensor:
     """A planned tensor of the size, and on the storage, of a meta tensor."""
     return torch.Tensor._make_subclass(  # type: ignore[attr-defined, no-any-return]
-        Planned,
+        kind,
         meta,
         False,
         dispatch_device=True,
@@ -152,16 +152,17 @@ class LiveTensors(TorchDispatchMode):
         if func is _device_of:
             return _META if Planned.in_kernel else _HOST
         kwargs = dict(kwargs or {})
-        special = _SPECIAL.get(func)
+        special = _SPECIAL.get(func) or _SPECIAL.get(func.name())
         if special is not None:
             answered, out = special(self, func, args, kwargs)
-            if answered:
-                return self._counted(out)
-            args = out
-        if _has_device(func):
-            kwargs["device"] = _META
-            kwargs.pop("pin_memory", None)
-        out = self._counted(_run_on_meta(func, types, args, kwargs))
+            if not answered:
+                args, special = out, None
+        if special is None:
+            if _has_device(func):
+                kwargs["device"] = _META
+                kwargs.pop("pin_memory", None)
+            out = _run_on_meta(func, types, args, kwargs)
+        out = self._counted(out)
         scratch = hidden_bytes(func, args, out, Planned.device_type)
         if scratch:
             self._note(scratch)
@@ -171,7 +172,7 @@ class LiveTensors(TorchDispatchMode):
 
     def _counted(self, out: Any) -> Any:
         if isinstance(out, torch.Tensor):
-            if type(out) is not Planned and out.device.type == "meta":
+            if not isinstance(out, Planned) and out.device.type == "meta":
                 out = planned(out)
             self.count(out)
             return out
@@ -198,7 +199,7 @@ def _as_meta(args: Any) -> Any:
     """Real constants among planned tensors (`torch.tensor([...])` in a forward) as meta tensors."""
     if not any(
         isinstance(one, (list, tuple))
-        or (isinstance(one, torch.Tensor) and type(one) is not Planned and one.dim() > 0)
+        or (isinstance(one, torch.Tensor) and not isinstance(one, Planned) and one.dim() > 0)
         for one in args
     ):
         return args
@@ -206,7 +207,7 @@ def _as_meta(args: Any) -> Any:
         _as_meta(one)
         if isinstance(one, (list, tuple))
         else torch.empty_like(one, device=_META)
-        if isinstance(one, torch.Tensor) and type(one) is not Planned and one.dim() > 0
+        if isinstance(one, torch.Tensor) and not isinstance(one, Planned) and one.dim() > 0
         else one
         for one in args
     ]
@@ -230,7 +231,7 @@ def _has_device(func: Any) -> bool:
 def _item(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`tensor.item()`: what a full batch without padding would answer."""
     tensor = args[0]
-    if type(tensor) is not Planned:
+    if not isinstance(tensor, Planned):
         return False, args
     if tensor.dtype == torch.bool:
         origin = getattr(tensor, "origin", None)
@@ -258,11 +259,30 @@ def _nonzero(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool
     return True, torch.empty((number, args[0].dim()), dtype=torch.int64, device=_META)
 
 
+def _in_8_bits(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`int8_vectorwise_quant`: how many columns hold outliers is in the content; none here."""
+    rows = args[0].numel() // args[0].shape[-1]
+    return True, (
+        torch.empty(args[0].shape, dtype=torch.int8, device=_META),
+        torch.empty(rows, dtype=torch.float32, device=_META),
+        torch.empty(0, dtype=torch.int64, device=_META),
+    )
+
+
+def _product_in_8_bits(
+    mode: LiveTensors, func: Any, args: Any, kwargs: Any
+) -> tuple[bool, Any]:
+    """`int8_mixed_scaled_mm`, without outliers."""
+    shape = (*args[1].shape[:-1], args[2].shape[0])
+    nothing = torch.empty(0, dtype=torch.int64, device=_META)
+    return True, (torch.empty(shape, dtype=args[0].dtype, device=_META), nothing)
+
+
 def _copy_to(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`to(device)` of what is there already: no copy."""
     dtype = kwargs.get("dtype")
     same = dtype in (None, args[0].dtype) and kwargs.get("memory_format") is None
-    if kwargs.get("device") is not None and type(args[0]) is Planned and same:
+    if kwargs.get("device") is not None and isinstance(args[0], Planned) and same:
         return True, _run_on_meta(aten.alias.default, (Planned,), args[:1], {})
     return False, args
 
@@ -305,4 +325,7 @@ _SPECIAL: dict[Any, Callable[[LiveTensors, Any, Any, Any], tuple[bool, Any]]] = 
     aten.nonzero.default: _nonzero,
     aten._to_copy.default: _copy_to,
     aten.add.Tensor: _engine_sum,
+    # By name: bitsandbytes takes a second to import, and most plans do without.
+    "bitsandbytes::int8_vectorwise_quant": _in_8_bits,
+    "bitsandbytes::int8_mixed_scaled_mm": _product_in_8_bits,
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from steps.models.attention import (
     why_not_packed,
 )
 from steps.models.losses import use_chunked_loss, use_masked_loss
+from steps.planning.kernels import ChosenKernels
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import CannotPlan, ModelToPlan
 from steps.planning.sizes import NF4_BLOCK, NF4_NESTED_BLOCK, Layout, StepSettings
@@ -191,7 +193,7 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
     built.cut(depths.traced[-1])
     if model.objective == "causal":
         # It takes the head apart by two forward passes of a few tokens.
-        with LiveTensors(settings.length, lambda entries: entries):
+        with LiveTensors(settings.length, lambda entries: entries), ChosenKernels(settings.device):
             use_chunked_loss(inner)
     else:
         use_masked_loss(inner)
@@ -201,13 +203,30 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
     if built.layout == "packed":
         register_per_document_attention()
         inner.set_attn_implementation(PER_DOCUMENT_SDPA)
-    adapted = add_adapter(inner, qlora, model.objective)
+    with _norms_of_packed_weights(getattr(torch, settings.dtype)):
+        adapted = add_adapter(inner, qlora, model.objective)
     if settings.checkpointing:
         inner.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offloads)
     adapted.train()
     _plan_weights(adapted, getattr(torch, settings.dtype))
     built.model = adapted
     return built
+
+
+@contextmanager
+def _norms_of_packed_weights(dtype: torch.dtype) -> Iterator[None]:
+    """DoRA begins with the norms of the weights, which nothing is packed of yet."""
+
+    def unpacked(module: Any) -> torch.Tensor:
+        shape = module.out_features, module.in_features
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    dora = "peft.tuners.lora.dora"
+    with (
+        patch(f"{dora}.dequantize_module_weight", unpacked),
+        patch(f"{dora}.deepcopy", lambda module: module),
+    ):
+        yield
 
 
 def _quantise(inner: Any, qlora: Qlora, objective: str, settings: StepSettings) -> None:
@@ -256,8 +275,13 @@ def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
-def _parameter(tensor: torch.Tensor, trained: bool = False) -> Any:
-    weight: Any = planned(tensor)
+# Peft goes by the names of bitsandbytes' classes.
+_Packed4 = type("Params4bit", (Planned,), {})
+_Packed8 = type("Int8Params", (Planned,), {})
+
+
+def _parameter(tensor: torch.Tensor, trained: bool = False, kind: type = Planned) -> Any:
+    weight: Any = planned(tensor, kind)
     weight.requires_grad_(trained)
     weight._is_param = True
     return weight
@@ -269,7 +293,7 @@ def _planned_weight(module: nn.Module, weight: Any, dtype: torch.dtype) -> Any:
         return _in_4_bits(weight, dtype)
     if kind == "Int8Params":
         rows, columns = weight.shape
-        made = _parameter(torch.empty((rows, columns), dtype=torch.int8, device="meta"))
+        made = _parameter(torch.empty((rows, columns), dtype=torch.int8, device="meta"), kind=_Packed8)
         made.CB, made.SCB = None, None
         made.has_fp16_weights = False
         module.state.CB, module.state.SCB = made, planned(torch.empty(rows, device="meta"))
@@ -300,7 +324,7 @@ def _in_4_bits(weight: Any, dtype: torch.dtype) -> Any:
             dtype=torch.float32,
         )
     packed = torch.empty((-(-weight.numel() // 2), 1), dtype=torch.uint8, device="meta")
-    made = _parameter(packed)
+    made = _parameter(packed, kind=_Packed4)
     made.quant_state = QuantState(
         absmax=scales,
         shape=weight.shape,

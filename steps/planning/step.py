@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.autograd.graph import _engine_run_backward
 
+from steps.errors import first_line
 from steps.models.attention import document_borders
 from steps.models.sources import Objective
-from steps.planning.kernels import ChosenKernels
+from steps.planning.kernels import ChosenKernels, as_if_on_gpu
 from steps.planning.live import LiveTensors, Planned, planned
-from steps.planning.models import ModelToPlan
+from steps.planning.models import CannotPlan, ModelToPlan
 from steps.planning.skeleton import (
     Skeleton,
     as_planned_for,
@@ -65,7 +66,14 @@ def traced(
         found = []
         for depth in reversed(built.depths.traced):
             built.cut(depth)
-            found.append((_Trace(built, settings, model.objective).run(), depth))
+            try:
+                found.append((_Trace(built, settings, model.objective).run(), depth))
+            except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:
+                raise CannotPlan(
+                    f"{type(built.inner).__name__} ({model.name}) cannot be planned, as what it "
+                    f"computes depends on the text ({first_line(error)}): its training is not "
+                    "checked against the memory beforehand; a LLaMA or a BERT is"
+                ) from error
     more, depth = found[0]
     if len(found) == 1:
         return more
@@ -196,6 +204,7 @@ class _Trace:
         with (
             self.live,
             ChosenKernels(kind),
+            as_if_on_gpu(kind, self.live),
             torch.autograd.set_multithreading_enabled(False),
         ):
             batch = self._batch(borders)
