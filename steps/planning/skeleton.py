@@ -90,7 +90,7 @@ class Depths:
         prefix: Layers before the pattern begins.
         period: Layers of the pattern.
         whole: Layers of the model.
-        traced: One or two depths.
+        traced: One depth, or two that are a period apart.
     """
 
     layers: nn.ModuleList | None
@@ -103,13 +103,13 @@ class Depths:
 def depths_of(model: Any) -> Depths:
     """Find a model's layers, the pattern in which they repeat, and depths that show it.
 
-    At both depths the first layers, those after them and the last ones of each kind are there, as
-    each can hold the peak; the layers between lie on the line between them.
+    At the lesser depth the first layer and the last ones of each kind are there, at the greater one
+    those after the first, too: each can hold the peak, and all others lie on the line between them.
 
     Args:
         model: A `PreTrainedModel` on the meta device.
     """
-    lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) > 4]
+    lists = [one for one in model.modules() if isinstance(one, nn.ModuleList) and len(one) > 3]
     lists = [one for one in lists if _is_depth(model, len(one))]
     if not lists:
         return Depths(None, 0, 1, 0, (0,))
@@ -117,7 +117,7 @@ def depths_of(model: Any) -> Depths:
     kinds = [_kind(model, layer, i) for i, layer in enumerate(layers)]
     whole = len(kinds)
     prefix, period = _pattern(kinds)
-    shortest = prefix + 1 + 2 * period
+    shortest = prefix + 1 + period
     fewer = shortest + (whole - shortest) % period
     if fewer + period >= whole:
         return Depths(layers, prefix, period, whole, (whole,))
@@ -157,7 +157,6 @@ class Skeleton:
         inner: The `PreTrainedModel`.
         layout: How rows are laid out for it.
         depths: The depths that it can be cut to.
-        trained: (weights, bytes of a weight) of each trained tensor at the deepest depth.
     """
 
     model: Any

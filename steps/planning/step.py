@@ -1,7 +1,7 @@
 """One training step, traced: forward and backward pass on planned tensors, and the optimiser's.
 
-The tensors that live at the peak of each moment (the loss, the backward pass of the last layer, …)
-grow by the same bytes with each layer, so two small depths give every other.
+What lives at the peak of each moment (the loss, the backward pass of the last layer, …) grows by the
+same bytes with each layer, or period of layers, so two small depths give every other.
 """
 
 from collections.abc import Iterator
@@ -83,13 +83,16 @@ def traced(
     def line(at_more: int, at_fewer: int) -> int:
         return at_more + further * (at_more - at_fewer)
 
-    moments = {
-        moment: {
-            part: line(size, fewer.moments[moment].get(part, 0)) for part, size in parts.items()
+    moments = {}
+    for moment, parts in more.moments.items():
+        kind, _, place = moment.partition(": ")
+        # At the lesser depth there is no layer between the first and the last ones; as all that is
+        # added comes after it, it grows like the first one.
+        alike = fewer.moments.get(moment) or fewer.moments[f"{kind}: first"]
+        at_more = parts if moment in fewer.moments else more.moments[f"{kind}: first"]
+        moments[moment] = {
+            part: size + further * (at_more[part] - alike[part]) for part, size in parts.items()
         }
-        for moment, parts in more.moments.items()
-        if moment in fewer.moments
-    }
     return TracedStep(
         moments,
         line(more.trained_parameters, fewer.trained_parameters),
@@ -177,13 +180,13 @@ class _Trace:
         """The moment of a layer: by its place from the beginning or the end, or "between"."""
         depths = self.built.depths
         last = len(depths.layers or ()) - 1 - layer
-        if layer <= depths.prefix:
-            return f"{kind}: layer {layer}"
+        if layer < depths.prefix:
+            return f"{kind}: before {layer}"
+        if layer == depths.prefix:
+            return f"{kind}: first"
         if last < depths.period:
             return f"{kind}: last but {last}"
-        if layer <= depths.prefix + depths.period:
-            return f"{kind}: layer {layer}"
-        return f"{kind}: between"
+        return f"{kind}: after the first"
 
     def _moment_of(self, node: Any) -> str | None:
         """The moment of the backward pass that a node of the graph belongs to."""
