@@ -202,7 +202,9 @@ def _attention(
     plain = torch.nn.functional.scaled_dot_product_attention
     learned_mask = attn_mask is not None and attn_mask.requires_grad
     same_width = query.shape[-1] == value.shape[-1]
-    if learned_mask or (device == "cpu" and (dropout_p > 0 or not same_width)):
+    broadcast = not enable_gqa and query.shape[-3] != key.shape[-3]
+    on_cpu = device == "cpu" and (dropout_p > 0 or not same_width)
+    if learned_mask or broadcast or on_cpu:
         return plain(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )

@@ -103,7 +103,13 @@ def traced(
 class _Trace:
     """One forward and backward pass at one depth."""
 
-    def __init__(self, built: Skeleton, settings: StepSettings, objective: Objective) -> None:
+    def __init__(
+        self,
+        built: Skeleton,
+        settings: StepSettings,
+        objective: Objective,
+        unreached: frozenset[int] = frozenset(),
+    ) -> None:
         self.built, self.settings, self.objective = built, settings, objective
         self.rows = 1 if built.layout == "single" else settings.rows
         self.live = LiveTensors(settings.length, self._positions)
@@ -112,9 +118,12 @@ class _Trace:
         self.end = 0
         self.in_backward = False
         self.constant: list[torch.Tensor] = []
+        self.unreached = unreached
+        self.reached: set[int] = set()
 
     def run(self) -> TracedStep:
-        trained = [weight for weight in self.built.model.parameters() if weight.requires_grad]
+        everything = [one for one in self.built.model.parameters() if one.requires_grad]
+        trained = [one for one in everything if id(one) not in self.unreached]
         self.live.enter("standing")
         for tensor, part in tensors_of(self.built.model):
             self.live.count(tensor, part)
@@ -133,7 +142,12 @@ class _Trace:
         self.live.peaks.pop("standing")
         for weight in trained:
             weight.grad = None
-        return TracedStep(self.live.peaks, sum(size for size, _ in sizes), self.live.most_on_host)
+        if len(self.reached) < len(trained):
+            # Some are part of the class and not of this step (a vision tower): no gradient, no moments.
+            rest = frozenset(id(one) for one in everything) - self.reached
+            return _Trace(self.built, self.settings, self.objective, rest).run()
+        weights = sum(one.numel() for one in everything)
+        return TracedStep(self.live.peaks, weights, self.live.most_on_host)
 
     def _stand(self, size: int, part: str) -> None:
         tensor = torch.empty(size, dtype=torch.uint8, device="meta")
@@ -153,16 +167,16 @@ class _Trace:
                 gradient = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
                 weight.grad = planned(gradient)
                 self.live.count(weight.grad, "gradients")
-            else:
-                hooks.append(
-                    weight.register_post_accumulate_grad_hook(
-                        lambda one: self.live.move(one.grad, "gradients")
-                    )
-                )
+            hooks.append(weight.register_post_accumulate_grad_hook(self._take_gradient))
         for layer in self.built.depths.layers or ():
             hooks.append(layer.register_forward_pre_hook(self._begin_layer))
             hooks.append(layer.register_forward_hook(self._end_layer))
         return hooks
+
+    def _take_gradient(self, weight: Any) -> None:
+        self.reached.add(id(weight))
+        if not self.settings.accumulates:
+            self.live.move(weight.grad, "gradients")
 
     def _begin_layer(self, *_: Any) -> None:
         if not self.in_backward:
