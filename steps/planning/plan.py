@@ -18,7 +18,7 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
 from steps.planning.models import ModelToPlan
-from steps.planning.sizes import PARTS, Layout, StepSettings
+from steps.planning.sizes import PARTS, Layout, StepSettings, optimizer_bytes, optimizer_scratch
 
 GIB = 2**30
 # What a process on the GPU holds beside tensors: the CUDA context with its kernels, cuBLAS's
@@ -44,6 +44,7 @@ class MemoryPlan:
         parts: Bytes of each of `PARTS` at the moment of the peak.
         moment: When the peak is: "forward", "loss", "backward" or "optimizer step".
         trained_parameters: Number of weights that are trained.
+        optimizer_state: Bytes of the optimiser's state, of all processes together.
         host_bytes: Pinned host memory that offloaded activations take beside the total.
         notes: What the reader has to know.
     """
@@ -56,6 +57,7 @@ class MemoryPlan:
     parts: dict[str, int]
     moment: str
     trained_parameters: int
+    optimizer_state: int
     host_bytes: int = 0
     notes: tuple[str, ...] = ()
 
@@ -139,12 +141,22 @@ def plan_memory(
     step = traced(model, settings, layout)
     method = training.qlora.resolved_method
     half = placement.dtype != "float32"
-    scaled = {
-        moment: _shared_between_processes(
-            parts, placement, step.trained_parameters if half else 0, whole=method == "full"
+    # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
+    optimizer_device = "cpu" if placement.zero_stage else placement.device
+    optimizer = optimizer_of(training.optimizer.type, optimizer_device)
+    state = sum(n * optimizer_bytes(optimizer, *size) for size, n in step.reached.items())
+    scratch = optimizer_scratch(
+        optimizer, placement.device, (size for size, _ in step.reached.elements())
+    )
+    scaled = {}
+    for moment, held in step.moments.items():
+        at_its_end = scratch if moment == "optimizer step" else 0
+        scaled[moment] = _shared_between_processes(
+            held | {"optimizer": state + at_its_end},
+            placement,
+            step.trained_parameters if half else 0,
+            whole=method == "full",
         )
-        for moment, parts in step.moments.items()
-    }
     moment, parts = max(scaled.items(), key=lambda item: sum(item[1].values()))
     reserve = 0
     if placement.device == "cuda":
@@ -160,8 +172,9 @@ def plan_memory(
         parts=whole,
         moment=moment.partition(":")[0],
         trained_parameters=step.trained_parameters,
+        optimizer_state=state,
         host_bytes=host,
-        notes=_notes(model, settings, placement, host),
+        notes=_notes(model, settings, optimizer, placement, host),
     )
 
 
@@ -169,11 +182,8 @@ def step_settings(
     training: Training, placement: Placement, micro_batch: int, length: int
 ) -> StepSettings:
     """What decides the memory of a step, out of the whole configuration."""
-    # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
-    optimizer_device = "cpu" if placement.zero_stage else placement.device
     return StepSettings(
         qlora=training.qlora.model_dump_json(),
-        optimizer=optimizer_of(training.optimizer.type, optimizer_device),
         checkpointing=training.memory_optimization.gradient_checkpointing,
         offloads=training.memory_optimization.offload_activations,
         accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
@@ -213,7 +223,7 @@ def largest_micro_batch(
             model, training, micro_batch=rows, length=length, placement=placement
         ).total
 
-    return _largest(bytes_for, budget, limit)
+    return _largest(bytes_for, budget, 1, limit)
 
 
 def longest_context(
@@ -249,20 +259,27 @@ def longest_context(
             model, training, micro_batch=micro_batch, length=length, placement=placement
         ).total
 
-    return _largest(bytes_for, budget, limit)
+    return _largest(bytes_for, budget, min(training.model.max_length, limit), limit)
 
 
-def disk_plan(model: ModelToPlan, training: Training, *, optimizer_steps: int | None = None) -> DiskPlan:
+def disk_plan(
+    model: ModelToPlan,
+    training: Training,
+    *,
+    optimizer_steps: int | None = None,
+    memory: MemoryPlan | None = None,
+) -> DiskPlan:
     """Bytes that a run writes.
 
     Args:
         model: The model.
         training: The configuration.
         optimizer_steps: Steps of the whole run, to count its checkpoints.
+        memory: The plan of a step, if there is one already; None: one process on a GPU.
     """
-    plan = plan_memory(model, training, micro_batch=1, length=8)
+    plan = memory or plan_memory(model, training, micro_batch=1, length=8)
     stored = 2 if training.qlora.adapts else 4
-    checkpoint = 4 * plan.trained_parameters + plan.parts["optimizer"]
+    checkpoint = 4 * plan.trained_parameters + plan.optimizer_state
     kept = training.output.save_total_limit
     saves = None
     if optimizer_steps is not None and training.logging.save_strategy == "steps":
@@ -289,24 +306,37 @@ def time_plan(tokens: int, tokens_per_second: float) -> TimePlan:
     return TimePlan(tokens, tokens_per_second, tokens / tokens_per_second / 3600)
 
 
-def _largest(bytes_for: Callable[[int], int], budget: int, limit: int) -> int:
-    """Largest n in 1..limit with `bytes_for(n) <= budget`, for a nearly linear function."""
-    low, low_bytes = 1, bytes_for(1)
-    if low_bytes > budget:
-        return 0
-    high = limit + 1
-    slope = bytes_for(2) - low_bytes
-    while high - low > 1:
-        # Along the line from the largest known n that fits; always inside the open interval.
-        guess = low + (budget - low_bytes) // max(slope, 1)
-        guess = min(max(guess, low + 1), high - 1)
-        guess_bytes = bytes_for(guess)
-        slope = math.ceil((guess_bytes - low_bytes) / (guess - low))
-        if guess_bytes <= budget:
-            low, low_bytes = guess, guess_bytes
+def _largest(bytes_for: Callable[[int], int], budget: int, start: int, limit: int) -> int:
+    """Largest n in 1..limit with `bytes_for(n) <= budget`, for a nearly linear function.
+
+    Each call of it traces a step, so few are made: along the line through the last two, until what
+    is left of the budget is less than the line says of one more.
+    """
+    low, high = 0, limit + 1
+    known = {start: bytes_for(start)}
+    guess = min(max(1, start // 2 if known[start] > budget else 2 * start), limit)
+    newest = start
+    while True:
+        if known[newest] <= budget:
+            low = max(low, newest)
         else:
-            high = guess
-    return low
+            high = min(high, newest)
+        if guess not in known:
+            known[guess] = bytes_for(guess)
+        before, newest = newest, guess
+        if known[newest] <= budget:
+            low = max(low, newest)
+        else:
+            high = min(high, newest)
+        if high - low <= 1:
+            return low
+        slope = 1
+        if newest != before:
+            slope = max(1, math.ceil((known[newest] - known[before]) / (newest - before)))
+        guess = newest + (budget - known[newest]) // slope
+        if guess == newest and newest == low:
+            return low
+        guess = min(max(guess, low + 1), high - 1)
 
 
 def placement_of(training: Training, device: Device = "cuda") -> Placement:
@@ -371,7 +401,7 @@ def _shared_between_processes(
 
 
 def _notes(
-    model: ModelToPlan, settings: StepSettings, placement: Placement, host: int
+    model: ModelToPlan, settings: StepSettings, optimizer: str, placement: Placement, host: int
 ) -> tuple[str, ...]:
     notes = []
     longest = model.max_positions
@@ -386,7 +416,7 @@ def _notes(
             f"logits of {settings.masked_share:.0%} of the tokens (masking.probability); text full "
             "of gene and variant mentions has more"
         )
-    if settings.optimizer.startswith("paged"):
+    if optimizer.startswith("paged"):
         notes.append("the optimiser's paged state may move to the host's memory under pressure")
     if settings.offloads and settings.device == "cpu":
         notes.append("offload_activations gains nothing on a CPU: host memory is all there is")

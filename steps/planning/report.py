@@ -155,7 +155,7 @@ def plan_run(
         gradient_checkpointing=settled.memory_optimization.gradient_checkpointing,
         memory=_memory_report(model, settled, budget, placement, memory),
         time=time,
-        disk=disk_plan(model, settled, optimizer_steps=time.optimizer_steps),
+        disk=disk_plan(model, settled, optimizer_steps=time.optimizer_steps, memory=memory),
         notes=list(memory.notes),
     )
 

@@ -1,6 +1,7 @@
 """What decides the size of a training step, and bytes of packed weights and optimiser states."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +26,6 @@ class StepSettings:
 
     Attributes:
         qlora: The section `qlora`, as JSON (a frozen model with tuples cannot be hashed by value).
-        optimizer: Its name, as transformers knows it.
         checkpointing: Activations are computed again in the backward pass.
         offloads: Inputs of the checkpointed layers wait in host memory.
         accumulates: Gradients of earlier micro-batches stand when one begins.
@@ -37,7 +37,6 @@ class StepSettings:
     """
 
     qlora: str
-    optimizer: str
     checkpointing: bool
     offloads: bool
     accumulates: bool
@@ -55,6 +54,19 @@ class StepSettings:
     def masked(self, rows: int) -> int:
         """Positions of so many rows that a masked model restores, where no mention is hidden."""
         return max(rows, math.ceil(rows * self.length * self.masked_share))
+
+
+def optimizer_scratch(optimizer: str, device: Device, sizes: Iterable[int]) -> int:
+    """Bytes that a step of the optimiser takes for its time; a fused or an 8-bit one takes none.
+
+    Args:
+        optimizer: Its name.
+        device: On CUDA the `foreach` form takes the roots of all second moments at once.
+        sizes: Weights of each trained tensor.
+    """
+    if optimizer != "adamw_torch":
+        return 0
+    return 4 * (sum(sizes) if device == "cuda" else 2 * max(sizes))
 
 
 def optimizer_bytes(optimizer: str, weights: int, width: int) -> int:

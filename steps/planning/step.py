@@ -4,6 +4,7 @@ What lives at the peak of each moment (the loss, the backward pass of the last l
 same bytes with each layer, or period of layers, so two small depths give every other.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +26,12 @@ from steps.planning.skeleton import (
     skeleton,
     tensors_of,
 )
-from steps.planning.sizes import Layout, StepSettings, optimizer_bytes
+from steps.planning.sizes import Layout, StepSettings
 
 # Peak parts of each moment.
 Moments = dict[str, dict[str, int]]
+# How many tensors there are of so many weights, with so many bytes each.
+TensorCounts = Counter[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,21 @@ class TracedStep:
     """What one training step holds.
 
     Attributes:
-        moments: Bytes of each part at the peak of each moment.
-        trained_parameters: Number of weights that are trained.
+        moments: Bytes of each part at the peak of each moment, without the optimiser's.
+        trained: Trained tensors by their weights and bytes a weight: how many there are of each.
+        reached: Those of them that get a gradient, and so have a state in the optimiser.
         host_bytes: The most that offloaded activations hold in the host's memory beside a GPU.
     """
 
     moments: Moments
-    trained_parameters: int
+    trained: TensorCounts
+    reached: TensorCounts
     host_bytes: int
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of weights that are trained."""
+        return sum(weights * number for (weights, _), number in self.trained.items())
 
 
 @lru_cache(maxsize=256)
@@ -80,9 +90,6 @@ def traced(
     fewer, _ = found[1]
     further = (built.depths.whole - depth) // built.depths.period
 
-    def line(at_more: int, at_fewer: int) -> int:
-        return at_more + further * (at_more - at_fewer)
-
     moments = {}
     for moment, parts in more.moments.items():
         kind, _, place = moment.partition(": ")
@@ -95,9 +102,14 @@ def traced(
         }
     return TracedStep(
         moments,
-        line(more.trained_parameters, fewer.trained_parameters),
-        line(more.host_bytes, fewer.host_bytes),
+        _line_of_counts(more.trained, fewer.trained, further),
+        _line_of_counts(more.reached, fewer.reached, further),
+        more.host_bytes + further * (more.host_bytes - fewer.host_bytes),
     )
+
+
+def _line_of_counts(more: TensorCounts, fewer: TensorCounts, further: int) -> TensorCounts:
+    return Counter({size: n + further * (n - fewer[size]) for size, n in more.items()})
 
 
 class _Trace:
@@ -117,7 +129,6 @@ class _Trace:
         self.starts: list[int] = []
         self.end = 0
         self.in_backward = False
-        self.constant: list[torch.Tensor] = []
         self.unreached = unreached
         self.reached: set[int] = set()
 
@@ -127,9 +138,6 @@ class _Trace:
         self.live.enter("standing")
         for tensor, part in tensors_of(self.built.model):
             self.live.count(tensor, part)
-        sizes = [(weight.numel(), weight.element_size()) for weight in trained]
-        optimizer = self.settings.optimizer
-        self._stand(sum(optimizer_bytes(optimizer, *size) for size in sizes), "optimizer")
         hooks = self._hooks(trained)
         try:
             self._forward_and_backward()
@@ -138,7 +146,6 @@ class _Trace:
                 hook.remove()
         self.live.moment_of = None
         self.live.enter("optimizer step")
-        self._stand(self._optimizer_scratch([size for size, _ in sizes]), "optimizer")
         self.live.peaks.pop("standing")
         for weight in trained:
             weight.grad = None
@@ -146,13 +153,9 @@ class _Trace:
             # Some are part of the class and not of this step (a vision tower): no gradient, no moments.
             rest = frozenset(id(one) for one in everything) - self.reached
             return _Trace(self.built, self.settings, self.objective, rest).run()
-        weights = sum(one.numel() for one in everything)
-        return TracedStep(self.live.peaks, weights, self.live.most_on_host)
-
-    def _stand(self, size: int, part: str) -> None:
-        tensor = torch.empty(size, dtype=torch.uint8, device="meta")
-        self.constant.append(tensor)
-        self.live.count(tensor, part)
+        return TracedStep(
+            self.live.peaks, _counts(everything), _counts(trained), self.live.most_on_host
+        )
 
     def _positions(self, entries: int) -> int:
         """Targets among so many positions of a batch."""
@@ -261,12 +264,9 @@ class _Trace:
         names = ("input_ids", "labels")
         return {name: torch.zeros(shape, dtype=torch.int64) for name in names} | extra
 
-    def _optimizer_scratch(self, sizes: list[int]) -> int:
-        """What AdamW takes for the time of a step; the fused and the 8-bit one nothing."""
-        if self.settings.optimizer != "adamw_torch":
-            return 0
-        # On CUDA the `foreach` form takes the roots of all second moments at once.
-        return 4 * (sum(sizes) if self.settings.device == "cuda" else 2 * max(sizes))
+
+def _counts(weights: list[Any]) -> TensorCounts:
+    return Counter((one.numel(), one.element_size()) for one in weights)
 
 
 @contextmanager
