@@ -71,7 +71,7 @@ def run_plan(
     from steps.planning.models import model_to_plan
     from steps.planning.plan import placement_of
     from steps.planning.report import plan_run
-    
+
     device = device_of(training)
     on_cpu = device == "cpu"
     budget = available_budget(training, device) if on_cpu else configured_budget(training)

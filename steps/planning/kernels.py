@@ -86,7 +86,23 @@ _RULES = {
 
 
 @contextmanager
-def as_if_on_gpu(device: str, live: Any) -> Iterator[None]:
+def running_on(device: str, live: Any) -> Iterator[None]:
+    """Run what is in a block on planned tensors, as on a device that need not be here.
+
+    Args:
+        device: "cpu" or "cuda".
+        live: The `LiveTensors` that count.
+    """
+    with live, ChosenKernels(device), _as_if_on_gpu(device, live):
+        yield
+
+
+# The oldest GPU with bfloat16: what newer ones choose takes no more memory.
+_AMPERE = (8, 0)
+
+
+@contextmanager
+def _as_if_on_gpu(device: str, live: Any) -> Iterator[None]:
     """Let Python code that asks for a GPU find one, for the time of a block.
 
     `torch.autocast` turns itself off where there is none, also where a checkpointed layer is
@@ -110,6 +126,7 @@ def as_if_on_gpu(device: str, live: Any) -> Iterator[None]:
     with (
         patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False),
         patch("torch.cuda.is_bf16_supported", lambda *_, **__: True),
+        patch("torch.cuda.get_device_capability", lambda *_: _AMPERE),
         patch("transformers.modeling_utils.save_on_cpu", offload),
     ):
         yield

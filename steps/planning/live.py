@@ -274,9 +274,7 @@ def _in_8_bits(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bo
     )
 
 
-def _product_in_8_bits(
-    mode: LiveTensors, func: Any, args: Any, kwargs: Any
-) -> tuple[bool, Any]:
+def _product_in_8_bits(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`int8_mixed_scaled_mm`, without outliers."""
     shape = (*args[1].shape[:-1], args[2].shape[0])
     nothing = torch.empty(0, dtype=torch.int64, device=_META)
@@ -298,7 +296,7 @@ def _engine_sum(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[b
     A dispatch mode switches that off, so it is done here: the sum is the first operand's memory.
     """
     if mode.moment_of is None or not _called_by_engine():
-        return (False, args) if kwargs or len(args) > 2 else _elementwise(mode, func, args, kwargs)
+        return _elementwise(mode, func, args, kwargs)
     first = args[0]
     assert isinstance(first, torch.Tensor)
     storage = first.untyped_storage()
@@ -309,13 +307,42 @@ def _engine_sum(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[b
     return False, args
 
 
+# Torch's own meta kernels of these are in Python, and take 0.1 to 2 ms; there are thousands in a
+# step.
+
+
 def _elementwise(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """A product of two alike: torch's own meta kernel is in Python, and takes 0.1 ms."""
-    a, b = args
-    alike = isinstance(a, Planned) and isinstance(b, Planned)
-    if not alike or a.dtype != b.dtype or a.shape != b.shape or a.stride() != b.stride():
+    """A function of one tensor, or of two of one shape."""
+    a, b = args[0], args[1] if len(args) > 1 else None
+    if not isinstance(a, Planned) or kwargs or len(args) > 2 or not a.dtype.is_floating_point:
         return False, args
-    return True, _run_on_meta(aten.empty_like.default, (Planned,), (a,), {})
+    dtype = a.dtype
+    # A number, or a tensor that holds one, changes neither shape nor format.
+    if isinstance(b, torch.Tensor) and b.dim() > 0:
+        if a.shape != b.shape or not b.is_contiguous():
+            return False, args
+        dtype = torch.promote_types(a.dtype, b.dtype)
+    if not a.is_contiguous():
+        return False, args
+    return True, _new(a.shape, dtype)
+
+
+def _dropout(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    return True, (_new(args[0].shape, args[0].dtype), _new(args[0].shape, torch.bool))
+
+
+def _like_first(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    if kwargs or not isinstance(args[0], Planned) or not args[0].is_contiguous():
+        return False, args
+    return True, _new(args[0].shape, args[0].dtype)
+
+
+def _new(shape: Any, dtype: torch.dtype) -> torch.Tensor:
+    guard = torch._C.DisableTorchFunction()
+    try:
+        return torch.empty(shape, dtype=dtype, device=_META)
+    finally:
+        del guard
 
 
 # The storage's own tensor, and the handle by which its uses are counted.
@@ -341,6 +368,14 @@ _SPECIAL: dict[Any, Callable[[LiveTensors, Any, Any, Any], tuple[bool, Any]]] = 
     aten._to_copy.default: _copy_to,
     aten.add.Tensor: _engine_sum,
     aten.mul.Tensor: _elementwise,
+    aten.neg.default: _elementwise,
+    aten.rsqrt.default: _elementwise,
+    aten.pow.Tensor_Scalar: _elementwise,
+    aten.silu.default: _elementwise,
+    aten.gelu.default: _elementwise,
+    aten.native_dropout.default: _dropout,
+    aten.native_dropout_backward.default: _like_first,
+    aten.empty_like.default: _like_first,
     # By name: bitsandbytes takes a second to import, and most plans do without.
     "bitsandbytes::int8_vectorwise_quant": _in_8_bits,
     "bitsandbytes::int8_mixed_scaled_mm": _product_in_8_bits,

@@ -171,7 +171,9 @@ def model_to_plan(model: Model) -> ModelToPlan:
 
 def _objective(content: dict[str, Any], name: str) -> Objective:
     classes = content.get("architectures") or []
-    if any(one.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for one in classes):
+    if any(
+        one.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for one in classes
+    ):
         return "causal"
     if any(one.endswith(("ForMaskedLM", "ForPreTraining")) for one in classes):
         return "masked"

@@ -75,7 +75,9 @@ def _what_to_set(training: Training, model: Any, micro_batch: int, placement: Pl
             "architecture cannot be planned"
         )
     length = training.model.max_length
-    plan = plan_memory(to_plan, training, micro_batch=micro_batch, length=length, placement=placement)
+    plan = plan_memory(
+        to_plan, training, micro_batch=micro_batch, length=length, placement=placement
+    )
     found = suggestions(
         to_plan,
         training,

@@ -23,7 +23,7 @@ from steps.models.attention import (
     why_not_packed,
 )
 from steps.models.losses import use_chunked_loss, use_masked_loss
-from steps.planning.kernels import ChosenKernels
+from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import CannotPlan, ModelToPlan
 from steps.planning.sizes import NF4_BLOCK, NF4_NESTED_BLOCK, Layout, StepSettings
@@ -192,7 +192,7 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
     built.cut(depths.traced[-1])
     if model.objective == "causal":
         # It takes the head apart by two forward passes of a few tokens.
-        with LiveTensors(settings.length, lambda entries: entries), ChosenKernels(settings.device):
+        with running_on(settings.device, LiveTensors(settings.length, lambda entries: entries)):
             use_chunked_loss(inner)
     else:
         use_masked_loss(inner)
@@ -292,7 +292,9 @@ def _planned_weight(module: nn.Module, weight: Any, dtype: torch.dtype) -> Any:
         return _in_4_bits(weight, dtype)
     if kind == "Int8Params":
         rows, columns = weight.shape
-        made = _parameter(torch.empty((rows, columns), dtype=torch.int8, device="meta"), kind=_Packed8)
+        made = _parameter(
+            torch.empty((rows, columns), dtype=torch.int8, device="meta"), kind=_Packed8
+        )
         made.CB, made.SCB = None, None
         made.has_fp16_weights = False
         module.state.CB, module.state.SCB = made, planned(torch.empty(rows, device="meta"))

@@ -17,7 +17,7 @@ from torch.autograd.graph import _engine_run_backward
 from steps.errors import first_line
 from steps.models.attention import document_borders
 from steps.models.sources import Objective
-from steps.planning.kernels import ChosenKernels, as_if_on_gpu
+from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import CannotPlan, ModelToPlan
 from steps.planning.skeleton import (
@@ -57,9 +57,7 @@ class TracedStep:
 
 
 @lru_cache(maxsize=256)
-def traced(
-    model: ModelToPlan, settings: StepSettings, layout: Layout | None = None
-) -> TracedStep:
+def traced(model: ModelToPlan, settings: StepSettings, layout: Layout | None = None) -> TracedStep:
     """Run one training step on planned tensors.
 
     Args:
@@ -221,12 +219,7 @@ class _Trace:
         dtype, kind = self.settings.dtype, self.settings.device
         # Read by the attention, so they have content.
         borders = document_borders([self.settings.length] * self.rows)
-        with (
-            self.live,
-            ChosenKernels(kind),
-            as_if_on_gpu(kind, self.live),
-            torch.autograd.set_multithreading_enabled(False),
-        ):
+        with running_on(kind, self.live), torch.autograd.set_multithreading_enabled(False):
             batch = self._batch(borders)
             self.live.enter("forward")
             with _autocast(dtype):
