@@ -279,8 +279,8 @@ def number_format(device: str) -> Any:
 def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
     """The plan of a case, as the finetune step would make it."""
     from steps.models.devices import Placement, dtype_name
-    from steps.planning.plan import plan_memory
     from steps.planning.models import model_from_config
+    from steps.planning.plan import plan_memory
 
     plan = plan_memory(
         model_from_config(llama_config(length, tiny).to_dict(), "llama-2-7b"),

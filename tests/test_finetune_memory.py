@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from steps import finetune, preprocess
 from steps.config.file import load_config
 from steps.models.devices import Placement
-from steps.planning.plan import plan_memory
 from steps.planning.models import model_from_config
+from steps.planning.plan import plan_memory
 from tests.support.project import ROOT
 
 

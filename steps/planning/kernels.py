@@ -36,12 +36,12 @@ def hidden_bytes(func: Any, args: Any, out: Any, device: str) -> int:
         device: "cpu" or "cuda".
     """
     if device == "cpu" and func in _ELEMENTWISE:
-        return _widened(args, out)
+        return _widened(args)
     rule = _RULES.get(func.overloadpacket._qualified_op_name)
     return 0 if rule is None else rule(args, out, device)
 
 
-def _widened(args: Any, out: Any) -> int:
+def _widened(args: Any) -> int:
     """The copies of narrower operands, for the time of the operation.
 
     CUDA's elementwise kernels read them as they are.
@@ -50,7 +50,7 @@ def _widened(args: Any, out: Any) -> int:
     if not isinstance(b, torch.Tensor) or a.dtype == b.dtype or 0 in (a.dim(), b.dim()):
         return 0
     common = torch.promote_types(a.dtype, b.dtype)
-    return sum(x.numel() * common.itemsize for x in (a, b) if x.dtype != common)
+    return int(sum(x.numel() * common.itemsize for x in (a, b) if x.dtype != common))
 
 
 def _log_sum_exp(args: Any, out: Any, device: str) -> int:
@@ -61,7 +61,8 @@ def _log_sum_exp(args: Any, out: Any, device: str) -> int:
 def _product_with_4_bits(args: Any, out: Any, device: str) -> int:
     """The dequantised weight, and with double quantisation its scales."""
     weights = math.prod(args[2])
-    return weights * args[0].element_size() + 4 * math.ceil(weights / NF4_BLOCK)
+    width: int = args[0].element_size()
+    return weights * width + 4 * math.ceil(weights / NF4_BLOCK)
 
 
 def _flash_backward(args: Any, out: Any, device: str) -> int:
@@ -198,7 +199,7 @@ def _as_float32(value: Any) -> Any:
     return value
 
 
-def _fused_dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+def _fused_dropout(x: Any, p: float = 0.5, training: bool = True, *_: Any, **__: Any) -> Any:
     """CUDA keeps a mask of one byte; the CPU's plain path one in the tensor's own format."""
     return torch.native_dropout(x, p, True)[0] if training and p > 0 else x
 

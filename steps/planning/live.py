@@ -30,7 +30,7 @@ _HOST = torch.device("cpu")
 class Planned(torch.Tensor):
     """A meta tensor that says it is on the device that is planned for."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     device_type = "cpu"
     # It has no content, whatever its device.
     is_meta = True
@@ -43,7 +43,9 @@ class Planned(torch.Tensor):
         return _META if Planned.in_kernel else torch.device(Planned.device_type)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Refuse to run outside of `LiveTensors`: there is nothing to compute on."""
         if func is _device_of:
             return _META if Planned.in_kernel else _HOST
@@ -61,7 +63,7 @@ def planned(meta: torch.Tensor, kind: type[Planned] = Planned) -> torch.Tensor:
     )
 
 
-class LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs operations on planned tensors, and remembers the peak of each moment by part.
 
     Attributes:
@@ -79,7 +81,7 @@ class LiveTensors(TorchDispatchMode):
             length: Tokens of a row.
             positions: Of a mask's entries, those that are true.
         """
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.part = "activations"
         self.live = dict.fromkeys((*PARTS, "host"), 0)
         self.total = self.most_on_host = 0

@@ -1,4 +1,4 @@
-"""The model that is planned for: its configuration, from which its class is built without weights."""
+"""The model that is planned for: its configuration, of which its class is built without weights."""
 
 import json
 import re
@@ -33,13 +33,14 @@ class ModelToPlan:
     @cached_property
     def config(self) -> Any:
         """Its configuration, as transformers reads it; callers change copies of it alone."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig
 
         content = json.loads(self.config_json)
         kind = content.pop("model_type", None)
         try:
             return AutoConfig.for_model(kind, **content)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
             raise CannotPlan(
                 f"{self.name}: transformers cannot read its config.json (model_type {kind!r}: "
                 f"{first_line(error)}), so its memory cannot be planned: name another model"

@@ -10,8 +10,8 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Placement
 from steps.models.loading import objective_of
-from steps.planning.plan import GIB, plan_memory
 from steps.planning.models import model_from_config
+from steps.planning.plan import GIB, plan_memory
 from steps.planning.suggestions import in_words, suggestions
 
 # The plan was exceeded, so what is suggested has to stay well below it.

@@ -26,6 +26,9 @@ GIB = 2**30
 CUDA_CONTEXT_BYTES = 600 * 2**20
 ALLOCATOR_SLACK = 0.04
 
+# Where the search for the largest micro-batch begins.
+FEW_ROWS = 5
+
 # Weights that ZeRO-3 has whole at a time: `stage3_max_live_parameters` of the files in
 # configs/deepspeed, of two bytes each.
 LIVE_BYTES = 2 * 200_000_000
@@ -223,7 +226,8 @@ def largest_micro_batch(
             model, training, micro_batch=rows, length=length, placement=placement
         ).total
 
-    return _largest(bytes_for, budget, 1, limit)
+    # Beyond a few rows all is on a line, see `steps.planning.step`.
+    return _largest(bytes_for, budget, min(FEW_ROWS, limit), limit)
 
 
 def longest_context(
@@ -314,7 +318,7 @@ def _largest(bytes_for: Callable[[int], int], budget: int, start: int, limit: in
     """
     low, high = 0, limit + 1
     known = {start: bytes_for(start)}
-    guess = min(max(1, start // 2 if known[start] > budget else 2 * start), limit)
+    guess = min(max(1, start // 4 if known[start] > budget else 8 * start), limit)
     newest = start
     while True:
         if known[newest] <= budget:

@@ -7,6 +7,7 @@ from typing import Any
 from steps.config.sections import Hyperparameters, Training
 from steps.models.devices import Placement
 from steps.planning.budget import Budget
+from steps.planning.models import ModelToPlan
 from steps.planning.plan import (
     DiskPlan,
     MemoryPlan,
@@ -16,7 +17,6 @@ from steps.planning.plan import (
     plan_memory,
     time_plan,
 )
-from steps.planning.models import ModelToPlan
 from steps.planning.suggestions import Suggestion, suggestions, with_auto_batch_size
 
 # Numbers of processes that a plan looks at.

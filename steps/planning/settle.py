@@ -12,8 +12,8 @@ from steps.models.devices import Placement
 from steps.models.sources import Base
 from steps.papers.text import PaperText
 from steps.planning.budget import Budget, check_disk
-from steps.planning.report import RunPlan, plan_run
 from steps.planning.models import CannotPlan, ModelToPlan, model_from_config
+from steps.planning.report import RunPlan, plan_run
 from steps.planning.suggestions import check_fits, with_auto_batch_size
 
 # Papers whose tokens are counted before the training, to know about how long it takes.

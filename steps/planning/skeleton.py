@@ -250,8 +250,6 @@ def _quantise(inner: Any, qlora: Qlora, objective: str, settings: StepSettings) 
         )
     )
     quantizer._process_model_before_weight_loading(inner, device_map=None)
-    inner.is_quantized = True
-    inner.quantization_method = quantizer.quantization_config.quant_method
     setattr(inner, f"is_loaded_in_{qlora.bits}bit", True)
 
 
@@ -296,8 +294,8 @@ def _planned_weight(module: nn.Module, weight: Any, dtype: torch.dtype) -> Any:
             torch.empty((rows, columns), dtype=torch.int8, device="meta"), kind=_Packed8
         )
         made.CB, made.SCB = None, None
-        made.has_fp16_weights = False
-        module.state.CB, module.state.SCB = made, planned(torch.empty(rows, device="meta"))
+        state: Any = module.state
+        state.CB, state.SCB = made, planned(torch.empty(rows, device="meta"))
         return made
     return _parameter(_on_meta(weight), weight.requires_grad)
 
@@ -336,7 +334,6 @@ def _in_4_bits(weight: Any, dtype: torch.dtype) -> Any:
         offset=offset,
         state2=nested,
     )
-    made.bnb_quantized = True
     return made
 
 
@@ -344,9 +341,9 @@ def tensors_of(model: Any) -> Iterator[tuple[torch.Tensor, str]]:
     """Each tensor that stands before a step, with the part that it counts as."""
     adapted = hasattr(model, "get_base_model")
     for module in model.modules():
-        state = getattr(module, "state", None)
-        if isinstance(getattr(state, "SCB", None), Planned):
-            yield state.SCB, "weights"
+        scales = getattr(getattr(module, "state", None), "SCB", None)
+        if isinstance(scales, Planned):
+            yield scales, "weights"
         for weight in (*module._parameters.values(), *module._buffers.values()):
             if weight is None:
                 continue

@@ -1,13 +1,14 @@
 """One training step, traced: forward and backward pass on planned tensors, and the optimiser's.
 
-What lives at the peak of each moment (the loss, the backward pass of the last layer, …) grows by the
-same bytes with each layer, or period of layers, so two small depths give every other.
+What lives at the peak of each moment (the loss, the backward pass of the last layer, …) grows by
+the same bytes with each layer, or period of layers, so two small depths give every other.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,17 +17,23 @@ from torch.autograd.graph import _engine_run_backward
 
 from steps.errors import first_line
 from steps.models.attention import document_borders
+from steps.models.losses import CHUNK
 from steps.models.sources import Objective
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import CannotPlan, ModelToPlan
+from steps.planning.sizes import Layout, StepSettings
 from steps.planning.skeleton import (
     Skeleton,
     as_planned_for,
     skeleton,
     tensors_of,
 )
-from steps.planning.sizes import Layout, StepSettings
+
+# More rows than these are on the line through this number and the one before, as long as their
+# targets fill two chunks of the loss, beyond which all chunks are alike.
+TRACED_ROWS = 4
+FULL_CHUNKS = 2 * CHUNK
 
 # Peak parts of each moment.
 Moments = dict[str, dict[str, int]]
@@ -69,34 +76,48 @@ def traced(model: ModelToPlan, settings: StepSettings, layout: Layout | None = N
         CannotPlan: The model cannot be built, or not be run without content.
         UserError: An adapter does not fit it.
     """
+    most = max(TRACED_ROWS, math.ceil(FULL_CHUNKS / max(settings.length - 1, 1)) + 1)
+    if settings.rows > most:
+        # All rows are alike, and a packed one costs an attention of its own.
+        fewer, more = (traced(model, replace(settings, rows=n), layout) for n in (most - 1, most))
+        return _further(more, fewer, settings.rows - most)
     with as_planned_for(settings.device):
         built = skeleton(model, settings, layout)
         found = []
         for depth in reversed(built.depths.traced):
             built.cut(depth)
             try:
-                found.append((_Trace(built, settings, model.objective).run(), depth))
+                found.append(_Trace(built, settings, model.objective).run())
             except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:
                 raise CannotPlan(
-                    f"{type(built.inner).__name__} ({model.name}) cannot be planned, as what it "
-                    f"computes depends on the text ({first_line(error)}): its training is not "
-                    "checked against the memory beforehand; a LLaMA or a BERT is"
+                    f"a step of {type(built.inner).__name__} ({model.name}) cannot be run without "
+                    f"weights and text ({first_line(error)}), so its memory cannot be planned: "
+                    "train it unplanned with a stated batch_size, or choose a LLaMA or a BERT"
                 ) from error
-    more, depth = found[0]
-    if len(found) == 1:
-        return more
-    fewer, _ = found[1]
-    further = (built.depths.whole - depth) // built.depths.period
+    depths = built.depths
+    periods = (depths.whole - depths.traced[-1]) // depths.period
+    return found[0] if len(found) == 1 else _further(found[0], found[1], periods)
 
+
+def _further(more: TracedStep, fewer: TracedStep, further: int) -> TracedStep:
+    """The step so many rows, or periods of layers, beyond the greater of two.
+
+    Args:
+        more: The greater.
+        fewer: One row, or one period, less.
+        further: How many more.
+    """
     moments = {}
     for moment, parts in more.moments.items():
-        kind, _, place = moment.partition(": ")
-        # At the lesser depth there is no layer between the first and the last ones; as all that is
-        # added comes after it, it grows like the first one.
-        alike = fewer.moments.get(moment) or fewer.moments[f"{kind}: first"]
-        at_more = parts if moment in fewer.moments else more.moments[f"{kind}: first"]
+        grows_like = moment
+        if moment not in fewer.moments:
+            # At the lesser depth there is no layer between the first and the last ones. All that is
+            # added comes after it, as it does after the first one, where that trains anything.
+            first = f"{moment.partition(': ')[0]}: first"
+            grows_like = first if first in fewer.moments else "optimizer step"
+        at_more, at_fewer = more.moments[grows_like], fewer.moments[grows_like]
         moments[moment] = {
-            part: size + further * (at_more[part] - alike[part]) for part, size in parts.items()
+            part: size + further * (at_more[part] - at_fewer[part]) for part, size in parts.items()
         }
     return TracedStep(
         moments,
@@ -148,7 +169,7 @@ class _Trace:
         for weight in trained:
             weight.grad = None
         if len(self.reached) < len(trained):
-            # Some are part of the class and not of this step (a vision tower): no gradient, no moments.
+            # Some are of the class and not of this step (a vision tower): no gradient, no state.
             rest = frozenset(id(one) for one in everything) - self.reached
             return _Trace(self.built, self.settings, self.objective, rest).run()
         return TracedStep(

@@ -10,6 +10,7 @@ from steps.config.dotted import parse_overrides
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
+from steps.planning.models import ModelToPlan
 from steps.planning.plan import (
     ALLOCATOR_SLACK,
     GIB,
@@ -17,7 +18,6 @@ from steps.planning.plan import (
     largest_micro_batch,
     plan_memory,
 )
-from steps.planning.models import ModelToPlan
 
 # What `batch_size: auto` takes at most, and the sizes in GiB that cards come in.
 AUTO_ROWS = 16

@@ -12,8 +12,8 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.planning import budget
 from steps.planning.budget import check_disk, configured_budget, free_host_memory, gpu_budget
-from steps.planning.plan import GIB
 from steps.planning.models import model_to_plan
+from steps.planning.plan import GIB
 from steps.planning.suggestions import check_fits
 from tests.support.project import ROOT
 
