@@ -38,7 +38,8 @@ def hidden_bytes(func: Any, args: Any, out: Any, device: str) -> int:
     if device == "cpu" and func in _ELEMENTWISE:
         return _widened(args)
     rule = _RULES.get(func.overloadpacket._qualified_op_name)
-    return 0 if rule is None else rule(args, out, device)
+    hidden: int = 0 if rule is None else rule(args, out, device)
+    return hidden
 
 
 def _widened(args: Any) -> int:
@@ -60,7 +61,7 @@ def _log_sum_exp(args: Any, out: Any, device: str) -> int:
 
 def _product_with_4_bits(args: Any, out: Any, device: str) -> int:
     """The dequantised weight, and with double quantisation its scales."""
-    weights = math.prod(args[2])
+    weights: int = math.prod(args[2])
     width: int = args[0].element_size()
     return weights * width + 4 * math.ceil(weights / NF4_BLOCK)
 

@@ -283,6 +283,17 @@ def _product_in_8_bits(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> 
     return True, (torch.empty(shape, dtype=args[0].dtype, device=_META), nothing)
 
 
+def _experts(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+    """`_grouped_mm`, of which the meta kernel knows CUDA's number format alone."""
+    a, b = args[:2]
+    if a.dim() == 2 and b.dim() == 2:
+        groups = (args[2] if len(args) > 2 else kwargs["offs"]).shape[0]
+        shape: tuple[int, ...] = (groups, a.shape[0], b.shape[1])
+    else:
+        shape = (*a.shape[:-1], b.shape[-1])
+    return True, _new(shape, a.dtype)
+
+
 def _copy_to(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
     """`to(device)` of what is there already: no copy."""
     dtype = kwargs.get("dtype")
@@ -367,6 +378,7 @@ _SPECIAL: dict[Any, Callable[[LiveTensors, Any, Any, Any], tuple[bool, Any]]] = 
     aten.index_put_.default: _picked,
     aten._index_put_impl_.default: _picked,
     aten.nonzero.default: _nonzero,
+    aten._grouped_mm.default: _experts,
     aten._to_copy.default: _copy_to,
     aten.add.Tensor: _engine_sum,
     aten.mul.Tensor: _elementwise,
