@@ -1,7 +1,7 @@
 """What kernels allocate inside, where no dispatcher sees it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -99,6 +99,14 @@ def running_on(device: str, live: Any) -> Iterator[None]:
         yield
 
 
+# Of torch's random number generator on a CPU.
+RANDOM_STATE_BYTES = 5056
+
+
+def _random_state() -> torch.Tensor:
+    return torch.empty(RANDOM_STATE_BYTES, dtype=torch.uint8)
+
+
 # The oldest GPU with bfloat16: what newer ones choose takes no more memory.
 _AMPERE = (8, 0)
 
@@ -111,11 +119,13 @@ def _as_if_on_gpu(device: str, live: Any) -> Iterator[None]:
     computed again; and what is offloaded would stay where it is.
 
     Args:
-        device: "cpu" changes nothing.
+        device: On "cpu" a checkpointed layer keeps the state of the random numbers, in memory that
+            counts there.
         live: The mode that counts what lies in host memory.
     """
     if device == "cpu":
-        yield
+        with patch("torch.get_rng_state", _random_state), patch("torch.set_rng_state"):
+            yield
         return
 
     def to_host(tensor: Any) -> Any:
@@ -147,9 +157,11 @@ class ChosenKernels(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one function."""
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func is torch.nn.functional.scaled_dot_product_attention:
-            return _attention(self.device, *args, **kwargs)
+            named = [kwargs.pop(name) for name in ("query", "key", "value") if name in kwargs]
+            args = [*args, *named]
+            return _attention(self.device, args[:3], *args[3:], **kwargs)
         if self.device == "cuda":
             # Or torch would look for the GPU.
             args = [_on_host(one) for one in args]
@@ -207,9 +219,7 @@ def _fused_dropout(x: Any, p: float = 0.5, training: bool = True, *_: Any, **__:
 
 def _attention(
     device: str,
-    query: Any,
-    key: Any,
-    value: Any,
+    vectors: Sequence[Any],
     attn_mask: Any = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -218,6 +228,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Any:
     """`scaled_dot_product_attention` as `_fused_sdp_choice` decides on a CPU or since Ampere."""
+    query, key, value = vectors
     plain = torch.nn.functional.scaled_dot_product_attention
     learned_mask = attn_mask is not None and attn_mask.requires_grad
     same_width = query.shape[-1] == value.shape[-1]

@@ -72,14 +72,16 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         moment_of: In the backward pass, the moment that a node of the graph belongs to.
         positions: How many entries of a mask of so many are true, where a mask picks.
         length: Tokens of a row: what the largest position is taken to be.
+        pads: Whether some row of the batch is padded.
     """
 
-    def __init__(self, length: int, positions: Callable[[int], int]) -> None:
+    def __init__(self, length: int, positions: Callable[[int], int], pads: bool = False) -> None:
         """Begin with nothing alive.
 
         Args:
             length: Tokens of a row.
             positions: Of a mask's entries, those that are true.
+            pads: Whether some row of the batch is padded.
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self.part = "activations"
@@ -89,7 +91,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._largest: dict[str, int] = {}
         self._moment = "forward"
         self.moment_of: Callable[[Any], str | None] | None = None
-        self.length, self.positions = length, positions
+        self.length, self.positions, self.pads = length, positions, pads
         self._parts: dict[int, tuple[str, int]] = {}
         self._watched: dict[int, Any] = {}
 
@@ -236,13 +238,13 @@ def _has_device(func: Any) -> bool:
 
 
 def _item(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """`tensor.item()`: what a full batch without padding would answer."""
+    """`tensor.item()`: what the batch would answer, whose masks are all ones only if none pads."""
     tensor = args[0]
     if not isinstance(tensor, Planned):
         return False, args
     if tensor.dtype == torch.bool:
         origin = getattr(tensor, "origin", None)
-        return True, origin is not None and origin.overloadpacket is aten.all
+        return True, not mode.pads and origin is not None and origin.overloadpacket is aten.all
     return True, 1.0 if tensor.dtype.is_floating_point else mode.length
 
 

@@ -1,5 +1,6 @@
 """The model that is planned for: its configuration, of which its class is built without weights."""
 
+import copy
 import json
 import re
 from dataclasses import dataclass
@@ -63,8 +64,6 @@ class ModelToPlan:
 
     @cached_property
     def _built(self) -> Any:
-        from steps.planning.skeleton import plain_model
-
         return plain_model(self, "bfloat16")
 
     @cached_property
@@ -193,3 +192,33 @@ def _objective(content: dict[str, Any], name: str) -> Objective:
         f"{name}: model_type {kind!r} is no language model that transformers can build, so its "
         "memory cannot be planned: name a causal or masked language model"
     )
+
+
+def plain_model(model: ModelToPlan, dtype: str) -> Any:
+    """The model on the meta device: classes and sizes.
+
+    Args:
+        model: What is planned.
+        dtype: Number format of its weights, by torch's name.
+
+    Raises:
+        CannotPlan: Transformers cannot build it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.initialization import no_init_weights
+
+    auto = AutoModelForCausalLM if model.objective == "causal" else AutoModelForMaskedLM
+    try:
+        with torch.device("meta"), no_init_weights():
+            built = auto.from_config(
+                copy.deepcopy(model.config), dtype=getattr(torch, dtype), trust_remote_code=False
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CannotPlan(
+            f"{model.name}: transformers cannot build its class from its config.json "
+            f"({first_line(error)}), so its memory cannot be planned: name another model"
+        ) from None
+    # Weights that are tied are one weight on any device.
+    built.tie_weights()
+    return built

@@ -4,7 +4,6 @@ Everything is the real thing: the class of transformers, the linear layers of bi
 adapters of peft, this project's attention and loss. Only the weights are planned tensors.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 
 from steps.config.sections import Qlora
-from steps.errors import first_line
 from steps.models.adapters import add_adapter
 from steps.models.attention import (
     PER_DOCUMENT_SDPA,
@@ -25,7 +23,7 @@ from steps.models.attention import (
 from steps.models.losses import use_chunked_loss, use_masked_loss
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
-from steps.planning.models import CannotPlan, ModelToPlan
+from steps.planning.models import ModelToPlan, plain_model
 from steps.planning.sizes import NF4_BLOCK, NF4_NESTED_BLOCK, Layout, StepSettings
 
 # What a trial finds of classes that declare to take borders or padding (`steps.models.layout`).
@@ -50,35 +48,6 @@ def declared_layout(model: Any) -> Layout:
     if model.config.model_type in _PADDED or why_not_packed(model):
         return "padded"
     return "packed"
-
-
-def plain_model(model: ModelToPlan, dtype: str) -> Any:
-    """The model on the meta device: classes and sizes.
-
-    Args:
-        model: What is planned.
-        dtype: Number format of its weights, by torch's name.
-
-    Raises:
-        CannotPlan: Transformers cannot build it.
-    """
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-    from transformers.initialization import no_init_weights
-
-    auto = AutoModelForCausalLM if model.objective == "causal" else AutoModelForMaskedLM
-    try:
-        with torch.device("meta"), no_init_weights():
-            built = auto.from_config(
-                copy.deepcopy(model.config), dtype=getattr(torch, dtype), trust_remote_code=False
-            )
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise CannotPlan(
-            f"{model.name}: transformers cannot build its class from its config.json "
-            f"({first_line(error)}), so its memory cannot be planned: name another model"
-        ) from None
-    # Weights that are tied are one weight on any device.
-    built.tie_weights()
-    return built
 
 
 @dataclass(frozen=True)

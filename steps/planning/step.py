@@ -143,7 +143,8 @@ class _Trace:
     ) -> None:
         self.built, self.settings, self.objective = built, settings, objective
         self.rows = 1 if built.layout == "single" else settings.rows
-        self.live = LiveTensors(settings.length, self._positions)
+        pads = built.layout == "padded" and self.rows > 1
+        self.live = LiveTensors(settings.length, self._positions, pads)
         # Where each layer's operations begin in the graph, and where the last one's end.
         self.starts: list[int] = []
         self.end = 0
