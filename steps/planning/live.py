@@ -244,7 +244,9 @@ def _item(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, A
         return False, args
     if tensor.dtype == torch.bool:
         origin = getattr(tensor, "origin", None)
-        return True, not mode.pads and origin is not None and origin.overloadpacket is aten.all
+        # `mask.all()`, and `mask.sum() == mask.numel()`, which transformers takes for it.
+        asks_for_all = getattr(origin, "overloadpacket", None) in (aten.all, aten.eq)
+        return True, asks_for_all and not mode.pads
     return True, 1.0 if tensor.dtype.is_floating_point else mode.length
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from steps.config.sections import Qlora
+from steps.errors import UserError
 from steps.models.adapters import add_adapter
 from steps.models.attention import (
     PER_DOCUMENT_SDPA,
@@ -174,11 +175,21 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
     with _norms_of_packed_weights(getattr(torch, settings.dtype)):
         adapted = add_adapter(inner, qlora, model.objective)
     if settings.checkpointing:
-        inner.activation_checkpointing_enable({"use_reentrant": False}, offload=settings.offloads)
+        _checkpoint(inner, settings.offloads)
     adapted.train()
     _plan_weights(adapted, getattr(torch, settings.dtype))
     built.model = adapted
     return built
+
+
+def _checkpoint(inner: Any, offloads: bool) -> None:
+    try:
+        inner.activation_checkpointing_enable({"use_reentrant": False}, offload=offloads)
+    except ValueError:
+        raise UserError(
+            f"{type(inner).__name__} cannot compute its activations again in the backward pass: "
+            "set training.memory_optimization.gradient_checkpointing to false"
+        ) from None
 
 
 @contextmanager
