@@ -279,11 +279,11 @@ def number_format(device: str) -> Any:
 def planned(length: int, rows: int, tiny: bool, device: str) -> dict[str, Any]:
     """The plan of a case, as the finetune step would make it."""
     from steps.models.devices import Placement, dtype_name
+    from steps.planning.models import model_from_config
     from steps.planning.plan import plan_memory
-    from steps.planning.shapes import shape_from_config
 
     plan = plan_memory(
-        shape_from_config(llama_config(length, tiny).to_dict(), "llama-2-7b"),
+        model_from_config(llama_config(length, tiny).to_dict(), "llama-2-7b"),
         our_configuration(length, rows, device),
         micro_batch=rows,
         length=length,

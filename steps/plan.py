@@ -68,15 +68,15 @@ def run_plan(
         UserError: The model's shape is not to be had, or nobody can plan it.
     """
     from steps.planning.budget import available_budget, configured_budget, device_of
+    from steps.planning.models import model_to_plan
     from steps.planning.plan import placement_of
     from steps.planning.report import plan_run
-    from steps.planning.shapes import shape_of_model
 
     device = device_of(training)
     on_cpu = device == "cpu"
     budget = available_budget(training, device) if on_cpu else configured_budget(training)
     return plan_run(
-        shape_of_model(training.model),
+        model_to_plan(training.model),
         training,
         budget,
         placement_of(training, device),

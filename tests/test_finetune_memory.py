@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from steps import finetune, preprocess
 from steps.config.file import load_config
 from steps.models.devices import Placement
+from steps.planning.models import model_from_config
 from steps.planning.plan import plan_memory
-from steps.planning.shapes import shape_from_config
 from tests.support.project import ROOT
 
 
@@ -131,10 +131,10 @@ def test_a_resumed_run_keeps_the_micro_batch_that_auto_became_on_a_machine_with_
         "training.hyperparameters.gradient_accumulation_steps=6 training.mlflow.log_model=false"
     )
     arguments = [*given, "--overrides", overrides]
-    shape = shape_from_config(json.loads((tiny_llama_folder / "config.json").read_text()))
+    model = model_from_config(json.loads((tiny_llama_folder / "config.json").read_text()))
     training = load_config(given[1], overrides).training
     for_two_rows = plan_memory(
-        shape, training, micro_batch=2, length=256, placement=Placement("cpu", "float32")
+        model, training, micro_batch=2, length=256, placement=Placement("cpu", "float32")
     ).total
     stopped = subprocess.run(
         [sys.executable, "-c", SMALL_AND_INTERRUPTED, str(for_two_rows), *arguments],

@@ -72,8 +72,11 @@ text_column
 label_column
 task_type
 
-# Keeps a tensor of the planner's alive for as long as the real one lives.
-random_state
+# Autograd, torch's dispatcher, peft and bitsandbytes look for them.
+backward
+_should_skip_dynamo
+_is_param
+CB
 
 # The page template.
 number_columns

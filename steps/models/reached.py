@@ -7,13 +7,14 @@ nothing, and DDP waits for its gradient for ever. Which parts they are shows whe
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from steps.errors import UserError, first_line
 
 # Tokens of the text; a short one shows it as well as a long one.
 TOKENS = 8
+_REACHED = "_forge_reached_layers"
 
 
 def reached_layers(model: Any, dtype: Any) -> set[str]:
@@ -38,6 +39,9 @@ def reached_layers(model: Any, dtype: Any) -> set[str]:
         marks[name] = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
         return output + marks[name]
 
+    if _REACHED in vars(model):
+        known: set[str] = vars(model)[_REACHED]
+        return known
     layers = linear_layers(model)
     handles = [
         module.register_forward_hook(
@@ -52,6 +56,15 @@ def reached_layers(model: Any, dtype: Any) -> set[str]:
             handle.remove()
     reached = {_without_numbers(name) for name, mark in marks.items() if id(mark) in leaves}
     return {name for name in layers if _without_numbers(name) in reached}
+
+
+def remember_reached_layers(model: Any) -> None:
+    """Find the reached layers of a model that a text can no longer be read with afterwards.
+
+    Args:
+        model: A `PreTrainedModel` without weights, before its layers are quantised.
+    """
+    vars(model)[_REACHED] = reached_layers(model, model.dtype)
 
 
 def reached_parameters(model: Any, dtype: Any) -> list[Any]:
@@ -99,9 +112,11 @@ def _read_a_text(model: Any, dtype: Any) -> Any:
     # Nyströmformer computes at one length alone.
     length = getattr(model.config, "segment_means_seq_len", TOKENS)
     ids = (torch.arange(length) % TOKENS)[None].to(model.device)
-    mixed = dtype != torch.float32
+    # Without content all is of one number format, and autocast knows no such device.
+    mixed = dtype != torch.float32 and model.device.type != "meta"
+    mixing = torch.autocast(model.device.type, dtype) if mixed else nullcontext()
     try:
-        with _as_in_training(model), torch.autocast(model.device.type, dtype, enabled=mixed):
+        with _as_in_training(model), mixing:
             return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     except RuntimeError as error:
         if not mixed or isinstance(error, torch.OutOfMemoryError):

@@ -9,8 +9,9 @@ import torch
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Placement
+from steps.models.loading import objective_of
+from steps.planning.models import model_from_config
 from steps.planning.plan import GIB, plan_memory
-from steps.planning.shapes import shape_from_config
 from steps.planning.suggestions import in_words, suggestions
 
 # The plan was exceeded, so what is suggested has to stay well below it.
@@ -44,7 +45,7 @@ def stopping_when_out_of_memory(
 
     Args:
         training: The configuration.
-        model: The `PreTrainedModel`, for its shape.
+        model: The `PreTrainedModel`, for its configuration.
         micro_batch: Rows of one forward pass.
         placement: Where the training runs.
 
@@ -65,16 +66,20 @@ def stopping_when_out_of_memory(
 
 def _what_to_set(training: Training, model: Any, micro_batch: int, placement: Placement) -> str:
     try:
-        shape = shape_from_config(model.config.to_dict(), training.model.name)
+        to_plan = model_from_config(
+            model.config.to_dict(), training.model.name, objective_of(model)
+        )
     except UserError:
         return (
             "Lower training.hyperparameters.batch_size or training.model.max_length; this "
             "architecture cannot be planned"
         )
     length = training.model.max_length
-    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, placement=placement)
+    plan = plan_memory(
+        to_plan, training, micro_batch=micro_batch, length=length, placement=placement
+    )
     found = suggestions(
-        shape,
+        to_plan,
         training,
         int(SHARE_TO_STAY_BELOW * plan.total),
         micro_batch=micro_batch,

@@ -1,15 +1,13 @@
 """What a training run takes: memory by part, time, and disk.
 
-    shape = shape_of_model(training.model)
-    plan = plan_memory(shape, training, micro_batch=4, length=1024)
-    check_fits(shape, training, micro_batch=4, length=1024, budget=16 * GIB)
+    model = model_to_plan(training.model)
+    plan = plan_memory(model, training, micro_batch=4, length=1024)
+    check_fits(model, training, micro_batch=4, length=1024, budget=16 * GIB)
 
-Nothing here is fitted to measurements. One training step is replayed on tensors that have
-a size and no content: the operations of the layers as transformers, peft, bitsandbytes
-and `steps.models.losses` perform them, what autograd saves for each, what autocast
-copies, what the backward pass allocates and when each tensor dies. The largest sum of
-living tensors is the plan. A replay needs neither torch nor a GPU and takes milliseconds;
-`tests/planning/test_memory_measured.py` holds it against measured tensors.
+Nothing here is fitted to measurements. One training step of the real model is run on tensors
+that have a size and no content (see `steps.planning.step`): the classes of transformers, peft,
+bitsandbytes and this project, torch's own autograd and autocast. The largest sum of living
+tensors is the plan. `tests/planning/test_memory_measured.py` holds it against measured ones.
 """
 
 import math
@@ -19,16 +17,17 @@ from dataclasses import dataclass
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
-from steps.planning.shapes import Shape
-from steps.planning.sizes import StepSettings
-from steps.planning.step import replay
-from steps.planning.tensors import PARTS
+from steps.planning.models import ModelToPlan
+from steps.planning.sizes import PARTS, Layout, StepSettings, optimizer_bytes, optimizer_scratch
 
 GIB = 2**30
 # What a process on the GPU holds beside tensors: the CUDA context with its kernels, cuBLAS's
 # workspace (32 MiB from Hopper on), and what the caching allocator loses to rounding.
 CUDA_CONTEXT_BYTES = 600 * 2**20
 ALLOCATOR_SLACK = 0.04
+
+# Where the search for the largest micro-batch begins.
+FEW_ROWS = 5
 
 # Weights that ZeRO-3 has whole at a time: `stage3_max_live_parameters` of the files in
 # configs/deepspeed, of two bytes each.
@@ -40,7 +39,7 @@ class MemoryPlan:
     """The memory of one training step at its peak.
 
     Attributes:
-        shape: The model.
+        model: The model.
         method: "lora", "qlora", "lora_8bit", "dora", "rslora" or "full".
         device: "cpu" or "cuda".
         micro_batch: Rows of one forward pass.
@@ -48,11 +47,12 @@ class MemoryPlan:
         parts: Bytes of each of `PARTS` at the moment of the peak.
         moment: When the peak is: "forward", "loss", "backward" or "optimizer step".
         trained_parameters: Number of weights that are trained.
+        optimizer_state: Bytes of the optimiser's state, of all processes together.
         host_bytes: Pinned host memory that offloaded activations take beside the total.
         notes: What the reader has to know.
     """
 
-    shape: Shape
+    model: ModelToPlan
     method: str
     device: Device
     micro_batch: int
@@ -60,6 +60,7 @@ class MemoryPlan:
     parts: dict[str, int]
     moment: str
     trained_parameters: int
+    optimizer_state: int
     host_bytes: int = 0
     notes: tuple[str, ...] = ()
 
@@ -108,14 +109,15 @@ class TimePlan:
 
 
 def plan_memory(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     *,
     micro_batch: int,
     length: int,
     placement: Placement | None = None,
+    layout: Layout | None = None,
 ) -> MemoryPlan:
-    """Replay one training step and report its peak by part.
+    """Trace one training step and report its peak by part.
 
     The step is the second one: the optimiser has its moments, and with accumulation the
     gradients of earlier micro-batches stand. Each row holds one document of full length,
@@ -123,67 +125,81 @@ def plan_memory(
     restored (of text full of mentions, more: up to `masking.entity_probability`).
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         micro_batch: Rows of one forward pass.
         length: Tokens of a row.
         placement: Where the step is, since autocast, dropout and attention keep other tensors on
             a CPU; its number format; and the processes, with what they share out between them.
             None: one process on a GPU.
+        layout: How the rows of a micro-batch lie; None: as the model's class declares.
 
     Returns:
         The plan; `parts["reserve"]` is 0 on a CPU.
     """
+    from steps.planning.step import traced
+
     placement = placement or placement_of(training)
-    device, zero_stage = placement.device, placement.zero_stage
-    settings = StepSettings(
-        method=training.qlora.resolved_method,
-        bits=training.qlora.bits,
-        nested=training.qlora.quantization.bnb_4bit_use_double_quant,
-        rank=training.qlora.r,
-        dropout=training.qlora.lora_dropout,
-        targets=training.qlora.target_modules,
-        saved_modules=training.qlora.modules_to_save,
-        bias=training.qlora.bias,
-        # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
-        optimizer=optimizer_of(training.optimizer.type, "cpu" if zero_stage else device),
-        checkpointing=training.memory_optimization.gradient_checkpointing,
-        offloads=training.memory_optimization.offload_activations,
-        accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
-        half=None if placement.dtype == "float32" else 2,
-        device=device,
-        rows=micro_batch,
-        length=length,
-        masked_share=training.masking.probability,
+    settings = step_settings(training, placement, micro_batch, length)
+    step = traced(model, settings, layout)
+    method = training.qlora.resolved_method
+    half = placement.dtype != "float32"
+    # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
+    optimizer_device = "cpu" if placement.zero_stage else placement.device
+    optimizer = optimizer_of(training.optimizer.type, optimizer_device)
+    state = sum(n * optimizer_bytes(optimizer, *size) for size, n in step.reached.items())
+    scratch = optimizer_scratch(
+        optimizer, placement.device, (size for size, _ in step.reached.elements())
     )
-    moments, trained = replay(shape, settings)
-    scaled = {
-        moment: _shared_between_processes(
-            parts, placement, trained if settings.half else 0, whole=settings.method == "full"
+    scaled = {}
+    for moment, held in step.moments.items():
+        at_its_end = scratch if moment == "optimizer step" else 0
+        scaled[moment] = _shared_between_processes(
+            held | {"optimizer": state + at_its_end},
+            placement,
+            step.trained_parameters if half else 0,
+            whole=method == "full",
         )
-        for moment, parts in moments.items()
-    }
     moment, parts = max(scaled.items(), key=lambda item: sum(item[1].values()))
     reserve = 0
-    if device == "cuda":
+    if placement.device == "cuda":
         reserve = CUDA_CONTEXT_BYTES + int(ALLOCATOR_SLACK * sum(parts.values()))
     whole = {part: parts.get(part, 0) for part in PARTS} | {"reserve": reserve}
+    host = step.host_bytes if placement.device == "cuda" else 0
     return MemoryPlan(
-        shape=shape,
-        method=settings.method,
-        device=device,
+        model=model,
+        method=method,
+        device=placement.device,
         micro_batch=micro_batch,
         length=length,
         parts=whole,
         moment=moment.partition(":")[0],
-        trained_parameters=trained,
-        host_bytes=settings.offloaded_bytes(shape),
-        notes=_notes(shape, settings, placement),
+        trained_parameters=step.trained_parameters,
+        optimizer_state=state,
+        host_bytes=host,
+        notes=_notes(model, settings, optimizer, placement, host),
+    )
+
+
+def step_settings(
+    training: Training, placement: Placement, micro_batch: int, length: int
+) -> StepSettings:
+    """What decides the memory of a step, out of the whole configuration."""
+    return StepSettings(
+        qlora=training.qlora.model_dump_json(),
+        checkpointing=training.memory_optimization.gradient_checkpointing,
+        offloads=training.memory_optimization.offload_activations,
+        accumulates=training.hyperparameters.gradient_accumulation_steps > 1,
+        dtype=placement.dtype,
+        device=placement.device,
+        rows=micro_batch,
+        length=length,
+        masked_share=training.masking.probability,
     )
 
 
 def largest_micro_batch(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -194,7 +210,7 @@ def largest_micro_batch(
     """Most rows of `length` tokens whose plan stays within `budget` bytes.
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         budget: Bytes.
         length: Tokens of a row.
@@ -207,14 +223,15 @@ def largest_micro_batch(
 
     def bytes_for(rows: int) -> int:
         return plan_memory(
-            shape, training, micro_batch=rows, length=length, placement=placement
+            model, training, micro_batch=rows, length=length, placement=placement
         ).total
 
-    return _largest(bytes_for, budget, limit)
+    # Beyond a few rows all is on a line, see `steps.planning.step`.
+    return _largest(bytes_for, budget, min(FEW_ROWS, limit), limit)
 
 
 def longest_context(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -228,7 +245,7 @@ def longest_context(
     memory limits them here.
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         budget: Bytes.
         micro_batch: Rows of one forward pass.
@@ -238,28 +255,35 @@ def longest_context(
     Returns:
         0 if not even one token fits.
     """
-    if shape.family == "bert":
-        limit = min(limit, shape.max_positions)
+    if model.learns_positions and model.max_positions is not None:
+        limit = min(limit, model.max_positions)
 
     def bytes_for(length: int) -> int:
         return plan_memory(
-            shape, training, micro_batch=micro_batch, length=length, placement=placement
+            model, training, micro_batch=micro_batch, length=length, placement=placement
         ).total
 
-    return _largest(bytes_for, budget, limit)
+    return _largest(bytes_for, budget, min(training.model.max_length, limit), limit)
 
 
-def disk_plan(shape: Shape, training: Training, *, optimizer_steps: int | None = None) -> DiskPlan:
+def disk_plan(
+    model: ModelToPlan,
+    training: Training,
+    *,
+    optimizer_steps: int | None = None,
+    memory: MemoryPlan | None = None,
+) -> DiskPlan:
     """Bytes that a run writes.
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         optimizer_steps: Steps of the whole run, to count its checkpoints.
+        memory: The plan of a step, if there is one already; None: one process on a GPU.
     """
-    plan = plan_memory(shape, training, micro_batch=1, length=8)
+    plan = memory or plan_memory(model, training, micro_batch=1, length=8)
     stored = 2 if training.qlora.adapts else 4
-    checkpoint = 4 * plan.trained_parameters + plan.parts["optimizer"]
+    checkpoint = 4 * plan.trained_parameters + plan.optimizer_state
     kept = training.output.save_total_limit
     saves = None
     if optimizer_steps is not None and training.logging.save_strategy == "steps":
@@ -272,7 +296,7 @@ def disk_plan(shape: Shape, training: Training, *, optimizer_steps: int | None =
     standing = (saves or 1) if kept is None else kept + 1
     local = (standing if saves is None else min(standing, saves)) * checkpoint
     tracked = None if saves is None else saves * checkpoint + 4 * plan.trained_parameters
-    return DiskPlan(shape.parameters * stored, checkpoint, local, tracked)
+    return DiskPlan(model.parameters * stored, checkpoint, local, tracked)
 
 
 def time_plan(tokens: int, tokens_per_second: float) -> TimePlan:
@@ -286,24 +310,37 @@ def time_plan(tokens: int, tokens_per_second: float) -> TimePlan:
     return TimePlan(tokens, tokens_per_second, tokens / tokens_per_second / 3600)
 
 
-def _largest(bytes_for: Callable[[int], int], budget: int, limit: int) -> int:
-    """Largest n in 1..limit with `bytes_for(n) <= budget`, for a nearly linear function."""
-    low, low_bytes = 1, bytes_for(1)
-    if low_bytes > budget:
-        return 0
-    high = limit + 1
-    slope = bytes_for(2) - low_bytes
-    while high - low > 1:
-        # Along the line from the largest known n that fits; always inside the open interval.
-        guess = low + (budget - low_bytes) // max(slope, 1)
-        guess = min(max(guess, low + 1), high - 1)
-        guess_bytes = bytes_for(guess)
-        slope = math.ceil((guess_bytes - low_bytes) / (guess - low))
-        if guess_bytes <= budget:
-            low, low_bytes = guess, guess_bytes
+def _largest(bytes_for: Callable[[int], int], budget: int, start: int, limit: int) -> int:
+    """Largest n in 1..limit with `bytes_for(n) <= budget`, for a nearly linear function.
+
+    Each call of it traces a step, so few are made: along the line through the last two, until what
+    is left of the budget is less than the line says of one more.
+    """
+    low, high = 0, limit + 1
+    known = {start: bytes_for(start)}
+    guess = min(max(1, start // 4 if known[start] > budget else 8 * start), limit)
+    newest = start
+    while True:
+        if known[newest] <= budget:
+            low = max(low, newest)
         else:
-            high = guess
-    return low
+            high = min(high, newest)
+        if guess not in known:
+            known[guess] = bytes_for(guess)
+        before, newest = newest, guess
+        if known[newest] <= budget:
+            low = max(low, newest)
+        else:
+            high = min(high, newest)
+        if high - low <= 1:
+            return low
+        slope = 1
+        if newest != before:
+            slope = max(1, math.ceil((known[newest] - known[before]) / (newest - before)))
+        guess = newest + (budget - known[newest]) // slope
+        if guess == newest and newest == low:
+            return low
+        guess = min(max(guess, low + 1), high - 1)
 
 
 def placement_of(training: Training, device: Device = "cuda") -> Placement:
@@ -367,26 +404,28 @@ def _shared_between_processes(
     return shared
 
 
-def _notes(shape: Shape, settings: StepSettings, placement: Placement) -> tuple[str, ...]:
-    notes = list(shape.notes)
-    if shape.family == "bert" and settings.length > shape.max_positions:
-        notes.append(f"{settings.length} tokens are more than the {shape.max_positions} positions")
-    elif settings.length > shape.max_positions:
-        notes.append(f"the model was trained on contexts of up to {shape.max_positions} tokens")
-    if shape.family == "bert":
+def _notes(
+    model: ModelToPlan, settings: StepSettings, optimizer: str, placement: Placement, host: int
+) -> tuple[str, ...]:
+    notes = []
+    longest = model.max_positions
+    if longest is not None and settings.length > longest:
+        notes.append(
+            f"{settings.length} tokens are more than the {longest} positions"
+            if model.learns_positions
+            else f"the model was trained on contexts of up to {longest} tokens"
+        )
+    if model.objective == "masked":
         notes.append(
             f"logits of {settings.masked_share:.0%} of the tokens (masking.probability); text full "
             "of gene and variant mentions has more"
         )
-    if settings.optimizer.startswith("paged"):
+    if optimizer.startswith("paged"):
         notes.append("the optimiser's paged state may move to the host's memory under pressure")
     if settings.offloads and settings.device == "cpu":
         notes.append("offload_activations gains nothing on a CPU: host memory is all there is")
     elif settings.offloads:
-        offloaded = settings.offloaded_bytes(shape) / GIB
-        notes.append(f"{offloaded:.2f} GiB of activations wait in pinned host memory")
-    if settings.method == "dora":
-        notes.append("DoRA rebuilds its weights in each pass: sizes are approximate")
+        notes.append(f"{host / GIB:.2f} GiB of activations wait in pinned host memory")
     if placement.processes > 1:
         kind = f"ZeRO-{placement.zero_stage}" if placement.zero_stage else "DDP"
         notes.append(

@@ -7,6 +7,7 @@ from typing import Any
 from steps.config.sections import Hyperparameters, Training
 from steps.models.devices import Placement
 from steps.planning.budget import Budget
+from steps.planning.models import ModelToPlan
 from steps.planning.plan import (
     DiskPlan,
     MemoryPlan,
@@ -16,7 +17,6 @@ from steps.planning.plan import (
     plan_memory,
     time_plan,
 )
-from steps.planning.shapes import Shape
 from steps.planning.suggestions import Suggestion, suggestions, with_auto_batch_size
 
 # Numbers of processes that a plan looks at.
@@ -76,7 +76,7 @@ class RunPlan:
     """Memory, time and disk of a training run.
 
     Attributes:
-        model: Name of the shape.
+        model: Name of the model.
         method: lora, qlora, full, ...
         device: "cpu" or "cuda".
         processes: How many train together.
@@ -115,7 +115,7 @@ class RunPlan:
 
 
 def plan_run(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: Budget,
     placement: Placement,
@@ -126,7 +126,7 @@ def plan_run(
     """Plan memory, time and disk of a run.
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration; `batch_size: auto` is worked out.
         budget: Memory that there is.
         placement: Where the run is.
@@ -134,34 +134,34 @@ def plan_run(
         tokens_per_second: Measured or stated rate, if there is one.
     """
     length = training.model.max_length
-    settled = with_auto_batch_size(shape, training, budget.size, length=length, placement=placement)
+    settled = with_auto_batch_size(model, training, budget.size, length=length, placement=placement)
     values = settled.hyperparameters
     rows = values.batch_size
     assert isinstance(rows, int)
-    memory = plan_memory(shape, settled, micro_batch=rows, length=length, placement=placement)
+    memory = plan_memory(model, settled, micro_batch=rows, length=length, placement=placement)
     per_step = rows * length * values.gradient_accumulation_steps * placement.processes
     time = _time_report(values, per_step, tokens, tokens_per_second)
     return RunPlan(
-        model=shape.name,
+        model=model.name,
         method=memory.method,
         device=placement.device,
         processes=placement.processes,
         zero_stage=placement.zero_stage,
-        parameters=shape.parameters,
+        parameters=model.parameters,
         trained_parameters=memory.trained_parameters,
         micro_batch=rows,
         length=length,
         gradient_accumulation_steps=values.gradient_accumulation_steps,
         gradient_checkpointing=settled.memory_optimization.gradient_checkpointing,
-        memory=_memory_report(shape, settled, budget, placement, memory),
+        memory=_memory_report(model, settled, budget, placement, memory),
         time=time,
-        disk=disk_plan(shape, settled, optimizer_steps=time.optimizer_steps),
+        disk=disk_plan(model, settled, optimizer_steps=time.optimizer_steps, memory=memory),
         notes=list(memory.notes),
     )
 
 
 def _memory_report(
-    shape: Shape, training: Training, budget: Budget, placement: Placement, plan: MemoryPlan
+    model: ModelToPlan, training: Training, budget: Budget, placement: Placement, plan: MemoryPlan
 ) -> MemoryReport:
     rows, length, size = plan.micro_batch, plan.length, budget.size
     fits = plan.total <= size
@@ -176,7 +176,7 @@ def _memory_report(
         per_process={
             str(processes): {
                 f"ZeRO-{stage}" if stage else "DDP": plan_memory(
-                    shape,
+                    model,
                     training,
                     micro_batch=rows,
                     length=length,
@@ -187,15 +187,15 @@ def _memory_report(
             for processes in PROCESSES
         },
         largest_micro_batch=largest_micro_batch(
-            shape, training, size, length=length, placement=placement
+            model, training, size, length=length, placement=placement
         ),
         longest_context=longest_context(
-            shape, training, size, micro_batch=rows, placement=placement
+            model, training, size, micro_batch=rows, placement=placement
         ),
         remedies=[]
         if fits
         else suggestions(
-            shape, training, size, micro_batch=rows, length=length, placement=placement
+            model, training, size, micro_batch=rows, length=length, placement=placement
         ),
     )
 

@@ -12,8 +12,8 @@ from steps.models.devices import Placement
 from steps.models.sources import Base
 from steps.papers.text import PaperText
 from steps.planning.budget import Budget, check_disk
+from steps.planning.models import CannotPlan, ModelToPlan, model_from_config
 from steps.planning.report import RunPlan, plan_run
-from steps.planning.shapes import CannotPlan, Shape, shape_from_config
 from steps.planning.suggestions import check_fits, with_auto_batch_size
 
 # Papers whose tokens are counted before the training, to know about how long it takes.
@@ -27,14 +27,14 @@ class PlannedTraining:
     Attributes:
         training: The configuration with `batch_size: auto` worked out.
         plan: Memory, time and disk.
-        shape: The model that was planned.
+        model: The model that was planned.
         budget: The memory that there is.
         placement: Where it is trained.
     """
 
     training: Training
     plan: RunPlan
-    shape: Shape
+    model: ModelToPlan
     budget: Budget
     placement: Placement
 
@@ -47,17 +47,15 @@ class PlannedTraining:
         Raises:
             UserError: The run does not fit into the memory or the disk that there is.
         """
-        # A shape that is only resembled gives a figure to read, not one to refuse by.
-        if not self.shape.notes:
-            check_fits(
-                self.shape,
-                self.training,
-                self.budget.size,
-                micro_batch=self.plan.micro_batch,
-                length=self.plan.length,
-                source=self.budget.source,
-                placement=self.placement,
-            )
+        check_fits(
+            self.model,
+            self.training,
+            self.budget.size,
+            micro_batch=self.plan.micro_batch,
+            length=self.plan.length,
+            source=self.budget.source,
+            placement=self.placement,
+        )
         check_disk({checkpoint_root: self.plan.disk.local})
 
 
@@ -83,18 +81,18 @@ def plan_training(
         earlier: The micro-batch of the run that is resumed, which is kept, whatever is free now.
 
     Raises:
-        CannotPlan: Nobody knows the shape of this model.
+        CannotPlan: The class of this model cannot be planned.
         UserError: The same, and the micro-batch was to come out of the plan.
     """
     content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     length = training.model.max_length
     try:
-        shape = shape_from_config(content, base.name)
+        model = model_from_config(content, base.name, base.objective)
         settled = with_auto_batch_size(
-            shape, training, budget.size, length=length, earlier=earlier, placement=placement
+            model, training, budget.size, length=length, earlier=earlier, placement=placement
         )
         plan = plan_run(
-            shape,
+            model,
             settled,
             budget,
             placement,
@@ -105,7 +103,7 @@ def plan_training(
         if training.hyperparameters.batch_size == "auto":
             raise UserError(f"hyperparameters.batch_size is auto, but {error}") from None
         raise
-    return PlannedTraining(settled, plan, shape, budget, placement)
+    return PlannedTraining(settled, plan, model, budget, placement)
 
 
 def estimate_tokens(papers: Sequence[PaperText], tokenizer: Any) -> int:

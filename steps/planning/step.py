@@ -1,487 +1,309 @@
-"""One training step, replayed: layers, adapters, losses and optimisers on a `Tape`.
+"""One training step, traced: forward and backward pass on planned tensors, and the optimiser's.
 
-The operations are those of transformers, peft, bitsandbytes and `steps.models.losses`, in
-their order and with their local variables, because what lives how long decides the peak.
+What lives at the peak of each moment (the loss, the backward pass of the last layer, …) grows by
+the same bytes with each layer, or period of layers, so two small depths give every other.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
-from steps.planning.shapes import CannotPlan, Shape, linears, other_weights
-from steps.planning.sizes import StepSettings, nf4_bytes, optimizer_bytes
-from steps.planning.tape import Tape
-from steps.planning.tensors import Leaf, Meter, Tensor
+import torch
+from torch.autograd.graph import _engine_run_backward
 
-# Positions whose logits exist at a time: `steps.models.losses.CHUNK`, whose module imports torch.
-LOSS_CHUNK = 512
+from steps.errors import first_line
+from steps.models.attention import document_borders
+from steps.models.losses import CHUNK
+from steps.models.sources import Objective
+from steps.planning.kernels import running_on
+from steps.planning.live import LiveTensors, Planned, planned
+from steps.planning.models import CannotPlan, ModelToPlan
+from steps.planning.sizes import Layout, StepSettings
+from steps.planning.skeleton import (
+    Skeleton,
+    as_planned_for,
+    skeleton,
+    tensors_of,
+)
 
-# Deeper models are extrapolated from this depth and the one before, see `replay`.
-REPLAYED_LAYERS = 4
+# More rows than these are on the line through this number and the one before, as long as their
+# targets fill two chunks of the loss, beyond which all chunks are alike.
+TRACED_ROWS = 4
+FULL_CHUNKS = 2 * CHUNK
+
+# Peak parts of each moment.
+Moments = dict[str, dict[str, int]]
+# How many tensors there are of so many weights, with so many bytes each.
+TensorCounts = Counter[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """What one training step holds.
+
+    Attributes:
+        moments: Bytes of each part at the peak of each moment, without the optimiser's.
+        trained: Trained tensors by their weights and bytes a weight: how many there are of each.
+        reached: Those of them that get a gradient, and so have a state in the optimiser.
+        host_bytes: The most that offloaded activations hold in the host's memory beside a GPU.
+    """
+
+    moments: Moments
+    trained: TensorCounts
+    reached: TensorCounts
+    host_bytes: int
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of weights that are trained."""
+        return sum(weights * number for (weights, _), number in self.trained.items())
 
 
 @lru_cache(maxsize=256)
-def replay(shape: Shape, settings: StepSettings) -> tuple[dict[str, dict[str, int]], int]:
-    """Peak parts of each moment of a step, and the number of trained weights.
+def traced(model: ModelToPlan, settings: StepSettings, layout: Layout | None = None) -> TracedStep:
+    """Run one training step on planned tensors.
 
-    All layers are alike, so what lives at a given moment (during the loss, in the backward
-    pass of the last layer, …) grows by the same bytes with each layer: two depths give
-    every other, exactly.
+    Args:
+        model: What is trained.
+        settings: How.
+        layout: How rows are laid out; None: as the model's class declares.
+
+    Raises:
+        CannotPlan: The model cannot be built, or not be run without content.
+        UserError: An adapter does not fit it.
     """
-    if shape.layers <= REPLAYED_LAYERS + 1:
-        return Step(replace(shape, notes=()), settings).run()
-    fewer, fewer_trained = Step(replace(shape, layers=REPLAYED_LAYERS - 1), settings).run()
-    more, more_trained = Step(replace(shape, layers=REPLAYED_LAYERS), settings).run()
-    further = shape.layers - REPLAYED_LAYERS
-    moments = {
-        moment: {
-            part: size + further * (size - fewer[moment].get(part, 0))
-            for part, size in more[moment].items()
+    most = max(TRACED_ROWS, math.ceil(FULL_CHUNKS / max(settings.length - 1, 1)) + 1)
+    if settings.rows > most:
+        # All rows are alike, and a packed one costs an attention of its own.
+        fewer, more = (traced(model, replace(settings, rows=n), layout) for n in (most - 1, most))
+        return _further(more, fewer, settings.rows - most)
+    with as_planned_for(settings.device):
+        built = skeleton(model, settings, layout)
+        found = []
+        for depth in reversed(built.depths.traced):
+            built.cut(depth)
+            try:
+                found.append(_Trace(built, settings, model.objective).run())
+            except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:
+                raise CannotPlan(
+                    f"a step of {type(built.inner).__name__} ({model.name}) cannot be run without "
+                    f"weights and text ({first_line(error)}), so its memory cannot be planned: "
+                    "train it unplanned with a stated batch_size, or choose a LLaMA or a BERT"
+                ) from error
+    depths = built.depths
+    periods = (depths.whole - depths.traced[-1]) // depths.period
+    return found[0] if len(found) == 1 else _further(found[0], found[1], periods)
+
+
+def _further(more: TracedStep, fewer: TracedStep, further: int) -> TracedStep:
+    """The step so many rows, or periods of layers, beyond the greater of two.
+
+    Args:
+        more: The greater.
+        fewer: One row, or one period, less.
+        further: How many more.
+    """
+    moments = {}
+    for moment, parts in more.moments.items():
+        grows_like = moment
+        if moment not in fewer.moments:
+            # At the lesser depth there is no layer between the first and the last ones. All that is
+            # added comes after it, as it does after the first one, where that trains anything.
+            first = f"{moment.partition(': ')[0]}: first"
+            grows_like = first if first in fewer.moments else "optimizer step"
+        at_more, at_fewer = more.moments[grows_like], fewer.moments[grows_like]
+        moments[moment] = {
+            part: size + further * (at_more[part] - at_fewer[part]) for part, size in parts.items()
         }
-        for moment in more
-    }
-    return moments, more_trained + further * (more_trained - fewer_trained)
+    return TracedStep(
+        moments,
+        _line_of_counts(more.trained, fewer.trained, further),
+        _line_of_counts(more.reached, fewer.reached, further),
+        more.host_bytes + further * (more.host_bytes - fewer.host_bytes),
+    )
 
 
-@dataclass
-class _Linear:
-    """A linear layer: its weight (None where quantised), and its adapter."""
-
-    rows: int
-    columns: int
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    lora: tuple[Tensor, Tensor] | None = None
-    magnitude: Tensor | None = None
+def _line_of_counts(more: TensorCounts, fewer: TensorCounts, further: int) -> TensorCounts:
+    return Counter({size: n + further * (n - fewer[size]) for size, n in more.items()})
 
 
-@dataclass
-class Step:
-    """One training step of a model, replayed."""
+class _Trace:
+    """One forward and backward pass at one depth."""
 
-    shape: Shape
-    settings: StepSettings
-    meter: Meter = field(default_factory=Meter)
-    leaves: list[Leaf] = field(default_factory=list)
-    constant: list[Tensor] = field(default_factory=list)
-    linears: dict[str, _Linear] = field(default_factory=dict)
-    others: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(
+        self,
+        built: Skeleton,
+        settings: StepSettings,
+        objective: Objective,
+        unreached: frozenset[int] = frozenset(),
+    ) -> None:
+        self.built, self.settings, self.objective = built, settings, objective
+        self.rows = 1 if built.layout == "single" else settings.rows
+        pads = built.layout == "padded" and self.rows > 1
+        self.live = LiveTensors(settings.length, self._positions, pads)
+        # Where each layer's operations begin in the graph, and where the last one's end.
+        self.starts: list[int] = []
+        self.end = 0
+        self.in_backward = False
+        self.unreached = unreached
+        self.reached: set[int] = set()
 
-    def run(self) -> tuple[dict[str, dict[str, int]], int]:
-        """Return the parts at the peak of each moment, and the number of trained weights.
-
-        Raises:
-            CannotPlan: Nothing is trained, as no layer is called what the adapter's targets are.
-        """
-        kv_width = self.shape.kv_heads * self.shape.head_width
-        self.tape = Tape(self.meter, self.settings.half, self.settings.device, kv_width)
-        self.meter.enter("loading")
-        self._load()
-        if not self.leaves:
-            names = sorted({path.rpartition(".")[2] for path, *_ in linears(self.shape)})
-            raise CannotPlan(
-                f"qlora.target_modules is {self.settings.targets!r}, and none of the linear layers "
-                f"that are planned for {self.shape.name} is called so: use all-linear, or some of "
-                f"{', '.join(names)}"
-            )
-        moments = sum(optimizer_bytes(self.settings.optimizer, leaf) for leaf in self.leaves)
-        self.constant.append(self.tape.new(moments, 1, "optimizer"))
-        for _ in range(2 if self.settings.accumulates else 1):
+    def run(self) -> TracedStep:
+        everything = [one for one in self.built.model.parameters() if one.requires_grad]
+        trained = [one for one in everything if id(one) not in self.unreached]
+        self.live.enter("standing")
+        for tensor, part in tensors_of(self.built.model):
+            self.live.count(tensor, part)
+        hooks = self._hooks(trained)
+        try:
             self._forward_and_backward()
-        self.meter.enter("optimizer step")
-        self._optimizer_step()
-        self.meter.peaks.pop("loading")
-        self.meter.parts.pop("loading")
-        return self.meter.parts, sum(leaf.size for leaf in self.leaves)
-
-    # Weights.
-
-    def _load(self) -> None:
-        settings, shape = self.settings, self.shape
-        for path, rows, columns, bias in linears(shape):
-            layer = self.linears[path] = _Linear(rows, columns)
-            layer.weight = self._linear_weight(path, rows, columns)
-            if bias:
-                layer.bias = self._weight(path, bias, trained=settings.bias == "all")
-            if settings.adapts and not self._is_saved(path) and _is_target(path, settings.targets):
-                self._add_lora(layer)
-        for path, size in other_weights(shape):
-            self.others[path] = self._weight(path, size)
-        if shape.tied:
-            self._tie()
-        if shape.family == "bert":
-            # The buffers `position_ids` and `token_type_ids`.
-            self.constant.append(self.tape.new(2 * shape.max_positions, 8, "weights"))
-
-    def _tie(self) -> None:
-        """The output head is the embedding, unless a copy of it is trained."""
-        head, embedding = "lm_head", "model.embed_tokens"
-        if self.shape.family == "bert":
-            head, embedding = "cls.predictions.decoder", "bert.embeddings.word_embeddings"
-        self.others[head] = self.others[embedding]
-        if self._is_saved(head):
-            # `make_float32` unties it; peft keeps the original beside the copy that is trained.
-            size = self.others[embedding].elements
-            self.constant.append(self.tape.new(size, 4, "weights"))
-            self.others[head] = self._trained(size, 4, "adapter")
-
-    def _is_saved(self, path: str) -> bool:
-        """Whether peft trains a copy of this weight's module, or of one around it."""
-        parents = [path[: end.start()] for end in re.finditer(r"\.|$", path)]
-        return self.settings.adapts and any(
-            parent.endswith(name) for parent in parents for name in self.settings.saved_modules
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.live.moment_of = None
+        self.live.enter("optimizer step")
+        self.live.peaks.pop("standing")
+        for weight in trained:
+            weight.grad = None
+        if len(self.reached) < len(trained):
+            # Some are of the class and not of this step (a vision tower): no gradient, no state.
+            rest = frozenset(id(one) for one in everything) - self.reached
+            return _Trace(self.built, self.settings, self.objective, rest).run()
+        return TracedStep(
+            self.live.peaks, _counts(everything), _counts(trained), self.live.most_on_host
         )
 
-    def _linear_weight(self, path: str, rows: int, columns: int) -> Tensor | None:
-        """The weight of a linear layer; None where it is stored quantised."""
-        weights = rows * columns
-        if self.settings.bits == 16:
-            return self._weight(path, weights)
-        nested = self.settings.nested
-        stored = nf4_bytes(weights, nested) if self.settings.bits == 4 else weights + 4 * rows
-        self.constant.append(self.tape.new(stored, 1, "weights"))
-        if self._is_saved(path):
-            return self._trained(weights, 4, "adapter")
-        return None
+    def _positions(self, entries: int) -> int:
+        """Targets among so many positions of a batch."""
+        if self.objective == "masked":
+            return min(entries, self.settings.masked(self.rows))
+        return min(entries, self.rows * (self.settings.length - 1))
 
-    def _weight(self, path: str, size: int, trained: bool = False) -> Tensor:
-        """A weight of the base model, or the copy of it that is trained in its place."""
-        if not self.settings.adapts:
-            return self._trained(size, 4, "weights")
-        # `add_adapter` holds what is trained whole in float32, the original beside its copy.
-        width = 4 if self._is_saved(path) else self.settings.half or 4
-        if trained:
-            return self._trained(size, width, "weights")
-        weight = self.tape.new(size, width, "weights")
-        self.constant.append(weight)
-        return self._trained(size, width, "adapter") if self._is_saved(path) else weight
+    def _hooks(self, trained: list[Any]) -> list[Any]:
+        hooks = []
+        for weight in trained:
+            if self.settings.accumulates:
+                gradient = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+                weight.grad = planned(gradient)
+                self.live.count(weight.grad, "gradients")
+            hooks.append(weight.register_post_accumulate_grad_hook(self._take_gradient))
+        for layer in self.built.depths.layers or ():
+            hooks.append(layer.register_forward_pre_hook(self._begin_layer))
+            hooks.append(layer.register_forward_hook(self._end_layer))
+        return hooks
 
-    def _trained(self, size: int, width: int, part: str) -> Tensor:
-        leaf = Leaf(size, width)
-        self.leaves.append(leaf)
-        tensor = self.tape.new(size, width, part)
-        tensor.node = leaf
-        self.constant.append(tensor)
-        return tensor
+    def _take_gradient(self, weight: Any) -> None:
+        self.reached.add(id(weight))
+        if not self.settings.accumulates:
+            self.live.move(weight.grad, "gradients")
 
-    def _add_lora(self, layer: _Linear) -> None:
-        """Peft casts adapters to float32, the master copy."""
-        rank = self.settings.rank
-        layer.lora = (
-            self._trained(rank * layer.columns, 4, "adapter"),
-            self._trained(layer.rows * rank, 4, "adapter"),
-        )
-        if self.settings.method == "dora":
-            layer.magnitude = self._trained(layer.rows, 4, "adapter")
+    def _begin_layer(self, *_: Any) -> None:
+        if not self.in_backward:
+            self.starts.append(torch._C._autograd._get_sequence_nr())
+            self.live.enter(self._name("forward", len(self.starts) - 1))
 
-    # One micro-batch.
+    def _end_layer(self, *_: Any) -> None:
+        depth = len(self.built.depths.layers or ())
+        if not self.in_backward and len(self.starts) == depth:
+            self.end = torch._C._autograd._get_sequence_nr()
+            self.live.enter("loss")
+            self.live.part = "logits"
+
+    def _name(self, kind: str, layer: int) -> str:
+        """The moment of a layer: by its place from the beginning or the end, or "between"."""
+        depths = self.built.depths
+        last = len(depths.layers or ()) - 1 - layer
+        if layer < depths.prefix:
+            return f"{kind}: before {layer}"
+        if layer == depths.prefix:
+            return f"{kind}: first"
+        if last < depths.period:
+            return f"{kind}: last but {last}"
+        return f"{kind}: after the first"
+
+    def _moment_of(self, node: Any) -> str | None:
+        """The moment of the backward pass that a node of the graph belongs to."""
+        if node is None or node.name() == "torch::autograd::AccumulateGrad":
+            return None
+        number = node._sequence_nr()
+        if not self.starts or number < self.starts[0]:
+            return "backward: embeddings"
+        if number >= self.end:
+            return "backward: head"
+        layer = next(i for i in reversed(range(len(self.starts))) if number >= self.starts[i])
+        return self._name("backward", layer)
 
     def _forward_and_backward(self) -> None:
-        self.starts: list[int] = []
-        self.meter.enter("forward")
-        loss = self._llama() if self.shape.family == "llama" else self._bert()
-        self.tape.weight_copies = {}
-        self.tape.backward(loss, self._moment_of)
+        dtype, kind = self.settings.dtype, self.settings.device
+        # Read by the attention, so they have content.
+        borders = document_borders([self.settings.length] * self.rows)
+        with running_on(kind, self.live), torch.autograd.set_multithreading_enabled(False):
+            batch = self._batch(borders)
+            self.live.enter("forward")
+            with _autocast(dtype):
+                loss = self.built.model(**batch).loss
+            self.live.part = "activations"
+            if self.settings.dtype == "float16":
+                loss = loss * 1.0
+            self.in_backward = True
+            self.live.moment_of = self._moment_of
+            # `loss.backward()` would switch the choice of kernels off while layers are recomputed.
+            _engine_run_backward(
+                (loss,),
+                (torch.ones_like(loss),),
+                False,
+                False,
+                (),
+                allow_unreachable=True,
+                accumulate_grad=True,
+            )
+            del loss, batch
 
-    def _moment_of(self, number: int) -> str:
-        """Which part of the model an operation's backward pass belongs to."""
-        if number > self.end:
-            return "backward: head"
-        if number >= self.starts[-1]:
-            return "backward: last layer"
-        if number >= self.starts[1] if len(self.starts) > 1 else False:
-            return "backward: middle"
-        return "backward: first layer"
-
-    def _embedded_words(self, table: Tensor) -> Tensor:
-        words = self.tape.embedding(table, self.settings.tokens * self.shape.width)
-        if self.settings.checkpointing and words.node is None:
-            # Transformers lets the first checkpointed layer have an input that wants a gradient.
-            words.node = Leaf(words.elements, words.width, "activations")
-        return words
-
-    def _through_layers(self, layer: Callable[[int, Tensor], Tensor], hidden: Tensor) -> Tensor:
-        for i in range(self.shape.layers):
-            self.starts.append(self.tape.number + 1)
-            if self.settings.checkpointing:
-                hidden = self.tape.checkpoint(
-                    lambda x, i=i: layer(i, x),  # type: ignore[misc]
-                    hidden,
-                    self.settings.offloads,
-                )
-            else:
-                hidden = layer(i, hidden)
-        self.end = self.tape.number
-        return hidden
-
-    def _llama(self) -> Tensor:
-        tape, shape, settings = self.tape, self.shape, self.settings
-        inputs = tape.new(4 * settings.tokens, 8)
-        hidden = self._llama_model()
-        tape.part = "logits"
-        self.meter.enter("loss")
-        loss = self._chunked_loss(hidden, self.others["lm_head"])
-        tape.part = "activations"
-        del inputs, shape
-        return loss
-
-    def _llama_model(self) -> Tensor:
-        """`LlamaModel.forward`."""
-        tape, shape, settings = self.tape, self.shape, self.settings
-        embedded = self._embedded_words(self.others["model.embed_tokens"])
-        angles = settings.tokens * shape.head_width
-        cosines, sines = tape.new(angles, embedded.width), tape.new(angles, embedded.width)
-        hidden = self._through_layers(
-            lambda i, x: self._llama_layer(i, x, cosines, sines), embedded
-        )
-        return tape.rms_norm(hidden, self.others["model.norm"], settings.tokens)
-
-    def _llama_layer(self, i: int, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        """`LlamaDecoderLayer.forward`."""
-        tape, tokens, path = self.tape, self.settings.tokens, f"model.layers.{i}"
-        residual = hidden
-        hidden = tape.rms_norm(hidden, self.others[f"{path}.input_layernorm"], tokens)
-        hidden = self._llama_attention(path, hidden, cosines, sines)
-        hidden = tape.add(residual, hidden)
-        residual = hidden
-        hidden = tape.rms_norm(hidden, self.others[f"{path}.post_attention_layernorm"], tokens)
-        hidden = self._llama_mlp(f"{path}.mlp", hidden)
-        return tape.add(residual, hidden)
-
-    def _llama_attention(self, path: str, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        tape = self.tape
-        q = tape.rearrange(self._linear(f"{path}.self_attn.q_proj", hidden))
-        k = tape.rearrange(self._linear(f"{path}.self_attn.k_proj", hidden))
-        if self.shape.head_norms:
-            heads = self.settings.tokens * self.shape.heads
-            groups = self.settings.tokens * self.shape.kv_heads
-            q = tape.rms_norm(q, self.others[f"{path}.self_attn.q_norm"], heads)
-            k = tape.rms_norm(k, self.others[f"{path}.self_attn.k_norm"], groups)
-        v = tape.rearrange(self._linear(f"{path}.self_attn.v_proj", hidden))
-        q, k = self._rotated(q, k, cosines, sines)
-        out = self._attended(q, k, v)
-        return self._linear(f"{path}.self_attn.o_proj", out)
-
-    def _rotated(
-        self, q: Tensor, k: Tensor, cosines: Tensor, sines: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self.tape.rotate(q, cosines, sines), self.tape.rotate(k, cosines, sines)
-
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        shape = self.shape
-        return self.tape.attention(
-            q, k, v, shape.heads, self.settings.rows, shape.attention_dropout
-        )
-
-    def _llama_mlp(self, path: str, hidden: Tensor) -> Tensor:
-        gate = self.tape.activation(self._linear(f"{path}.gate_proj", hidden))
-        return self._linear(
-            f"{path}.down_proj",
-            self.tape.multiply(gate, self._linear(f"{path}.up_proj", hidden)),
-        )
-
-    def _bert(self) -> Tensor:
-        """`BertForMaskedLM.forward` with `use_masked_loss`: the head sees what is masked."""
-        tape, shape, settings = self.tape, self.shape, self.settings
-        inputs = tape.new(5 * settings.tokens, 8)
-        hidden = self._through_layers(self._bert_layer, self._bert_embeddings())
-        hidden = self._index(hidden, settings.masked * shape.width)
-        hidden = self._linear("cls.predictions.transform.dense", hidden)
-        hidden = tape.activation(hidden)
-        norm = self.others["cls.predictions.transform.LayerNorm"]
-        hidden = tape.layer_norm(hidden, norm, settings.masked)
-        self.meter.enter("loss")
-        tape.part = "logits"
-        logits = tape.linear(
-            hidden,
-            self.others["cls.predictions.decoder"],
-            self.others["cls.predictions.bias"],
-            settings.masked,
-        )
-        loss = self._cross_entropy(logits)
-        tape.part = "activations"
-        del inputs, shape
-        return loss
-
-    def _bert_embeddings(self) -> Tensor:
-        tape, shape, tokens = self.tape, self.shape, self.settings.tokens
-        size = tokens * shape.width
-        table = "bert.embeddings."
-        words = self._embedded_words(self.others[f"{table}word_embeddings"])
-        types = tape.embedding(self.others[f"{table}token_type_embeddings"], size)
-        embedded = tape.add(words, types)
-        positions = tape.embedding(self.others[f"{table}position_embeddings"], size)
-        embedded = tape.add(embedded, positions)
-        embedded = tape.layer_norm(embedded, self.others[f"{table}LayerNorm"], tokens)
-        return tape.dropout(embedded, shape.hidden_dropout)
-
-    def _bert_layer(self, i: int, hidden: Tensor) -> Tensor:
-        """`BertLayer.forward`."""
-        path = f"bert.encoder.layer.{i}"
-        attended = self._bert_output(
-            f"{path}.attention.output", self._bert_attention(path, hidden), hidden
-        )
-        inner = self.tape.activation(self._linear(f"{path}.intermediate.dense", attended))
-        return self._bert_output(f"{path}.output", inner, attended)
-
-    def _bert_attention(self, path: str, hidden: Tensor) -> Tensor:
-        q, k, v = (
-            self.tape.rearrange(self._linear(f"{path}.attention.self.{name}", hidden))
-            for name in ("query", "key", "value")
-        )
-        return self._attended(q, k, v)
-
-    def _bert_output(self, path: str, hidden: Tensor, residual: Tensor) -> Tensor:
-        tape = self.tape
-        hidden = self._linear(f"{path}.dense", hidden)
-        hidden = tape.dropout(hidden, self.shape.hidden_dropout)
-        return tape.layer_norm(
-            tape.add(hidden, residual), self.others[f"{path}.LayerNorm"], self.settings.tokens
-        )
-
-    # A linear layer with its adapter.
-
-    def _linear(self, path: str, x: Tensor) -> Tensor:
-        """`peft.tuners.lora.Linear.forward`, `Linear4bit` and `Linear8bitLt`."""
-        layer, tape = self.linears[path], self.tape
-        # Fewer than the batch's where the head sees only some of them.
-        tokens = x.elements // layer.columns
-        quantised = layer.weight is None
-        if layer.weight is None:
-            weights = layer.rows * layer.columns
-            result = tape.quantized_linear(x, weights, layer.rows, self.settings.bits, tokens)
+    def _batch(self, borders: dict[str, Any]) -> dict[str, Any]:
+        rows, length = self.rows, self.settings.length
+        if self.built.layout == "packed":
+            shape = (1, rows * length)
+            extra: dict[str, Any] = {
+                "position_ids": torch.zeros(shape, dtype=torch.int64),
+                **borders,
+            }
         else:
-            result = tape.linear(x, layer.weight, layer.bias, tokens)
-        if layer.lora is None:
-            return result
-        if quantised and self.settings.bits == 4:
-            result = tape.copy(result)
-        # Peft leaves the cast to autocast for quantised layers, but asks only for CUDA's.
-        asks_autocast = (
-            quantised and self.settings.device == "cuda" and self.settings.half is not None
-        )
-        master = x if asks_autocast else tape.cast(x, 4)
-        if layer.magnitude is not None:
-            return self._dora(layer, master, result)
-        a, b = layer.lora
-        dropped = tape.dropout(master, self.settings.dropout)
-        low = tape.linear(dropped, a, None, tokens)
-        del dropped
-        update = tape.linear(low, b, None, tokens)
-        del low
-        update = tape.scale(update)
-        return tape.add(result, tape.cast(update, result.width))
-
-    def _dora(self, layer: _Linear, x: Tensor, result: Tensor) -> Tensor:
-        """Peft's DoRA: the norm of the merged weight is computed anew in each forward pass."""
-        assert layer.lora is not None
-        assert layer.magnitude is not None
-        tape, tokens = self.tape, x.elements // layer.columns
-        a, b = layer.lora
-        vectors = tape.dropout(x, self.settings.dropout)
-        weights = layer.rows * layer.columns
-        # The adapter's product, made by sending the identity through it, and the plain weight.
-        identity = tape.new(layer.columns**2, 4)
-        low = tape.linear(identity, a, None, layer.columns)
-        product = tape.cast(tape.linear(low, b, None, layer.columns), 4)
-        # Autograd keeps what it needs of them as long as the product lives.
-        del identity, low
-        shared = layer.weight is not None and layer.weight.width == 4
-        plain = layer.weight if shared and layer.weight is not None else tape.new(weights, 4)
-        scaled = tape.new(weights, 4)
-        merged = tape.new(weights, 4)
-        del scaled, merged
-        low = tape.linear(vectors, a, None, tokens)
-        update = tape.linear(low, b, None, tokens)
-        if self.settings.dropout:
-            again = tape.linear(vectors, plain, None, tokens)
-        else:
-            # The layer's result without its bias.
-            again = result if layer.bias is None else tape.scale(result)
-        # `(magnitude - 1) * again + magnitude * update * scaling`, from the left.
-        share = tape.multiply(layer.magnitude, again)
-        update = tape.add(share, tape.scale(tape.multiply(layer.magnitude, update)))
-        del low, product, plain, again, share
-        return tape.cast(tape.add(result, update), result.width)
-
-    # Losses.
-
-    def _chunked_loss(self, hidden: Tensor, head: Tensor) -> Tensor:
-        """`steps.models.losses.linear_cross_entropy_sum`, variable by variable."""
-        tape, shape, settings = self.tape, self.shape, self.settings
-        targets = settings.rows * (settings.length - 1)
-        picked = tape.slice(hidden, hidden.elements)
-        picked = self._index(picked, targets * shape.width)
-        width, product = picked.width, self.settings.half or picked.width
-        gradient_of_hidden = tape.new(picked.elements, width)
-        trains_head = head.node is not None
-        gradient_of_head = tape.new(head.elements, 4, "gradients") if trains_head else None
-        plain_head = tape.cast(head.view(), width)
-        logits = gradient = None
-        # All full chunks after the second are like it.
-        full_chunks, rest = divmod(targets, LOSS_CHUNK)
-        for chunk in [LOSS_CHUNK] * min(full_chunks, 2) + [rest] * (rest > 0):
-            logits = self._chunk_logits(chunk, plain_head, width, product)
-            # `logsumexp` subtracts the maximum in a tensor of its own.
-            shifted = tape.new(logits.elements, 4)
-            del shifted
-            gradient = tape.cast(logits.view(), width)
-            self._chunk_product(chunk * shape.width, gradient, plain_head, product)
-            if trains_head:
-                copies = tape.new(chunk * (shape.vocabulary + shape.width) * (width != product), 2)
-                summed = tape.new(head.elements, product)
-                del copies
-                as_float = tape.cast(summed, 4)
-                del summed, as_float
-        del logits, gradient, plain_head
-        saved = [gradient_of_hidden] + ([] if gradient_of_head is None else [gradient_of_head])
-        return tape.operation(tape.new(1, 4), [picked, head], saved=saved)
-
-    def _index(self, x: Tensor, elements: int) -> Tensor:
-        """Some positions, a copy; their gradient is put back into zeros."""
-        return self.tape.operation(self.tape.new(elements, x.width, "activations"), [x])
-
-    def _chunk_logits(self, chunk: int, head: Tensor, width: int, product: int) -> Tensor:
-        """`(rows @ head.T).float()`, with autocast's copies of both factors."""
-        tape = self.tape
-        rows_copy = tape.new(chunk * self.shape.width if width != product else 0, product)
-        head_copy = tape.cast(head, product)
-        raw = tape.new(chunk * self.shape.vocabulary, product)
-        del rows_copy, head_copy
-        return tape.cast(raw, 4)
-
-    def _chunk_product(self, elements: int, gradient: Tensor, head: Tensor, product: int) -> None:
-        """`gradient @ head`, likewise."""
-        tape = self.tape
-        gradient_copy, head_copy = tape.cast(gradient, product), tape.cast(head, product)
-        result = tape.new(elements, product)
-        del gradient_copy, head_copy, result
-
-    def _cross_entropy(self, logits: Tensor) -> Tensor:
-        """`CrossEntropyLoss`, which autocast computes in float32."""
-        tape = self.tape
-        scores = tape.cast(logits, 4)
-        del logits
-        logarithms = tape.softmax(scores)
-        del scores
-        return tape.operation(tape.new(1, 4), [logarithms], saved=[logarithms])
-
-    # The optimiser.
-
-    def _optimizer_step(self) -> None:
-        if self.settings.optimizer != "adamw_torch":
-            return
-        sizes = [leaf.size for leaf in self.leaves]
-        if self.settings.device == "cuda":
-            # The `foreach` form takes the roots of all second moments at once.
-            self.tape.new(sum(sizes), 4, "optimizer")
-        else:
-            self.tape.new(2 * max(sizes), 4, "optimizer")
+            shape = (rows, length)
+            extra = {}
+            if rows > 1:
+                extra["attention_mask"] = torch.ones(shape, dtype=torch.int64)
+        names = ("input_ids", "labels")
+        return {name: torch.zeros(shape, dtype=torch.int64) for name in names} | extra
 
 
-def _is_target(path: str, targets: str | tuple[str, ...]) -> bool:
-    """Peft's rule: all linear layers, a pattern for the whole name, or the ends of names."""
-    if isinstance(targets, str):
-        return targets == "all-linear" or re.fullmatch(targets, path) is not None
-    return any(path == name or path.endswith(f".{name}") for name in targets)
+def _counts(weights: list[Any]) -> TensorCounts:
+    return Counter((one.numel(), one.element_size()) for one in weights)
+
+
+@contextmanager
+def _autocast(dtype: str) -> Iterator[None]:
+    """`torch.autocast` for planned tensors, whatever device they are planned for.
+
+    Torch takes them for the CPU's; code in Python that asks for CUDA's autocast sees it, too.
+    """
+    if dtype == "float32":
+        yield
+        return
+    kinds = ("cpu", "cuda") if Planned.device_type == "cuda" else ("cpu",)
+    before = [(torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds]
+    torch.autocast_increment_nesting()
+    try:
+        for kind in kinds:
+            torch.set_autocast_enabled(kind, True)
+            torch.set_autocast_dtype(kind, getattr(torch, dtype))
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        for kind, (enabled, earlier) in zip(kinds, before, strict=True):
+            torch.set_autocast_enabled(kind, enabled)
+            torch.set_autocast_dtype(kind, earlier)

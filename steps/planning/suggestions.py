@@ -10,8 +10,14 @@ from steps.config.dotted import parse_overrides
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
-from steps.planning.plan import GIB, MemoryPlan, largest_micro_batch, plan_memory
-from steps.planning.shapes import Shape
+from steps.planning.models import ModelToPlan
+from steps.planning.plan import (
+    ALLOCATOR_SLACK,
+    GIB,
+    MemoryPlan,
+    largest_micro_batch,
+    plan_memory,
+)
 
 # What `batch_size: auto` takes at most, and the sizes in GiB that cards come in.
 AUTO_ROWS = 16
@@ -19,7 +25,7 @@ GPU_SIZES = (16, 24, 32, 40, 48, 80, 96, 141, 192)
 
 
 def with_auto_batch_size(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -34,7 +40,7 @@ def with_auto_batch_size(
     the same optimiser steps) and is at most `AUTO_ROWS` (beyond that nothing gets faster).
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         budget: Bytes.
         length: Tokens of a row.
@@ -54,7 +60,7 @@ def with_auto_batch_size(
         # Most of the budget goes to rows, so whether gradients of earlier ones stand matters: plan
         # as if they did, which they do unless one micro-batch is the whole step.
         fitting = largest_micro_batch(
-            shape,
+            model,
             training,
             budget,
             length=length,
@@ -82,7 +88,7 @@ class Suggestion:
 
 
 def check_fits(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -94,7 +100,7 @@ def check_fits(
     """Plan, and refuse what cannot fit.
 
     Args:
-        shape: The model.
+        model: The model.
         training: The configuration.
         budget: Bytes.
         micro_batch: Rows of one forward pass.
@@ -109,15 +115,15 @@ def check_fits(
         UserError: It does not fit; the message names up to three changes that make it fit,
             cheapest first, each of which has been planned.
     """
-    plan = plan_memory(shape, training, micro_batch=micro_batch, length=length, placement=placement)
+    plan = plan_memory(model, training, micro_batch=micro_batch, length=length, placement=placement)
     if plan.total <= budget:
         return plan
     found = suggestions(
-        shape, training, budget, micro_batch=micro_batch, length=length, placement=placement
+        model, training, budget, micro_batch=micro_batch, length=length, placement=placement
     )
     where_from = f" ({source})" if source else ""
     raise UserError(
-        f"{shape.name}, {plan.method}, {micro_batch} x {length} tokens needs {_gib(plan.total)}, "
+        f"{model.name}, {plan.method}, {micro_batch} x {length} tokens needs {_gib(plan.total)}, "
         f"and there are {_gib(budget)}{where_from}. {in_words(found)}"
     )
 
@@ -142,7 +148,7 @@ def _gib(size: int) -> str:
 
 
 def suggestions(
-    shape: Shape,
+    model: ModelToPlan,
     training: Training,
     budget: int,
     *,
@@ -167,11 +173,25 @@ def suggestions(
         rows, tokens = changed.hyperparameters.batch_size, changed.model.max_length
         assert isinstance(rows, int)
         return plan_memory(
-            shape, changed, micro_batch=rows, length=tokens, placement=placement
+            model, changed, micro_batch=rows, length=tokens, placement=placement
         ).total
 
+    def at_least_with(changes: Sequence[_Change]) -> float:
+        """Without tracing each number of tokens: activations shrink with it, and nothing more."""
+        others = " ".join(change.overrides for change in changes if change.tokens == 1)
+        plan = plan_memory(
+            model,
+            with_overrides(start, others),
+            micro_batch=micro_batch,
+            length=length,
+            placement=placement,
+        )
+        gone = 1 - math.prod(change.tokens for change in changes)
+        passing = plan.parts["activations"] + plan.parts["logits"]
+        return plan.total - (1 + ALLOCATOR_SLACK) * gone * passing
+
     plan_here = plan_memory(
-        shape, start, micro_batch=micro_batch, length=length, placement=placement
+        model, start, micro_batch=micro_batch, length=length, placement=placement
     )
     kinds = _possible_changes(training, micro_batch, length, plan_here.device)
     sets = [set(names) for size in (1, 2, 3, 4) for names in combinations(kinds, size)]
@@ -181,9 +201,11 @@ def suggestions(
         if {"lora", "qlora"} <= names or any(fewer <= names for fewer in found):
             continue
         strengths = [kinds[name] for name in sorted(names, key=list(kinds).index)]
-        if total_with([changes[-1] for changes in strengths]) > budget:
+        if at_least_with([changes[-1] for changes in strengths]) > budget:
             continue
         for chosen in sorted(product(*strengths), key=lambda set_: sum(c.cost for c in set_)):
+            if at_least_with(chosen) > budget:
+                continue
             total = total_with(chosen)
             if total <= budget:
                 overrides = " ".join(change.overrides for change in chosen)
@@ -218,11 +240,19 @@ def with_overrides(training: Training, overrides: str) -> Training:
 
 @dataclass(frozen=True)
 class _Change:
-    """A change of the configuration, what it costs in words, and in comparison to others."""
+    """A change of the configuration.
+
+    Attributes:
+        overrides: The change.
+        price: What it costs, in words.
+        cost: What it costs, in comparison to others.
+        tokens: The share of a micro-batch's tokens that is left.
+    """
 
     overrides: str
     price: str
     cost: float
+    tokens: float = 1.0
 
 
 def _possible_changes(
@@ -239,7 +269,8 @@ def _possible_changes(
             f"training.hyperparameters.batch_size={rows} "
             f"training.hyperparameters.gradient_accumulation_steps={steps}"
         )
-        kinds["rows"].append(_Change(overrides, "same result, a little slower", 0.05 + 0.02 * n))
+        price, left = "same result, a little slower", rows / micro_batch
+        kinds["rows"].append(_Change(overrides, price, 0.05 + 0.02 * n, left))
     quantises_moments = device == "cuda" and "8bit" not in training.optimizer.type
     if quantises_moments and training.optimizer.type != "auto":
         overrides = "training.optimizer.type=paged_adamw_8bit"
@@ -258,7 +289,8 @@ def _possible_changes(
     for n in (1, 2, 3, 4):
         if length >> n >= 128:
             overrides = f"training.model.max_length={length >> n}"
-            kinds["length"].append(_Change(overrides, "papers in shorter windows", 1 + 0.3 * n))
+            price, left = "papers in shorter windows", (length >> n) / length
+            kinds["length"].append(_Change(overrides, price, 1 + 0.3 * n, left))
     if not qlora.adapts:
         for name, price, cost in (
             ("lora", "adapters in place of all weights", 2.0),

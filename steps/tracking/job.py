@@ -194,8 +194,8 @@ def _plan(run: StepRun, job: Job, rank: Rank, *, records: bool) -> Training:
     """Plan memory, time and disk, leave `plan.json`, and refuse what cannot fit."""
     from steps.checkpoints.trainer_state import micro_batch_of
     from steps.planning.budget import available_budget
+    from steps.planning.models import CannotPlan
     from steps.planning.settle import estimate_tokens, plan_training
-    from steps.planning.shapes import CannotPlan
 
     budget = available_budget(job.training, job.placement.device)
     if job.placement.device == "cpu":

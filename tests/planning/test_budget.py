@@ -12,8 +12,8 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.planning import budget
 from steps.planning.budget import check_disk, configured_budget, free_host_memory, gpu_budget
+from steps.planning.models import model_to_plan
 from steps.planning.plan import GIB
-from steps.planning.shapes import shape_of_model
 from steps.planning.suggestions import check_fits
 from tests.support.project import ROOT
 
@@ -32,9 +32,9 @@ def test_a_busy_card_gives_what_is_left_and_names_who_holds_the_rest() -> None:
     assert found.source == (
         "free of 16.0 GiB on Tesla T4; others hold the rest: process 4711 with 11.0 GiB, process 12"
     )
-    shape = shape_of_model(TRAINING.model)
+    model = model_to_plan(TRAINING.model)
     with pytest.raises(UserError, match=r"there are 5\.0 GiB \(free of .* process 4711") as refusal:
-        check_fits(shape, TRAINING, found.size, micro_batch=8, length=1024, source=found.source)
+        check_fits(model, TRAINING, found.size, micro_batch=8, length=1024, source=found.source)
     assert "\n" not in str(refusal.value)
 
 

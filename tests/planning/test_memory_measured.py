@@ -8,10 +8,7 @@ plus every allocation and release that torch's CPU allocator reports to the prof
 place.)
 """
 
-import gc
-import math
 import random
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,61 +21,14 @@ from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_atte
 from steps.models.devices import Placement
 from steps.models.layout import RowLayout
 from steps.models.loading import load_model
-from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
+from steps.models.losses import use_chunked_loss, use_masked_loss
 from steps.models.sources import Base, Objective
+from steps.planning.models import model_from_config
 from steps.planning.plan import MemoryPlan, plan_memory
-from steps.planning.shapes import shape_from_config
 from steps.training.packing import Window, collate
+from tests.support.measured_memory import mask_some, peak_bytes, tensors_of
 
 TOLERANCE = 0.10
-
-
-def peak_bytes(step: Callable[[], None], standing: Iterable[torch.Tensor]) -> int:
-    """Peak of tensor memory while `step` runs, on the CPU.
-
-    Args:
-        step: What is measured; run it once before, so that optimiser states stand.
-        standing: The tensors that exist when it begins.
-    """
-    from torch.profiler import ProfilerActivity, profile
-
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in standing}
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    events = [
-        (event.start_ns(), event.nbytes())
-        for event in profiler.profiler.kineto_results.events()
-        if event.name() == "[memory]"
-    ]
-    live = peak = sum(storages.values())
-    for _, size in sorted(events, key=lambda event: event[0]):
-        live += size
-        peak = max(peak, live)
-    return peak
-
-
-def tensors_of(model: Any, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """Weights, buffers, scales of quantised weights, and moments."""
-    tensors = [*model.parameters(), *model.buffers()]
-    for weight in model.parameters():
-        state = getattr(weight, "quant_state", None)
-        for level in (state, getattr(state, "state2", None)):
-            if level is not None:
-                tensors += [
-                    t for t in (level.absmax, level.code, level.offset) if torch.is_tensor(t)
-                ]
-        scales = getattr(weight, "SCB", None)
-        tensors += [scales] if torch.is_tensor(scales) else []
-    for state in optimizer.state.values():
-        tensors += [value for value in state.values() if torch.is_tensor(value)]
-    return tensors
-
-
-def mask_some(labels: torch.Tensor, share: float) -> None:
-    """Leave random targets, as many as training hides on average, whatever the draw."""
-    places = torch.randperm(labels.numel())[math.ceil(share * labels.numel()) :]
-    labels.flatten()[places] = IGNORED
 
 
 class Case:
@@ -136,7 +86,7 @@ class Case:
 
     def plan(self, model: Any) -> MemoryPlan:
         return plan_memory(
-            shape_from_config(model.config.to_dict()),
+            model_from_config(model.config.to_dict()),
             self.training,
             micro_batch=self.rows,
             length=self.length,
