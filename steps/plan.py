@@ -4,8 +4,8 @@
     python -m steps.plan --overrides "training.model.max_length=4096"
     python -m steps.plan --tokens 20000000 --tokens-per-second 2400
 
-Prints the table and leaves `plan.json` in its run. It needs neither weights nor a GPU: the
-sizes follow from the model's shape (see `steps.planning`).
+Prints the table and leaves `plan.json` in its run. It needs neither weights nor a GPU: a step of
+the model's class is traced on tensors without content (see `steps.planning`).
 """
 
 import json
