@@ -272,14 +272,20 @@ def _objective(folder: Path, model: Model) -> Objective:
     if model.objective != "auto":
         return model.objective
     content = read_model_config(folder, model.name)
-    names = content.get("architectures") or []
-    found = _objective_of_classes(names) or _objective_of_type(str(content.get("model_type")))
+    found = objective_of_config(content)
     if found is None:
         raise UserError(
-            f"model {model.name}: its config.json (architectures {names}) tells neither a causal "
-            "nor a masked language model: set training.model.objective to causal or masked"
+            f"model {model.name}: its config.json (architectures {content.get('architectures')}) "
+            "tells neither a causal nor a masked language model: set training.model.objective to "
+            "causal or masked"
         )
     return found
+
+
+def objective_of_config(content: dict[str, Any]) -> Objective | None:
+    """What the content of a `config.json` says that the model learns; None: neither, or both."""
+    names = content.get("architectures") or []
+    return _objective_of_classes(names) or _objective_of_type(str(content.get("model_type")))
 
 
 def _objective_of_classes(names: list[str]) -> Objective | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from steps.config.sections import Model
 from steps.errors import UserError, first_line
-from steps.models.sources import Objective
+from steps.models.sources import Objective, objective_of_config
 
 
 class CannotPlan(UserError):
@@ -170,28 +170,14 @@ def model_to_plan(model: Model) -> ModelToPlan:
 
 
 def _objective(content: dict[str, Any], name: str) -> Objective:
-    classes = content.get("architectures") or []
-    if any(
-        one.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for one in classes
-    ):
-        return "causal"
-    if any(one.endswith(("ForMaskedLM", "ForPreTraining")) for one in classes):
-        return "masked"
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    )
-
-    kind = content.get("model_type")
-    # BERT's kin can be built as decoders too, but were trained to look both ways.
-    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not content.get("is_decoder"):
-        return "masked"
-    if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return "causal"
-    raise CannotPlan(
-        f"{name}: model_type {kind!r} is no language model that transformers can build, so its "
-        "memory cannot be planned: name a causal or masked language model"
-    )
+    found = objective_of_config(content)
+    if found is None:
+        raise CannotPlan(
+            f"{name}: model_type {content.get('model_type')!r} is no language model that "
+            "transformers can build, so its memory cannot be planned: name a causal or masked "
+            "language model"
+        )
+    return found
 
 
 def plain_model(model: ModelToPlan, dtype: str) -> Any:
