@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steps.models.heads import find_logit_head
+from steps.models.heads import LogitHead, find_logit_head
 
 IGNORED = -100
 CHUNK = 512
@@ -158,8 +158,6 @@ def answer_with_loss(model: Any, compute: Callable[..., Any]) -> None:
 def use_chunked_loss(model: Any) -> bool:
     """Let a causal model compute its loss when it is given labels, in chunks where it can.
 
-    The model's `forward` then returns only the loss.
-
     Args:
         model: A causal `PreTrainedModel`, not wrapped by peft.
 
@@ -167,9 +165,21 @@ def use_chunked_loss(model: Any) -> bool:
         False where the head is none that `find_logit_head` can take apart: then all logits are
         made at once, and the loss is the same.
     """
-    from transformers.modeling_outputs import CausalLMOutputWithPast
-
     head = find_logit_head(model)
+    use_loss_of_head(model, head)
+    return head is not None
+
+
+def use_loss_of_head(model: Any, head: LogitHead | None) -> None:
+    """Let a causal model compute its loss when it is given labels.
+
+    The model's `forward` then returns only the loss.
+
+    Args:
+        model: A causal `PreTrainedModel`, not wrapped by peft.
+        head: Its head, taken apart; None: all logits are made at once.
+    """
+    from transformers.modeling_outputs import CausalLMOutputWithPast
 
     def compute(plain: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
         targets = labels[:, 1:].flatten()
@@ -193,7 +203,6 @@ def use_chunked_loss(model: Any) -> bool:
         return CausalLMOutputWithPast(loss=total / count)
 
     answer_with_loss(model, compute)
-    return head is not None
 
 
 def use_masked_loss(model: Any) -> None:

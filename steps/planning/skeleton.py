@@ -4,9 +4,11 @@ Everything is the real thing: the class of transformers, the linear layers of bi
 adapters of peft, this project's attention and loss. Only the weights are planned tensors.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +23,8 @@ from steps.models.attention import (
     register_per_document_attention,
     why_not_packed,
 )
-from steps.models.losses import use_chunked_loss, use_masked_loss
+from steps.models.heads import LogitHead, find_logit_head
+from steps.models.losses import use_loss_of_head, use_masked_loss
 from steps.models.reached import remember_reached_layers
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
@@ -157,17 +160,13 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
         UserError: An adapter does not fit it.
     """
     qlora = Qlora.model_validate_json(settings.qlora)
-    inner = plain_model(model, settings.dtype if qlora.adapts else "float32")
-    depths = depths_of(inner)
+    # A copy, because cutting, quantising and adapting change it.
+    dtype = settings.dtype if qlora.adapts else "float32"
+    inner, depths, head = copy.deepcopy(_cut(model, dtype, settings.device))
     built = Skeleton(None, inner, layout or declared_layout(inner), depths)
-    built.cut(depths.traced[-1])
-    # Both read a few tokens: what the head does, and which layers a text passes.
-    with running_on(settings.device, LiveTensors(settings.length, lambda entries: entries)):
-        if model.objective == "causal":
-            use_chunked_loss(inner)
-        if qlora.adapts:
-            remember_reached_layers(inner)
-    if model.objective == "masked":
+    if model.objective == "causal":
+        use_loss_of_head(inner, head)
+    else:
         use_masked_loss(inner)
     if qlora.bits != 16:
         _quantise(inner, qlora, model.objective, settings)
@@ -183,6 +182,28 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
     _plan_weights(adapted, getattr(torch, settings.dtype))
     built.model = adapted
     return built
+
+
+@lru_cache(maxsize=4)
+def _cut(model: ModelToPlan, dtype: str, device: str) -> tuple[Any, Depths, LogitHead | None]:
+    """A model of the depth that is traced, and what a few tokens tell of it.
+
+    Those are what its head does, and which layers a text passes.
+
+    Args:
+        model: What is planned.
+        dtype: Number format of its weights.
+        device: "cpu" or "cuda".
+    """
+    inner = plain_model(model, dtype)
+    depths = depths_of(inner)
+    Skeleton(None, inner, "single", depths).cut(depths.traced[-1])
+    head = None
+    with running_on(device, LiveTensors(1, lambda entries: entries)):
+        if model.objective == "causal":
+            head = find_logit_head(inner)
+        remember_reached_layers(inner)
+    return inner, depths, head
 
 
 def _checkpoint(inner: Any, offloads: bool) -> None:
