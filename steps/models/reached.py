@@ -58,13 +58,14 @@ def reached_layers(model: Any, dtype: Any) -> set[str]:
     return {name for name in layers if _without_numbers(name) in reached}
 
 
-def remember_reached_layers(model: Any) -> None:
-    """Find the reached layers of a model that a text can no longer be read with afterwards.
+def remember_reached_layers(model: Any, layers: set[str]) -> None:
+    """Tell a model that a text cannot be read with which of its layers are reached.
 
     Args:
-        model: A `PreTrainedModel` without weights, before its layers are quantised.
+        model: A `PreTrainedModel` without weights.
+        layers: From `reached_layers` of another one of its kind.
     """
-    vars(model)[_REACHED] = reached_layers(model, model.dtype)
+    vars(model)[_REACHED] = layers
 
 
 def reached_parameters(model: Any, dtype: Any) -> list[Any]:

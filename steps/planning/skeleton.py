@@ -7,7 +7,7 @@ adapters of peft, this project's attention and loss. Only the weights are planne
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 from unittest.mock import patch
@@ -25,7 +25,7 @@ from steps.models.attention import (
 )
 from steps.models.heads import LogitHead, find_logit_head
 from steps.models.losses import use_loss_of_head, use_masked_loss
-from steps.models.reached import remember_reached_layers
+from steps.models.reached import reached_layers, remember_reached_layers
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import ModelToPlan, plain_model
@@ -160,12 +160,13 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
         UserError: An adapter does not fit it.
     """
     qlora = Qlora.model_validate_json(settings.qlora)
+    known = _cut(model, settings.dtype if qlora.adapts else "float32", settings.device)
     # A copy, because cutting, quantising and adapting change it.
-    dtype = settings.dtype if qlora.adapts else "float32"
-    inner, depths, head = copy.deepcopy(_cut(model, dtype, settings.device))
+    inner, depths = copy.deepcopy((known.inner, known.depths))
     built = Skeleton(None, inner, layout or declared_layout(inner), depths)
+    remember_reached_layers(inner, known.reached)
     if model.objective == "causal":
-        use_loss_of_head(inner, head)
+        use_loss_of_head(inner, known.head and replace(known.head, model=inner))
     else:
         use_masked_loss(inner)
     if qlora.bits != 16:
@@ -184,26 +185,36 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) 
     return built
 
 
-@lru_cache(maxsize=4)
-def _cut(model: ModelToPlan, dtype: str, device: str) -> tuple[Any, Depths, LogitHead | None]:
+@dataclass(frozen=True)
+class _Cut:
     """A model of the depth that is traced, and what a few tokens tell of it.
 
-    Those are what its head does, and which layers a text passes.
-
-    Args:
-        model: What is planned.
-        dtype: Number format of its weights.
-        device: "cpu" or "cuda".
+    Attributes:
+        inner: The `PreTrainedModel` on the meta device.
+        depths: Its depths.
+        head: Its head, taken apart, or None.
+        reached: The linear layers that a text passes.
     """
+
+    inner: Any
+    depths: Depths
+    head: LogitHead | None
+    reached: set[str]
+
+
+@lru_cache(maxsize=4)
+def _cut(model: ModelToPlan, dtype: str, device: str) -> _Cut:
     inner = plain_model(model, dtype)
     depths = depths_of(inner)
     Skeleton(None, inner, "single", depths).cut(depths.traced[-1])
+    # Another one reads the tokens, as some classes keep what they computed.
+    reader = copy.deepcopy(inner)
     head = None
     with running_on(device, LiveTensors(1, lambda entries: entries)):
         if model.objective == "causal":
-            head = find_logit_head(inner)
-        remember_reached_layers(inner)
-    return inner, depths, head
+            head = find_logit_head(reader)
+        reached = reached_layers(reader, reader.dtype)
+    return _Cut(inner, depths, head, reached)
 
 
 def _checkpoint(inner: Any, offloads: bool) -> None:
