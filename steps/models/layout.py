@@ -14,6 +14,7 @@ in a row, and long RoPE counts the longest document of a batch. So a long and a 
 given to the model, alone and together.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,11 +49,30 @@ class RowLayout:
         first_position: The position id of a packed document's first token. BERT counts from 0,
             RoBERTa from one past its padding id.
         reason: Why documents are not packed; "" where they are.
+        timed: Tokens and seconds of one forward pass over a short and over a long document, where
+            documents are read one by one.
     """
 
     kind: LayoutKind
     first_position: int = 0
     reason: str = ""
+    timed: tuple[tuple[int, float], tuple[int, float]] | None = None
+
+    def slower_one_by_one(self, lengths: Sequence[int]) -> float:
+        """By which share documents take longer one by one than in rows as long as the longest.
+
+        Between the two that were timed, the seconds of a document lie on a straight line.
+
+        Args:
+            lengths: Tokens of each document.
+        """
+        if self.timed is None:
+            return 0.0
+        (fewer, short), (more, long) = self.timed
+        slope = (long - short) / max(more - fewer, 1)
+        one_by_one = sum(max(short + slope * (length - fewer), 0.0) for length in lengths)
+        in_rows = sum(lengths) * long / more
+        return max(one_by_one / in_rows - 1, 0.0)
 
 
 def find_layout(
@@ -150,9 +170,9 @@ class _Trial:
     def run(self) -> RowLayout:
         """Try the layouts, the fastest first."""
         try:
-            long = self._hidden(padded_batch([self.long], self.pad_id))
-            short = self._hidden(padded_batch([self.short], self.pad_id))
-            again = self._hidden(padded_batch([self.long], self.pad_id))
+            long, _ = self._alone(self.long)
+            short, short_seconds = self._alone(self.short)
+            again, long_seconds = self._alone(self.long)
         except _REFUSALS as error:
             way_out = "choose a model that takes texts of any length, such as a BERT or a LLaMA"
             if self.model.dtype != torch.float32:
@@ -176,7 +196,17 @@ class _Trial:
             reason = "its documents change one another when they are packed"
         if self._pads(alone):
             return RowLayout("padded", reason=reason)
-        return RowLayout("single", reason="its documents change one another in any batch")
+        timed = (len(self.short), short_seconds), (len(self.long), long_seconds)
+        reason = "its documents change one another in any batch"
+        return RowLayout("single", reason=reason, timed=timed)
+
+    def _alone(self, document: list[int]) -> tuple[Tensor, float]:
+        """Hidden states of a document by itself, and the seconds that they took."""
+        started = time.perf_counter()
+        hidden = self._hidden(padded_batch([document], self.pad_id))
+        if hidden.device.type == "cuda":
+            torch.cuda.synchronize()
+        return hidden, time.perf_counter() - started
 
     def _first_positions(self) -> Iterator[int]:
         config = self.model.config.get_text_config()

@@ -17,7 +17,7 @@ from steps.models.sources import Objective
 from steps.papers.text import PaperText
 from steps.terminal import say
 from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
-from steps.training.packing import PaperRows, Window, collate, pack, padding_share, windows_of
+from steps.training.packing import PaperRows, Window, collate, padding_share, windows_of
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
 WINDOW_OVERLAP = 64
@@ -109,7 +109,7 @@ def training_rows(
         [blank],
         partial(collate, layout=layout, pad_id=tokenizer.pad_token_id),
         rows_at_once,
-        _notes(model, layout, rows, length, rows_at_once, chunked),
+        _notes(model, layout, rows, rows_at_once, chunked),
     )
 
 
@@ -117,13 +117,12 @@ def _notes(
     model: Any,
     layout: RowLayout,
     rows: PaperRows | MaskedPapers,
-    capacity: int,
     rows_at_once: int,
     chunked: bool,
 ) -> tuple[str, ...]:
     notes = []
     if layout.kind != "packed":
-        notes.append(_cost_of_no_packing(layout, rows, capacity, rows_at_once))
+        notes.append(_cost_of_no_packing(layout, rows, rows_at_once))
     if not chunked:
         notes.append(
             f"the output head of {type(model).__name__} cannot be taken apart (an adapter on it, "
@@ -134,17 +133,16 @@ def _notes(
 
 
 def _cost_of_no_packing(
-    layout: RowLayout, rows: PaperRows | MaskedPapers, capacity: int, rows_at_once: int
+    layout: RowLayout, rows: PaperRows | MaskedPapers, rows_at_once: int
 ) -> str:
     documents: list[Any] = [window for row in rows.rows for window in row]
+    lengths = [len(document.tokens) for document in documents]
     why = f"documents are not packed, because {layout.reason}"
     if layout.kind == "padded":
-        share = padding_share([len(d.tokens) for d in documents], rows_at_once)
+        share = padding_share(lengths, rows_at_once)
         return f"{why}: about {share:.0%} slower, by the padding"
-    packed = len(pack(documents, capacity))
-    return (
-        f"{why}: one document a forward pass, {len(documents)} an epoch in place of about {packed}"
-    )
+    share = layout.slower_one_by_one(lengths)
+    return f"{why}: about {share:.0%} slower, one document a forward pass"
 
 
 def tokens_of_batch(objective: Objective, inputs: Mapping[str, torch.Tensor]) -> int:

@@ -7,7 +7,7 @@ import torch
 
 from steps.errors import UserError
 from steps.models.attention import PER_DOCUMENT_SDPA, per_document_attention
-from steps.models.layout import find_layout, packed_batch, padded_batch
+from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
 from tests.support.architectures import ARCHITECTURES, Architecture
 
 PAD, MASK = 2, 4
@@ -86,6 +86,18 @@ def test_bigbird_reads_what_is_below_its_switch_and_says_where_that_is() -> None
     with pytest.raises(UserError, match=r"max_length and evaluation\.context to 112 or less"):
         find_layout(model, documents(150, 20), PAD, MASK)
     assert find_layout(by_name("big_bird").build(), documents(112, 20), PAD, MASK).kind == "padded"
+
+
+def test_the_cost_of_one_by_one_follows_from_the_two_passes_that_were_timed() -> None:
+    # A pass takes 1 s and 0.01 s a token: 100 tokens 2 s, 900 tokens 10 s.
+    layout = RowLayout("single", timed=((100, 2.0), (900, 10.0)))
+    assert layout.slower_one_by_one([900] * 3) == pytest.approx(0)
+    # Nine documents of 100 tokens take 18 s in place of one row of 10 s.
+    assert layout.slower_one_by_one([100] * 9) == pytest.approx(0.8)
+    timed = find_layout(by_name("fnet").build(), documents(60, 20), PAD, MASK).timed
+    assert timed is not None
+    assert [tokens for tokens, _ in timed] == [20, 60]
+    assert all(seconds > 0 for _, seconds in timed)
 
 
 def test_a_model_that_loses_the_borders_is_found_out() -> None:
