@@ -16,6 +16,7 @@ import click
 from steps.cli import step_command
 from steps.config.file import load_config
 from steps.config.sections import Training
+from steps.errors import UserError
 from steps.terminal import say, show_notices
 from steps.tracking.names import PLAN_FILE
 
@@ -45,7 +46,10 @@ def main(
     from steps.tracking.runs import step_run
 
     with step_run("plan", loaded.training, verbose=verbose) as run:
-        plan = run_plan(loaded.training, tokens=tokens, tokens_per_second=tokens_per_second)
+        try:
+            plan = run_plan(loaded.training, tokens=tokens, tokens_per_second=tokens_per_second)
+        except UserError as error:
+            raise UserError(f"no plan: {error}") from None
         show(plan)
         file = run.scratch / PLAN_FILE
         file.write_text(json.dumps(plan.as_json(), indent=2) + "\n", encoding="utf-8")

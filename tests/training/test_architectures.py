@@ -23,10 +23,12 @@ from steps.models.adapted import (
     probe_difference,
     save_adapted,
 )
+from steps.models.layout import find_layout
 from steps.models.losses import IGNORED
 from steps.models.sources import resolve_base
 from steps.training.trainer import ModelTrainer
 from tests.support.architectures import ARCHITECTURES, Architecture
+from tests.support.project import ROOT
 from tests.support.tiny_architectures import save
 from tests.support.tiny_runs import build_trainer, papers, training_by_method
 
@@ -45,6 +47,36 @@ METHODS = ("qlora", "dora", "full")
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "cache"))
+
+
+def row_of_page(architecture: Architecture) -> list[str]:
+    """What docs/models.md says of a class: class, known as, rows, methods, limits."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if f" | {architecture.known_as} | " in line)
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def check_page(architecture: Architecture, trainer: ModelTrainer) -> None:
+    """The page of models says what was found."""
+    inner = trainer.model.get_base_model()
+    # Found before, and remembered for texts of any length below.
+    layout = find_layout(inner, [[5]], 2).kind
+    name, _, rows, lora, *_ = row_of_page(architecture)
+    assert (name.split()[0], rows, lora) == (f"`{type(inner).__name__}`", layout, "yes")
+
+
+def test_the_readme_claims_what_the_page_of_models_says() -> None:
+    trained = {
+        objective: [
+            row_of_page(one)[2] != "–" for one in ARCHITECTURES if one.objective == objective
+        ]
+        for objective in ("causal", "masked")
+    }
+    claims = [f"{sum(found)} of {len(found)}" for found in trained.values()]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{claims[0]} tried causal and {claims[1]} masked classes" in readme
+    assert sum(trained["causal"]) >= 32
+    assert sum(trained["masked"]) >= 17
 
 
 def nats_of_single_windows(trainer: ModelTrainer, rows: list[Any], plain: Any) -> float:
@@ -146,8 +178,10 @@ def test_a_class_trains_scores_saves_and_serves_as_transformers_has_it(
         with pytest.raises(UserError, match=REFUSED[str(architecture)]) as refusal:
             build_trainer(training, tmp_path / "run", PAPERS, [])
         assert "\n" not in str(refusal.value)
+        assert row_of_page(architecture)[2:7] == ["–", *["no"] * 4]
         return
     trainer = build_trainer(training, tmp_path / "run", PAPERS, PAPERS[:2])
+    check_page(architecture, trainer)
     check_loss(trainer, architecture.build())
     before = trainer.trained_weights()
     trainer.train()
