@@ -65,15 +65,17 @@ def set_parameters(
             parameter.copy_(weights[name])
 
 
-def share_out_head_use(model: Any) -> None:
-    """Have ZeRO-3 gather the head's weight for a loss that uses it outside the head's forward.
+def share_out_use_of(head: "nn.Module", model: Any) -> None:
+    """Have ZeRO-3 gather a head's weights for a loss that uses them outside the head's forward.
 
     Args:
-        model: A `PreTrainedModel`, not wrapped by peft, before DeepSpeed takes it.
+        head: The output head, or the copy that peft trains in its place.
+        model: The `PreTrainedModel`, not wrapped by peft, before DeepSpeed takes it.
     """
     from deepspeed import zero
 
-    zero.register_external_parameter(model, model.get_output_embeddings().weight)
+    for parameter in head.parameters():
+        zero.register_external_parameter(model, parameter)
 
 
 def wrapper_name(wrapped: Any) -> str:

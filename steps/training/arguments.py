@@ -37,7 +37,7 @@ def training_arguments(
     values = training.hyperparameters
     logging = training.logging
     device, dtype = placement.device, placement.torch_dtype
-    micro_batch, accumulation = _rows_of_a_step(training, rows_at_once)
+    micro_batch, accumulation = rows_of_a_step(training, rows_at_once)
     warmup = training.warmup_steps
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
@@ -92,8 +92,16 @@ def training_arguments(
     return arguments
 
 
-def _rows_of_a_step(training: Training, rows_at_once: int | None) -> tuple[int, int]:
-    """Rows of one forward pass, and how many passes an optimiser step takes."""
+def rows_of_a_step(training: Training, rows_at_once: int | None) -> tuple[int, int]:
+    """Rows of one forward pass, and how many passes an optimiser step takes.
+
+    Args:
+        training: The configuration.
+        rows_at_once: As in `training_arguments`.
+
+    Raises:
+        UserError: The rows are still to be worked out (`batch_size: auto`).
+    """
     values = training.hyperparameters
     rows = values.batch_size
     if rows == "auto":

@@ -8,14 +8,17 @@ from typing import Any
 import torch
 
 from steps.config.sections import Training
+from steps.distributed.collectives import broadcast
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.models.heads import output_head
 from steps.models.layout import RowLayout, find_layout
 from steps.models.loading import objective_of
 from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
-from steps.models.sharded import share_out_head_use
+from steps.models.sharded import share_out_use_of
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
 from steps.terminal import say
+from steps.training.arguments import rows_of_a_step
 from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
 from steps.training.packing import PaperRows, Window, collate, padding_share, windows_of
 
@@ -74,17 +77,17 @@ def training_rows(
     rows: PaperRows | MaskedPapers
     if objective_of(model) == "causal":
         windows = [w for paper in papers for w in windows_of(paper, tokenizer, length, overlap)]
-        layout = find_layout(model, [w.tokens for w in windows], tokenizer.pad_token_id)
+        layout = _agreed(find_layout(model, [w.tokens for w in windows], tokenizer.pad_token_id))
         rows = PaperRows(windows, length, packed=layout.kind == "packed")
         blank = Window("", (tokenizer.eos_token_id,), 1)
         chunked = use_chunked_loss(model)
-        if zero_stage == 3:
-            share_out_head_use(model)
+        if zero_stage == 3 and chunked:
+            share_out_use_of(output_head(model), model)
     else:
         hideable = masked_windows(papers, tokenizer, length, overlap)
-        layout = find_layout(
-            model, [w.tokens for w in hideable], tokenizer.pad_token_id, tokenizer.mask_token_id
-        )
+        texts = [w.tokens for w in hideable]
+        mask_id = tokenizer.mask_token_id
+        layout = _agreed(find_layout(model, texts, tokenizer.pad_token_id, mask_id))
         rows = MaskedPapers(
             hideable,
             tokenizer,
@@ -100,10 +103,7 @@ def training_rows(
         register_per_document_attention()
         model.set_attn_implementation(PER_DOCUMENT_SDPA)
     model.config.use_cache = False
-    rows_at_once = training.hyperparameters.batch_size
-    assert rows_at_once != "auto", "worked out by the plan"
-    if layout.kind == "single":
-        rows_at_once = 1
+    rows_at_once, _ = rows_of_a_step(training, 1 if layout.kind == "single" else None)
     return TrainingRows(
         rows,
         [blank],
@@ -111,6 +111,12 @@ def training_rows(
         rows_at_once,
         _notes(model, layout, rows, rows_at_once, chunked),
     )
+
+
+def _agreed(layout: RowLayout) -> RowLayout:
+    """What rank 0 has found: a trial at the edge of rounding must not part the ranks' rows."""
+    agreed: RowLayout = broadcast(layout)
+    return agreed
 
 
 def _notes(
