@@ -8,6 +8,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from transformers import BertConfig
 
 from steps.models.adapted import AdaptedModel
 from steps.models.tokenizer import load_tokenizer, start_token
@@ -26,7 +27,7 @@ class Listening:
 
     def __init__(self, written: list[int], logits: Any = None) -> None:
         self.generation_config = SimpleNamespace(eos_token_id=None)
-        self.config = SimpleNamespace(max_position_embeddings=64)
+        self.config = BertConfig(num_hidden_layers=1, max_position_embeddings=64)
         self.asked: dict[str, Any] = {}
         self._written, self._logits = written, logits
 

@@ -107,16 +107,10 @@ def _quantised(
         # Not in the format that their maker computed in.
         settings.quantization_config = {**stored, "bnb_4bit_compute_dtype": computes_in}
         return {"config": settings}
-    kept: list[str] | None = None
-    if base.objective == "masked":
-        # It is small, may have to be trained, and is where rounding shows.
-        kept = _head_modules(base)
-    elif settings.model_type in WITH_WEIGHTS_READ_PAST_THE_LAYER:
-        kept = ["lm_head", "dt_proj"]
     how = BitsAndBytesConfig(
         load_in_4bit=bits == 4,
         load_in_8bit=bits == 8,
-        llm_int8_skip_modules=kept,
+        llm_int8_skip_modules=unquantised_modules(skeleton(base), base.objective),
         bnb_4bit_compute_dtype=getattr(torch, computes_in),
         bnb_4bit_use_double_quant=quantization.bnb_4bit_use_double_quant,
         bnb_4bit_quant_type=quantization.bnb_4bit_quant_type,
@@ -159,10 +153,22 @@ def skeleton(base: Base) -> Any:
         return auto.from_config(settings, trust_remote_code=False)
 
 
-def _head_modules(base: Base) -> list[str]:
-    """Names of all that a masked model has besides its encoder."""
-    model = skeleton(base)
-    return [name for name, _ in model.named_children() if name != model.base_model_prefix]
+def unquantised_modules(model: Any, objective: Objective) -> list[str] | None:
+    """Names of the modules that stay as they are where the others are quantised.
+
+    Args:
+        model: A `PreTrainedModel`, with or without weights.
+        objective: "causal" or "masked".
+
+    Returns:
+        None for what transformers leaves out itself: a causal model's head.
+    """
+    if objective == "masked":
+        # The head is small, may have to be trained, and is where rounding shows.
+        return [name for name, _ in model.named_children() if name != model.base_model_prefix]
+    if model.config.model_type in WITH_WEIGHTS_READ_PAST_THE_LAYER:
+        return ["lm_head", "dt_proj"]
+    return None
 
 
 def _modules_to_learn(model: Any, base: Base, missing: set[str]) -> tuple[str, ...]:

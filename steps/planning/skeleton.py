@@ -24,8 +24,10 @@ from steps.models.attention import (
     why_not_packed,
 )
 from steps.models.heads import LogitHead, find_logit_head
+from steps.models.loading import unquantised_modules
 from steps.models.losses import use_loss_of_head, use_masked_loss
 from steps.models.reached import reached_layers, remember_reached_layers
+from steps.models.sources import Objective
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import ModelToPlan, plain_model
@@ -251,20 +253,17 @@ def _norms_of_packed_weights(dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def _quantise(inner: Any, qlora: Qlora, objective: str, settings: StepSettings) -> None:
+def _quantise(inner: Any, qlora: Qlora, objective: Objective, settings: StepSettings) -> None:
     """Put bitsandbytes' linear layers in place, as loading does (`steps.models.loading`)."""
     from transformers import BitsAndBytesConfig
     from transformers.quantizers import AutoHfQuantizer
 
-    kept = None
-    if objective == "masked":
-        kept = [name for name, _ in inner.named_children() if name != inner.base_model_prefix]
     on_gpu_or_half = settings.device != "cpu" or settings.dtype == "bfloat16"
     quantizer = AutoHfQuantizer.from_config(
         BitsAndBytesConfig(
             load_in_4bit=qlora.bits == 4,
             load_in_8bit=qlora.bits == 8,
-            llm_int8_skip_modules=kept,
+            llm_int8_skip_modules=unquantised_modules(inner, objective),
             bnb_4bit_compute_dtype=getattr(torch, qlora.quantization.bnb_4bit_compute_dtype)
             if on_gpu_or_half
             else getattr(torch, settings.dtype),
