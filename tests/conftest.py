@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -31,6 +32,11 @@ from tests.support.project import demo_texts, write_tiny_config
 
 # Fixtures that several rooms use.
 pytest_plugins = ["tests.support.tiny_language_models"]
+
+# How long an example takes says more about the machine than about the code: on a busy one, a
+# deadline fails what is right.
+hypothesis.settings.register_profile("without a clock", deadline=None)
+hypothesis.settings.load_profile("without a clock")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start
 # would inherit that: tests that send it would wait for ever.
