@@ -25,7 +25,7 @@ from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.strata import byte_strata, section_bytes, spread_over_bytes
 from steps.metrics import STRATA
 from steps.models.attention import per_document_attention
-from steps.models.heads import LogitHead, find_logit_head, output_head
+from steps.models.heads import LogitHead, find_logit_head, output_head, scale_and_cap
 from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
 from steps.models.lengths import longest_text
 from steps.models.sharded import is_partitioned
@@ -323,14 +323,15 @@ def _nats_of_targets(
     module = output_head(head.model)
     if is_partitioned(module):
         # Its weight comes together only while it is called.
-        return cross_entropy(head.adjusted(module(hidden).float()), targets, reduction="none")
+        made = scale_and_cap(module(hidden).float(), head.scale, head.soft_cap)
+        return cross_entropy(made, targets, reduction="none")
     size = _VOCABULARY_AT_A_TIME.get(hidden.device.type, _VOCABULARY_AT_A_TIME_ELSEWHERE)
     sums = []
     logit = torch.zeros(len(targets), device=hidden.device)
     for start in range(0, module.weight.shape[0], size):
         bias = None if module.bias is None else module.bias[start : start + size]
         part = linear(hidden, module.weight[start : start + size], bias).float()
-        part = head.adjusted(part)
+        part = scale_and_cap(part, head.scale, head.soft_cap)
         sums.append(torch.logsumexp(part, dim=-1))
         inside = (targets >= start) & (targets < start + part.shape[1])
         place = (targets - start).clamp(0, part.shape[1] - 1)

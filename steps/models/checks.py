@@ -11,8 +11,11 @@ from steps.models.quantised import check_stored
 from steps.models.sources import Base, read_model_config
 
 
-def check_base(base: Base, training: Training, device: str) -> None:
+def check_base(base: Base, training: Training, device: str) -> type:
     """Refuse what cannot work, before any weight is loaded.
+
+    Returns:
+        The class that the model is built as.
 
     Raises:
         UserError: Transformers does not know the architecture, it does not fit the objective,
@@ -40,7 +43,9 @@ def check_base(base: Base, training: Training, device: str) -> None:
     _check_length(base, settings, training.model.max_length)
     if training.qlora.bits != 16:
         _check_quantisation(training.qlora, device)
-    check_adapter(skeleton(base), training.qlora, base.objective)
+    model = skeleton(base)
+    check_adapter(model, training.qlora, base.objective)
+    return type(model)
 
 
 def _check_objective(base: Base, settings: Any) -> None:

@@ -55,14 +55,6 @@ class LogitHead:
         bias: Tensor | None = output_head(self.model).bias
         return bias
 
-    def adjusted(self, logits: Tensor) -> Tensor:
-        """The model's logits of those that its linear layer makes."""
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        if self.soft_cap is not None:
-            logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
-        return logits
-
     def hidden_states(self, plain_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
         """What the head gets: `[rows, tokens, width]`.
 
@@ -84,6 +76,21 @@ class LogitHead:
         with _forward_of(output_head(self.model), keep):
             plain_forward(*args, **kwargs)
         return received[0]
+
+
+def scale_and_cap(logits: Tensor, scale: float, soft_cap: float | None) -> Tensor:
+    """The model's logits of those that its linear layer makes, in their place.
+
+    Args:
+        logits: Of the linear layer, float32.
+        scale: See `LogitHead`.
+        soft_cap: See `LogitHead`.
+    """
+    if scale != 1.0:
+        logits *= scale
+    if soft_cap is not None:
+        logits.div_(soft_cap).tanh_().mul_(soft_cap)
+    return logits
 
 
 def output_head(model: Any) -> Any:

@@ -144,13 +144,30 @@ def new_modules(model: Any) -> tuple[str, ...]:
 
 def skeleton(base: Base) -> Any:
     """The model of a base on the meta device: every module, and no weight."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import AutoConfig
 
-    auto = AutoModelForCausalLM if base.objective == "causal" else AutoModelForMaskedLM
     settings = AutoConfig.from_pretrained(base.folder, trust_remote_code=False)
-    with torch.device("meta"):
-        return auto.from_config(settings, trust_remote_code=False)
+    return without_weights(settings, base.objective)
+
+
+def without_weights(settings: Any, objective: Objective, dtype: Any = None) -> Any:
+    """A model on the meta device.
+
+    Args:
+        settings: Its configuration, as `AutoConfig` reads it.
+        objective: "causal" or "masked".
+        dtype: Number format that its weights would have (`torch.dtype`); None: as configured.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers.initialization import no_init_weights
+
+    auto = AutoModelForCausalLM if objective == "causal" else AutoModelForMaskedLM
+    with torch.device("meta"), no_init_weights():
+        model = auto.from_config(settings, dtype=dtype, trust_remote_code=False)
+    # Weights that are tied are one weight on any device.
+    model.tie_weights()
+    return model
 
 
 def unquantised_modules(model: Any, objective: Objective) -> list[str] | None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steps.models.heads import LogitHead, find_logit_head
+from steps.models.heads import LogitHead, find_logit_head, scale_and_cap
 
 IGNORED = -100
 CHUNK = 512
@@ -48,15 +48,16 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             logits = (rows @ head.detach().T).float()
             if bias is not None:
                 logits += bias.detach()
-            logits, slope = _scaled_and_capped(logits, scale, soft_cap)
+            logits = scale_and_cap(logits, scale, soft_cap)
             normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
             total += (normaliser - logits.gather(1, wanted)).sum()
             if hidden_gradient is None and weight_gradient is None and bias_gradient is None:
                 continue
+            slope = _slope(logits, scale, soft_cap)
             # d loss / d logits = softmax - one_hot, in place of the logits.
             gradient = logits.sub_(normaliser).exp_()
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            if slope is not None:
+            if soft_cap is not None or scale != 1.0:
                 gradient *= slope
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(0)
@@ -81,20 +82,14 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         return hidden, weight, bias, None, None, None
 
 
-def _scaled_and_capped(
-    logits: Tensor, scale: float, soft_cap: float | None
-) -> tuple[Tensor, Tensor | float | None]:
-    """The model's logits of the head's, and their derivative where it is not 1.
+def _slope(logits: Tensor, scale: float, soft_cap: float | None) -> Tensor | float:
+    """The derivative of a model's logits by those of its linear layer.
 
-    cap(x) = c tanh(x / c) has the derivative 1 - tanh(x / c)^2 (Gemma Team 2024, arXiv:2408.00118).
+    cap(x) = c tanh(x / c) has the derivative 1 - (cap(x) / c)^2; Gemma Team 2024, arXiv:2408.00118.
     """
-    if scale != 1.0:
-        logits *= scale
     if soft_cap is None:
-        return logits, None if scale == 1.0 else scale
-    share = logits.div_(soft_cap).tanh_()
-    slope = share.square().neg_().add_(1.0).mul_(scale)
-    return share * soft_cap, slope
+        return scale
+    return (logits / soft_cap).square_().neg_().add_(1.0).mul_(scale)
 
 
 def linear_cross_entropy_sum(

@@ -32,6 +32,9 @@ def reached_layers(model: Any, dtype: Any) -> set[str]:
     """
     import torch
 
+    if _REACHED in vars(model):
+        known: set[str] = vars(model)[_REACHED]
+        return known
     marks: dict[str, Any] = {}
 
     def marked(name: str, output: Any) -> Any:
@@ -39,9 +42,6 @@ def reached_layers(model: Any, dtype: Any) -> set[str]:
         marks[name] = torch.zeros((), dtype=output.dtype, device=output.device, requires_grad=True)
         return output + marks[name]
 
-    if _REACHED in vars(model):
-        known: set[str] = vars(model)[_REACHED]
-        return known
     layers = linear_layers(model)
     handles = [
         module.register_forward_hook(

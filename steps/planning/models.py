@@ -10,6 +10,7 @@ from typing import Any
 
 from steps.config.sections import Model
 from steps.errors import UserError, first_line
+from steps.models.loading import without_weights
 from steps.models.sources import Objective, objective_of_config
 
 
@@ -191,20 +192,11 @@ def plain_model(model: ModelToPlan, dtype: str) -> Any:
         CannotPlan: Transformers cannot build it.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-    from transformers.initialization import no_init_weights
 
-    auto = AutoModelForCausalLM if model.objective == "causal" else AutoModelForMaskedLM
     try:
-        with torch.device("meta"), no_init_weights():
-            built = auto.from_config(
-                copy.deepcopy(model.config), dtype=getattr(torch, dtype), trust_remote_code=False
-            )
+        return without_weights(copy.deepcopy(model.config), model.objective, getattr(torch, dtype))
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CannotPlan(
             f"{model.name}: transformers cannot build its class from its config.json "
             f"({first_line(error)}), so its memory cannot be planned: name another model"
         ) from None
-    # Weights that are tied are one weight on any device.
-    built.tie_weights()
-    return built

@@ -13,12 +13,16 @@ tensors is the plan. `tests/planning/test_memory_measured.py` holds it against m
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
 from steps.planning.models import ModelToPlan
-from steps.planning.sizes import PARTS, Layout, StepSettings, optimizer_bytes, optimizer_scratch
+from steps.planning.sizes import PARTS, StepSettings, optimizer_bytes, optimizer_scratch
+
+if TYPE_CHECKING:
+    from steps.models.layout import LayoutKind
 
 GIB = 2**30
 # What a process on the GPU holds beside tensors: the CUDA context with its kernels, cuBLAS's
@@ -115,7 +119,7 @@ def plan_memory(
     micro_batch: int,
     length: int,
     placement: Placement | None = None,
-    layout: Layout | None = None,
+    layout: "LayoutKind | None" = None,
 ) -> MemoryPlan:
     """Trace one training step and report its peak by part.
 

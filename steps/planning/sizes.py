@@ -3,14 +3,10 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from steps.models.devices import Device, NumberFormat
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "reserve")
-
-# How the rows of a micro-batch lie: end to end in one, side by side, or one after the other.
-Layout = Literal["packed", "padded", "single"]
 
 # bitsandbytes: weights to a first-level block, blocks to a second-level one, 8-bit optimiser
 # block, and the tensor size below which an 8-bit optimiser keeps its moments in float32.

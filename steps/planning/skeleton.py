@@ -24,6 +24,7 @@ from steps.models.attention import (
     why_not_packed,
 )
 from steps.models.heads import LogitHead, find_logit_head
+from steps.models.layout import LayoutKind
 from steps.models.loading import unquantised_modules
 from steps.models.losses import use_loss_of_head, use_masked_loss
 from steps.models.reached import reached_layers, remember_reached_layers
@@ -31,7 +32,7 @@ from steps.models.sources import Objective
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import ModelToPlan, plain_model
-from steps.planning.sizes import NF4_BLOCK, NF4_NESTED_BLOCK, Layout, StepSettings
+from steps.planning.sizes import NF4_BLOCK, NF4_NESTED_BLOCK, StepSettings
 
 # What a trial finds of classes that declare to take borders or padding (`steps.models.layout`).
 _PADDED = {
@@ -42,7 +43,7 @@ _PADDED = {
 _SINGLE = {"convbert", "funnel", "fnet", "nystromformer"}
 
 
-def declared_layout(model: Any) -> Layout:
+def declared_layout(model: Any) -> LayoutKind:
     """How documents are laid out for a model, as far as its class tells.
 
     `steps.models.layout.find_layout` finds it by trying, which takes weights.
@@ -137,7 +138,7 @@ class Skeleton:
 
     model: Any
     inner: Any
-    layout: Layout
+    layout: LayoutKind
     depths: Depths
 
     def cut(self, depth: int) -> None:
@@ -149,7 +150,7 @@ class Skeleton:
         self.inner.config.get_text_config().num_hidden_layers = depth
 
 
-def skeleton(model: ModelToPlan, settings: StepSettings, layout: Layout | None) -> Skeleton:
+def skeleton(model: ModelToPlan, settings: StepSettings, layout: LayoutKind | None) -> Skeleton:
     """Build the model of a training step.
 
     Args:

@@ -17,12 +17,13 @@ from torch.autograd.graph import _engine_run_backward
 
 from steps.errors import first_line
 from steps.models.attention import document_borders
+from steps.models.layout import LayoutKind
 from steps.models.losses import CHUNK
 from steps.models.sources import Objective
 from steps.planning.kernels import running_on
 from steps.planning.live import LiveTensors, Planned, planned
 from steps.planning.models import CannotPlan, ModelToPlan
-from steps.planning.sizes import Layout, StepSettings
+from steps.planning.sizes import StepSettings
 from steps.planning.skeleton import (
     Skeleton,
     as_planned_for,
@@ -64,7 +65,9 @@ class TracedStep:
 
 
 @lru_cache(maxsize=256)
-def traced(model: ModelToPlan, settings: StepSettings, layout: Layout | None = None) -> TracedStep:
+def traced(
+    model: ModelToPlan, settings: StepSettings, layout: LayoutKind | None = None
+) -> TracedStep:
     """Run one training step on planned tensors.
 
     Args:

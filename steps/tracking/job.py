@@ -27,7 +27,6 @@ from steps.distributed.ranks import Rank
 from steps.errors import UserError
 from steps.models.checks import check_base
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
-from steps.models.loading import skeleton
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.text import PaperText, read_papers
@@ -119,12 +118,12 @@ def prepare_job(
         base = resolve_base(training.model)
         device = pick_device(training.hardware.device)
         dtype = pick_dtype(training.hardware, device)
-        check_base(base, training, device)
+        model_class = check_base(base, training, device)
         tokenizer = load_tokenizer(base.folder)
         note = check_tokenizer(tokenizer, base)
         if note and rank.is_first:
             say(f"note: {note}")
-        training = checkpointed_if_possible(training, skeleton(base))
+        training = checkpointed_if_possible(training, model_class)
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)

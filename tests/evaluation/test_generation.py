@@ -82,6 +82,17 @@ def test_a_batch_of_any_class_writes_what_single_prompts_write(architecture):
     assert list(together["generation"]) == [frame["generation"][0] for frame in alone]
 
 
+def test_a_prompt_beyond_the_switch_of_positions_does_not_change_its_neighbour():
+    (architecture,) = (one for one in CAUSAL if str(one) == "phi3-longrope")
+    model, tokenizer = architecture.build(), tokenizer_for("causal")
+    texts = ("The gene", " ".join(SENTENCES[:3]))
+    prompts = [Prompt(f"p{i}", text, "") for i, text in enumerate(texts)]
+    assert len(tokenizer(texts[0]).input_ids) < 64 < len(tokenizer(texts[1]).input_ids)
+    together = generate(model, tokenizer, prompts, max_new_tokens=6)
+    alone = [generate(model, tokenizer, [one], max_new_tokens=6) for one in prompts]
+    assert list(together["generation"]) == [frame["generation"][0] for frame in alone]
+
+
 def test_greedy_text_is_the_most_probable_token_each_time(llama, byte_level_tokenizer, papers):
     import torch
 

@@ -8,6 +8,7 @@ import torch
 from steps.errors import UserError
 from steps.models.attention import PER_DOCUMENT_SDPA, per_document_attention
 from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
+from steps.planning.skeleton import declared_layout
 from tests.support.architectures import ARCHITECTURES, Architecture
 
 PAD, MASK = 2, 4
@@ -67,6 +68,14 @@ def test_the_layout_of_a_class_keeps_its_documents_apart(architecture: Architect
         found = list(row.split([len(text) for text in texts]))
     for one, other in zip(found, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_plan_takes_a_class_for_what_the_trial_finds(architecture: Architecture) -> None:
+    name = str(architecture)
+    expected = "padded" if name in PADDED else "single" if name in SINGLE else "packed"
+    if name not in REFUSED and name != "phi3-longrope":
+        assert declared_layout(architecture.build()) == expected
 
 
 def hidden(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

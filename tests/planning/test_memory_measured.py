@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from steps.config.sections import Hyperparameters, MemoryOptimization, Qlora, Quantization, Training
+from steps.config.sections import Training
 from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
 from steps.models.devices import Placement
@@ -26,7 +26,7 @@ from steps.models.sources import Base, Objective
 from steps.planning.models import model_from_config
 from steps.planning.plan import MemoryPlan, plan_memory
 from steps.training.packing import Window, collate
-from tests.support.measured_memory import mask_some, peak_bytes, tensors_of
+from tests.support.measured_memory import mask_some, measured_training, peak_bytes, tensors_of
 
 TOLERANCE = 0.10
 
@@ -69,19 +69,14 @@ class Case:
 
     @property
     def training(self) -> Training:
-        return Training(
-            qlora=Qlora(
-                method=self.method,  # type: ignore[arg-type]
-                r=self.rank,
-                lora_dropout=self.dropout,
-                modules_to_save=self.saved,
-                quantization=Quantization(load_in_4bit=self.method == "qlora"),
-            ),
-            hyperparameters=Hyperparameters(gradient_accumulation_steps=self.accumulation),
-            memory_optimization=MemoryOptimization(
-                gradient_checkpointing=self.checkpointing,
-                offload_activations=self.offloads and self.checkpointing,
-            ),
+        return measured_training(
+            self.method,
+            self.accumulation,
+            checkpointing=self.checkpointing,
+            offloads=self.offloads,
+            r=self.rank,
+            lora_dropout=self.dropout,
+            modules_to_save=self.saved,
         )
 
     def plan(self, model: Any) -> MemoryPlan:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from steps.config.sections import Hyperparameters, MemoryOptimization, Qlora, Quantization, Training
+from steps.config.sections import MemoryOptimization, Qlora, Quantization, Training
 from steps.errors import UserError
 from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
@@ -21,7 +21,7 @@ from steps.planning.plan import plan_memory
 from steps.planning.skeleton import declared_layout
 from steps.training.packing import Window, collate
 from tests.support.architectures import ARCHITECTURES, CAUSAL, Architecture
-from tests.support.measured_memory import mask_some, peak_bytes, tensors_of
+from tests.support.measured_memory import mask_some, measured_training, peak_bytes, tensors_of
 
 TOLERANCE = 0.10
 
@@ -62,15 +62,12 @@ class Case:
 
     @property
     def training(self) -> Training:
-        return Training(
-            qlora=Qlora(
-                method=self.method,  # type: ignore[arg-type]
-                r=4,
-                lora_dropout=0.0 if str(self.architecture) in WITHOUT_DROPOUT else 0.05,
-                quantization=Quantization(load_in_4bit=self.method == "qlora"),
-            ),
-            hyperparameters=Hyperparameters(gradient_accumulation_steps=self.accumulation),
-            memory_optimization=MemoryOptimization(gradient_checkpointing=self.checkpointing),
+        return measured_training(
+            self.method,
+            self.accumulation,
+            checkpointing=self.checkpointing,
+            r=4,
+            lora_dropout=0.0 if str(self.architecture) in WITHOUT_DROPOUT else 0.05,
         )
 
     def planned(self) -> int:

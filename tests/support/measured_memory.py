@@ -7,7 +7,33 @@ from typing import Any
 
 import torch
 
+from steps.config.sections import Hyperparameters, MemoryOptimization, Qlora, Quantization, Training
 from steps.models.losses import IGNORED
+
+
+def measured_training(
+    method: str, accumulation: int, *, checkpointing: bool, offloads: bool = False, **qlora: Any
+) -> Training:
+    """The configuration of a step that is measured.
+
+    Args:
+        method: "lora", "qlora" …
+        accumulation: Micro-batches of an optimiser step.
+        checkpointing: Compute activations again in the backward pass.
+        offloads: Keep what is checkpointed in host memory.
+        **qlora: Of the section `qlora`.
+    """
+    return Training(
+        qlora=Qlora(
+            method=method,  # type: ignore[arg-type]
+            quantization=Quantization(load_in_4bit=method == "qlora"),
+            **qlora,
+        ),
+        hyperparameters=Hyperparameters(gradient_accumulation_steps=accumulation),
+        memory_optimization=MemoryOptimization(
+            gradient_checkpointing=checkpointing, offload_activations=offloads and checkpointing
+        ),
+    )
 
 
 def peak_bytes(step: Callable[[], None], standing: Iterable[torch.Tensor]) -> int:

@@ -201,43 +201,30 @@ CAUSAL_FAMILIES = {
         config={"bos_token_id": 0, "eos_token_id": 1},
     ),
 }
-MASKED_FAMILIES = {
-    "bert": Family(
-        "bert",
-        wordpiece(_BERT, lowercase=True),
-        around=(["[CLS]"], ["[SEP]"]),
+
+
+def _uncased(model_type: str, special: list[str], before: str, after: str) -> Family:
+    """A WordPiece that lower-cases, between two special tokens."""
+    return Family(
+        model_type,
+        wordpiece(special, lowercase=True),
+        around=([before], [after]),
         same=lambda text: _without_spaces(_folded(text)),
-    ),
+    )
+
+
+MASKED_FAMILIES = {
+    "bert": _uncased("bert", _BERT, "[CLS]", "[SEP]"),
     "bert-cased": Family(
         "bert",
         wordpiece(_BERT, lowercase=False),
         around=(["[CLS]"], ["[SEP]"]),
         same=_without_spaces,
     ),
-    "electra": Family(
-        "electra",
-        wordpiece(_BERT, lowercase=True),
-        around=(["[CLS]"], ["[SEP]"]),
-        same=lambda text: _without_spaces(_folded(text)),
-    ),
-    "mobilebert": Family(
-        "mobilebert",
-        wordpiece(_BERT, lowercase=True),
-        around=(["[CLS]"], ["[SEP]"]),
-        same=lambda text: _without_spaces(_folded(text)),
-    ),
-    "funnel": Family(
-        "funnel",
-        wordpiece(["<pad>", "<unk>", "<cls>", "<sep>", "<mask>"], lowercase=True),
-        around=(["<cls>"], ["<sep>"]),
-        same=lambda text: _without_spaces(_folded(text)),
-    ),
-    "mpnet": Family(
-        "mpnet",
-        wordpiece(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"], lowercase=True),
-        around=(["<s>"], ["</s>"]),
-        same=lambda text: _without_spaces(_folded(text)),
-    ),
+    "electra": _uncased("electra", _BERT, "[CLS]", "[SEP]"),
+    "mobilebert": _uncased("mobilebert", _BERT, "[CLS]", "[SEP]"),
+    "funnel": _uncased("funnel", ["<pad>", "<unk>", "<cls>", "<sep>", "<mask>"], "<cls>", "<sep>"),
+    "mpnet": _uncased("mpnet", ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"], "<s>", "</s>"),
     "roberta": Family("roberta", merged_bytes(*_ROBERTA), around=(["<s>"], ["</s>"])),
     "longformer": Family("longformer", merged_bytes(*_ROBERTA), around=(["<s>"], ["</s>"])),
     "deberta": Family("deberta", merged_bytes(*_BERT), around=(["[CLS]"], ["[SEP]"])),
