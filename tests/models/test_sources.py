@@ -47,6 +47,19 @@ def test_a_folder_is_found_again_by_its_digest_wherever_it_has_moved(
     assert resolve_description(base.description()).folder == moved
 
 
+def test_a_model_that_writes_one_text_for_another_is_called_that(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    folder = edited(
+        tiny_llama_folder,
+        tmp_path / "t5",
+        model_type="t5",
+        architectures=["T5ForConditionalGeneration"],
+    )
+    with pytest.raises(UserError, match=r"\(t5\) is an encoder with a decoder"):
+        resolve_base(Model(name=str(folder)))
+
+
 def test_another_model_under_the_same_name_is_not_taken_for_the_base(
     tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
