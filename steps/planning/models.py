@@ -11,7 +11,7 @@ from typing import Any
 from steps.config.sections import Model
 from steps.errors import UserError, first_line
 from steps.models.loading import without_weights
-from steps.models.sources import Objective, objective_of_config
+from steps.models.sources import Objective, objective_of_config, read_model_config
 
 
 class CannotPlan(UserError):
@@ -152,9 +152,9 @@ def model_to_plan(model: Model) -> ModelToPlan:
         UserError: It is in none of them.
     """
     objective = None if model.objective == "auto" else model.objective
-    local = Path(model.name).expanduser() / "config.json"
-    if local.is_file():
-        content = json.loads(local.read_text(encoding="utf-8"))
+    local = Path(model.name).expanduser()
+    if (local / "config.json").is_file():
+        content = read_model_config(local, model.name)
         return model_from_config(content, model.name, objective)
     for pattern, content in _KNOWN_CONFIGS.items():
         if re.search(pattern, f"{model.name} {model.source or ''}".lower()):
@@ -164,7 +164,7 @@ def model_to_plan(model: Model) -> ModelToPlan:
             f"model.name {model.name!r} is not a folder with a config.json, and its shape is not "
             "built into this project: give the folder as training.model.name"
         )
-    from steps.models.sources import hub_snapshot, read_model_config
+    from steps.models.sources import hub_snapshot
 
     content = read_model_config(hub_snapshot(model, ["config.json"]), model.name)
     return model_from_config(content, model.name, objective)

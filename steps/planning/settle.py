@@ -1,6 +1,5 @@
 """The plan of a training run that is about to begin: made of what is here, and enforced."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Placement
-from steps.models.sources import Base
+from steps.models.sources import Base, read_model_config
 from steps.papers.text import PaperText
 from steps.planning.budget import Budget, check_disk
 from steps.planning.models import CannotPlan, ModelToPlan, model_from_config
@@ -84,7 +83,7 @@ def plan_training(
         CannotPlan: The class of this model cannot be planned.
         UserError: The same, and the micro-batch was to come out of the plan.
     """
-    content = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    content = read_model_config(base.folder, base.name)
     length = training.model.max_length
     try:
         model = model_from_config(content, base.name, base.objective)

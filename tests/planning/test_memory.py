@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -408,3 +409,15 @@ def test_the_plan_program_leaves_its_plan_in_its_run_and_says_whether_it_fits(st
     assert result.exit_code == 0, result.output
     assert "it does not fit" in result.output
     assert "training.qlora.method=qlora" in result.output
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"model_type": "llama", ', '{"model_type": "whatnot"}'])
+def test_a_config_that_says_no_model_is_one_line_and_no_plan(
+    store: str, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    result = CliRunner().invoke(main, ["--overrides", f"training.model.name={tmp_path}"])
+    assert result.exit_code == 2, result.output
+    (line,) = (one for one in result.output.splitlines() if one.startswith("error: "))
+    assert line.startswith("error: no plan: ")
+    assert "config.json" in line or "'whatnot'" in line
