@@ -217,6 +217,8 @@ def test_a_metric_that_few_papers_carry_says_so(tmp_path):
     assert metrics["variant_bits_per_byte_papers"] == 5
     assert "5 papers, unreliable" in page_of(tmp_path, metrics=metrics)
     assert "variant bits per byte papers" not in page_of(tmp_path, metrics=metrics)
+    frame.loc[1:4, ["nats_variant", "bytes_variant"]] = [0.0, 0]
+    assert "1 paper, unreliable" in page_of(tmp_path, metrics=summarise(frame))
 
 
 def test_papers_that_the_model_was_trained_on_are_flagged(tmp_path):
