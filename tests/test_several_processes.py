@@ -281,7 +281,7 @@ def test_a_deepspeed_file_that_is_not_there_is_named_at_once(
 
 @pytest.mark.parametrize("step", ["finetune", "main"])
 def test_a_deepspeed_file_with_a_misspelt_key_is_refused_before_anything_is_made(
-    step: str, tiny_config: Path, tmp_path: Path
+    step: str, client: mlflow.MlflowClient, tiny_config: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "ds.json"
     file.write_text('{"zero_optimization": {"stage": 2, "overlap_com": true}}')
@@ -293,9 +293,8 @@ def test_a_deepspeed_file_with_a_misspelt_key_is_refused_before_anything_is_made
     result = CliRunner().invoke(main, ["--config", str(tiny_config), "--overrides", overrides])
     assert result.exit_code == 2
     assert "did you mean zero_optimization.overlap_comm?" in result.output
-    assert (
-        mlflow.search_experiments() == [] or mlflow.search_runs(search_all_experiments=True).empty
-    )
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert client.search_runs(experiments) == []
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
