@@ -38,7 +38,7 @@ def newest(client: mlflow.MlflowClient, name: str) -> Any:
     )[0]
 
 
-def wait_for(condition: object, seconds: float = 90.0) -> None:
+def wait_for(condition: object, seconds: float = 600.0) -> None:
     """Wait until a callable is true, or fail."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
