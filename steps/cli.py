@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from steps.allocator import keep_freed_memory
 from steps.errors import UserError
 
 papers_option = click.option(
@@ -41,6 +42,7 @@ def step_command(
         @functools.wraps(function)
         def wrapped(*arguments: Any, **options: Any) -> None:
             leave_with_the_launcher()
+            keep_freed_memory()
             try:
                 refuse_secrets(options)
                 function(*arguments, **options)

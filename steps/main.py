@@ -33,14 +33,6 @@ if TYPE_CHECKING:
     from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
 
-# glibc's defaults give memory back to the system after each training step and fault it in
-# again; these keep it (measured on the CPU, see benchmarks/RESULTS.md). Other allocators
-# ignore the variable.
-GLIBC_TUNABLES = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4294967296"
-    ":glibc.malloc.trim_threshold=4294967296"
-)
-
 
 @dataclass
 class Pipeline:
@@ -115,7 +107,6 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
     """Run all steps in order, reusing what has not changed."""
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
-    os.environ.setdefault("GLIBC_TUNABLES", GLIBC_TUNABLES)
     # The steps' commands say `python`: let that be this one, activated environment or not.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # A dozen processes import torch, transformers and mlflow: from compiled files that takes 8 s

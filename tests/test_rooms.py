@@ -39,7 +39,16 @@ ROOMS: dict[str, set[str]] = {
         *("pruning", "checkpoints", "planning", "training", "reports", "tracking"),
     },
 }
-GROUND = {"cache_folder", "digests", "errors", "metrics", "recorder", "signals", "terminal"}
+GROUND = {
+    "allocator",
+    "cache_folder",
+    "digests",
+    "errors",
+    "metrics",
+    "recorder",
+    "signals",
+    "terminal",
+}
 # What scripts may import of one another: the common part of their command lines.
 SHARED_BY_SCRIPTS = "steps.cli"
 
