@@ -20,6 +20,9 @@ from steps.models.heads import LogitHead, find_logit_head, scale_and_cap
 
 IGNORED = -100
 CHUNK = 512
+# Of a chunk, so many positions at a time become float32 and probabilities: on a CPU they stay in
+# its cache meanwhile.
+SLICE = 32
 
 
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
@@ -42,30 +45,32 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             for trained in (weight, bias)
         )
         head = weight.to(hidden.dtype)
+        trains = any(x is not None for x in (hidden_gradient, weight_gradient, bias_gradient))
         for start in range(0, hidden.shape[0], CHUNK):
             rows = hidden[start : start + CHUNK].detach()
-            wanted = targets[start : start + CHUNK, None]
-            logits = (rows @ head.detach().T).float()
-            if bias is not None:
-                logits += bias.detach()
-            logits = scale_and_cap(logits, scale, soft_cap)
-            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (normaliser - logits.gather(1, wanted)).sum()
-            if hidden_gradient is None and weight_gradient is None and bias_gradient is None:
-                continue
-            slope = _slope(logits, scale, soft_cap)
-            # d loss / d logits = softmax - one_hot, in place of the logits.
-            gradient = logits.sub_(normaliser).exp_()
-            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            if soft_cap is not None or scale != 1.0:
-                gradient *= slope
-            if bias_gradient is not None:
-                bias_gradient += gradient.sum(0)
-            gradient = gradient.to(hidden.dtype)
+            logits = rows @ head.detach().T
+            for first in range(0, len(rows), SLICE):
+                part = logits[first : first + SLICE]
+                wanted = targets[start + first : start + first + len(part), None]
+                exact = part.float() if bias is None else part.float() + bias.detach()
+                exact = scale_and_cap(exact, scale, soft_cap)
+                slope = _slope(exact, scale, soft_cap) if trains else 1.0
+                log_probabilities = torch.log_softmax(exact, dim=-1)
+                total -= log_probabilities.gather(1, wanted).sum()
+                if not trains:
+                    continue
+                # d loss / d logits = softmax - one_hot, in place of the logits.
+                gradient = log_probabilities.exp_()
+                gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+                if soft_cap is not None or scale != 1.0:
+                    gradient *= slope
+                if bias_gradient is not None:
+                    bias_gradient += gradient.sum(0)
+                part.copy_(gradient)
             if hidden_gradient is not None:
-                hidden_gradient[start : start + CHUNK] = gradient @ head.detach()
+                hidden_gradient[start : start + CHUNK] = logits @ head.detach()
             if weight_gradient is not None:
-                weight_gradient += (gradient.T @ rows).float()
+                weight_gradient += (logits.T @ rows).float()
         # Autograd frees saved tensors in the backward pass; attributes of `ctx` would stay until
         # the whole backward pass is over.
         ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
