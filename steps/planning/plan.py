@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
+from steps.models.fused import may_be_fused
 from steps.planning.models import ModelToPlan
 from steps.planning.sizes import PARTS, StepSettings, optimizer_bytes, optimizer_scratch
 
@@ -199,6 +200,7 @@ def step_settings(
         rows=micro_batch,
         length=length,
         masked_share=training.masking.probability,
+        fused=may_be_fused(placement),
     )
 
 

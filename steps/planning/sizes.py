@@ -30,6 +30,7 @@ class StepSettings:
         rows: Rows of a micro-batch.
         length: Tokens of a row.
         masked_share: Share of the tokens that a masked model restores.
+        fused: Adapted layers may be one function each (see `steps.models.fused`).
     """
 
     qlora: str
@@ -41,6 +42,7 @@ class StepSettings:
     rows: int
     length: int
     masked_share: float
+    fused: bool
 
     @property
     def tokens(self) -> int:

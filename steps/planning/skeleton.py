@@ -23,6 +23,7 @@ from steps.models.attention import (
     register_per_document_attention,
     why_not_packed,
 )
+from steps.models.fused import use_fused_adapters
 from steps.models.heads import LogitHead, find_logit_head
 from steps.models.layout import LayoutKind
 from steps.models.loading import unquantised_modules
@@ -180,6 +181,8 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: LayoutKind | No
         inner.set_attn_implementation(PER_DOCUMENT_SDPA)
     with _norms_of_packed_weights(getattr(torch, settings.dtype)):
         adapted = _adapted(inner, qlora, model.objective, settings)
+    if settings.fused:
+        use_fused_adapters(adapted)
     if settings.checkpointing:
         _checkpoint(inner, settings.offloads)
     adapted.train()

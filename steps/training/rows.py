@@ -17,7 +17,6 @@ from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sharded import share_out_use_of
 from steps.models.sources import Objective
 from steps.papers.text import PaperText
-from steps.terminal import say
 from steps.training.arguments import rows_of_a_step
 from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
 from steps.training.packing import PaperRows, Window, collate, padding_share, windows_of
@@ -44,11 +43,6 @@ class TrainingRows:
     collate: Callable[[list[Any]], dict[str, Any]]
     rows_at_once: int
     notes: tuple[str, ...] = ()
-
-    def say_notes(self) -> None:
-        """Say them, a line each."""
-        for note in self.notes:
-            say(f"note: {note}")
 
 
 def training_rows(

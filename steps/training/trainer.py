@@ -5,10 +5,10 @@
     trainer.evaluate()          # {"eval_loss": ..., "eval_bits_per_byte": ...}
     trainer.save_model("adapter")
 
-The API for people with their own scripts as well as for the `finetune` step. It is
-transformers' Trainer (accumulation, precision, schedules, DDP, DeepSpeed) with packed
-papers, a chunked loss that is normalised over the whole accumulated batch, validation by
-bits per byte, atomic checkpoints, and a `Recorder` in place of its integrations.
+The API for people with their own scripts as well as for the `finetune` step. It is transformers'
+Trainer (accumulation, precision, schedules, DDP, DeepSpeed) with packed papers, fused adapters, a
+chunked loss normalised over the whole accumulated batch, validation by bits per byte, atomic
+checkpoints, and a `Recorder` in place of its integrations.
 """
 
 import signal
@@ -40,6 +40,7 @@ from steps.distributed.sampler import ShuffledRows, WithBlankRows
 from steps.errors import UserError
 from steps.metrics import finite
 from steps.models.devices import peak_memory_bytes
+from steps.models.fused import fuse_adapters
 from steps.models.loading import objective_of
 from steps.models.sharded import (
     check_wrapper,
@@ -51,6 +52,7 @@ from steps.models.sharded import (
 from steps.papers.text import PaperText
 from steps.planning.out_of_memory import stopping_when_out_of_memory
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
+from steps.terminal import show_notices
 from steps.training.arguments import checkpointed_if_possible, early_stopping, training_arguments
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
 from steps.training.context import TrainingContext, default_placement
@@ -109,12 +111,10 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if training.hardware.deterministic:
             make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.objective = objective_of(inner)
-        stage = self.placement.zero_stage
+        self.objective, stage = objective_of(inner), self.placement.zero_stage
         made = training_rows(training, inner, tokenizer, train_papers, zero_stage=stage)
         self.train_rows = made.rows
-        if self.rank.is_first:
-            made.say_notes()
+        show_notices((*made.notes, *fuse_adapters(model, self.placement).notes))
         arguments = training_arguments(
             training,
             folder,

@@ -19,6 +19,7 @@ from steps.config.sections import Training
 from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
 from steps.models.devices import Placement
+from steps.models.fused import use_fused_adapters
 from steps.models.layout import RowLayout
 from steps.models.loading import load_model
 from steps.models.losses import use_chunked_loss, use_masked_loss
@@ -109,6 +110,7 @@ class Case:
         else:
             use_masked_loss(model)
         adapted = add_adapter(model, qlora, objective)
+        use_fused_adapters(adapted)
         if self.checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False}, offload=self.offloads)
         adapted.train()
