@@ -21,6 +21,7 @@ import numpy.typing as npt
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.cloze import SENTENCE_END
 from steps.evaluation.seeds import generator_for
+from steps.models.adapters import unwrapped
 from steps.models.attention import rounding_tolerance
 from steps.models.lengths import longest_text
 from steps.models.tokenizer import continuation, start_token
@@ -234,10 +235,9 @@ def _first_tokens(tokenizer: Any, text: str, count: int) -> str:
 @contextmanager
 def _ready_to_write(model: Any, tokenizer: Any) -> Iterator[Any]:
     """Evaluation mode, and none of the sampling that a model folder may bring along."""
-    from peft import PeftModel
     from transformers import GenerationConfig
 
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = unwrapped(model)
     start = start_token(tokenizer)
     before, was_training = inner.generation_config, model.training
     inner.generation_config = GenerationConfig(

@@ -24,6 +24,7 @@ from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.strata import byte_strata, section_bytes, spread_over_bytes
 from steps.metrics import STRATA
+from steps.models.adapters import is_wrapped_by_peft, unwrapped
 from steps.models.attention import per_document_attention
 from steps.models.heads import LogitHead, find_logit_head, output_head, scale_and_cap
 from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
@@ -344,11 +345,10 @@ def _scorer(
     model: Any, windows: Sequence[_Window], sequences: Sequence[Sequence[int]]
 ) -> Iterator[_Scorer]:
     """Take a model apart for the time of a block, in evaluation mode."""
-    from peft import PeftModel
-
-    virtual_tokens = isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning
+    wrapped = is_wrapped_by_peft(model)
+    virtual_tokens = wrapped and model.active_peft_config.is_prompt_learning
     # LoRA and its like live inside the base model; virtual tokens live in the wrapper alone.
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = unwrapped(model)
     device = inner.get_input_embeddings().weight.device
     was_training = model.training
     model.eval()

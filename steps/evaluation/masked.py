@@ -29,6 +29,7 @@ from steps.evaluation.likelihood import Progress
 from steps.evaluation.seeds import generator_for
 from steps.evaluation.strata import byte_strata, section_bytes
 from steps.metrics import STRATA
+from steps.models.adapters import unwrapped
 from steps.models.layout import find_layout, padded_batch
 from steps.models.lengths import longest_text
 from steps.models.losses import head_sees_only
@@ -290,7 +291,7 @@ def _logits_at(model: Any, tokenizer: Any, rows: Sequence[MaskedRow]) -> "torch.
     """Logits of the positions that rows ask for, one after the other: `[positions, words]`."""
     import torch
 
-    inner = _inner(model)
+    inner = unwrapped(model)
     device = inner.get_input_embeddings().weight.device
     batch = padded_batch([row.tokens for row in rows], _padding(tokenizer))
     wanted = torch.zeros(batch["input_ids"].shape, dtype=torch.bool)
@@ -307,15 +308,9 @@ def _evaluated(model: Any) -> Iterator[Any]:
     was_training = model.training
     model.eval()
     try:
-        yield _inner(model)
+        yield unwrapped(model)
     finally:
         model.train(was_training)
-
-
-def _inner(model: Any) -> Any:
-    from peft import PeftModel
-
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _padding(tokenizer: Any) -> int:

@@ -1,6 +1,7 @@
 """What is trained: low-rank adapters on a frozen base, or the base itself."""
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,17 @@ from steps.models.reached import linear_layers, reached_layers, reached_paramete
 
 # Architectures whose fused kernels read the weights of `out_proj` past the layer.
 WITH_FUSED_OUTPUT = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
+
+
+def is_wrapped_by_peft(model: Any) -> bool:
+    """Whether a model is a `PeftModel`; no base is, and scoring one does without peft's import."""
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
+
+
+def unwrapped(model: Any) -> Any:
+    """The `PreTrainedModel` of a model, below peft's wrapper where it has one."""
+    return model.get_base_model() if is_wrapped_by_peft(model) else model
 
 
 def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:

@@ -7,6 +7,7 @@ caps them, Phi has a bias, ModernBERT's decoder puts a layer in front). Families
 of settings more so; so the model itself is asked, once, with two short forward passes.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,10 +96,10 @@ def scale_and_cap(logits: Tensor, scale: float, soft_cap: float | None) -> Tenso
 
 def output_head(model: Any) -> Any:
     """What makes a model's logits: its head, or the copy that peft trains in the head's place."""
-    from peft.utils import ModulesToSaveWrapper
-
     head = model.get_output_embeddings()
-    if isinstance(head, ModulesToSaveWrapper):
+    # Where nothing has imported peft, which takes seconds, nothing of it is in the model.
+    peft = sys.modules.get("peft")
+    if peft is not None and isinstance(head, peft.utils.ModulesToSaveWrapper):
         return head.modules_to_save[head.active_adapters[0]]
     return head
 

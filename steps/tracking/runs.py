@@ -79,10 +79,12 @@ class StepRun:
     launcher: int | None = None
 
     def tag(self, **tags: str | None) -> None:
-        """Set `forge.*` tags; a None or an empty text is left out."""
-        for name, value in tags.items():
-            if value:
-                self.client.set_tag(self.id, f"forge.{name}", str(value)[:MAX_TAG])
+        """Set `forge.*` tags in one request; a None or an empty text is left out."""
+        from mlflow.entities import RunTag
+
+        given = [RunTag(f"forge.{k}", str(v)[:MAX_TAG]) for k, v in tags.items() if v]
+        if given:
+            self.client.log_batch(self.id, tags=given)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log the parameters that the run does not have yet; a text too long for the store is cut.

@@ -138,7 +138,10 @@ def _counted(value: Any, work: Work) -> Any:
         entries = {key: _counted(item, work) for key, item in value.items()}
         return value if all(map(_is, entries.values(), value.values())) else entries
     if isinstance(value, Notation):
-        return replace(value, regex=_counted(value.regex, work))
+        notation = replace(value)
+        # Where it keeps the pattern once it is compiled.
+        vars(notation)["compiled"] = _counted(value.compiled, work)
+        return notation
     return value
 
 
@@ -351,7 +354,7 @@ def _patterns() -> dict[str, Any]:
             if all(value is not other for other in found.values()):
                 found[name] = value
         elif isinstance(value, Notation):
-            collect(name, value.regex)
+            collect(name, value.compiled)
         elif type(value) is dict:
             for key, item in value.items():
                 collect(f"{name}[{key}]", item)

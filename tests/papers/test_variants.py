@@ -449,7 +449,7 @@ def test_reading_only_around_anchors_finds_what_reading_all_finds(
 def test_every_repetition_is_bounded_so_that_the_scan_is_linear() -> None:
     unbounded = regex.compile(r"(?<!\\)(?:\\\\)*(?:[*+]|\{\d*,\})")
     character_class = regex.compile(r"\\.|\[(?:\\.|[^\]\\])+\]")
-    sources = [notation.regex.pattern for notation in finder._NOTATIONS]
+    sources = [notation.pattern for notation in finder._NOTATIONS]
     sources += [anchor.pattern for anchor in anchors.PATTERN_ANCHORS]
     sources += [beside.pattern for _, _, beside in anchors.WORD_ANCHORS if beside]
     for source in sources:
@@ -483,5 +483,5 @@ def test_every_repetition_is_bounded_so_that_the_scan_is_linear() -> None:
 def test_a_hostile_text_is_scanned_before_a_generous_timeout(piece: str) -> None:
     text = piece * (100_000 // len(piece))
     for pattern in finder._NOTATIONS:
-        for _ in pattern.regex.finditer(text, timeout=30):
+        for _ in pattern.compiled.finditer(text, timeout=30):
             pass

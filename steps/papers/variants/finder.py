@@ -19,6 +19,7 @@ without a position (I/D, 4G/5G, a 32-bp deletion), and L367L unless the text cal
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import regex
@@ -130,17 +131,22 @@ class _Notation:
 
     Attributes:
         kind: The kind of what it matches.
-        regex: The notation itself.
+        pattern: The notation itself.
         anchors: Groups of anchors; every match holds an anchor of one of them.
     """
 
     kind: VariantKind
-    regex: regex.Pattern[str]
+    pattern: str
     anchors: frozenset[str]
+
+    @cached_property
+    def compiled(self) -> regex.Pattern[str]:
+        """The pattern, compiled when a text first holds an anchor: all of them take seconds."""
+        return regex.compile(self.pattern)
 
 
 def _notation(kind: VariantKind, pattern: str, anchors: str) -> _Notation:
-    return _Notation(kind, regex.compile(pattern), frozenset(anchors.split()))
+    return _Notation(kind, pattern, frozenset(anchors.split()))
 
 
 _NOTATIONS = (
@@ -304,7 +310,7 @@ def _read_window(
     whole_from = start + CONTEXT if start else 0
     whole_until = end - CONTEXT if end < len(text) else end
     for notation in notations:
-        for match in notation.regex.finditer(text, start, end):
+        for match in notation.compiled.finditer(text, start, end):
             if (
                 whole_from <= match.start()
                 and match.end() <= whole_until
