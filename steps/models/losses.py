@@ -25,6 +25,11 @@ CHUNK = 512
 SLICE = 32
 
 
+def starts_of_blocks(length: int, size: int) -> range:
+    """Where blocks of `size` begin; the last one may be shorter."""
+    return range(0, length, size)
+
+
 class _ChunkedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -46,10 +51,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         )
         head = weight.to(hidden.dtype)
         trains = any(x is not None for x in (hidden_gradient, weight_gradient, bias_gradient))
-        for start in range(0, hidden.shape[0], CHUNK):
+        for start in starts_of_blocks(hidden.shape[0], CHUNK):
             rows = hidden[start : start + CHUNK].detach()
             logits = rows @ head.detach().T
-            for first in range(0, len(rows), SLICE):
+            for first in starts_of_blocks(len(rows), SLICE):
                 part = logits[first : first + SLICE]
                 wanted = targets[start + first : start + first + len(part), None]
                 exact = part.float() if bias is None else part.float() + bias.detach()

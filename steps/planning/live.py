@@ -354,15 +354,6 @@ def _like_first(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[b
     return True, _new(args[0].shape, args[0].dtype)
 
 
-def _logsumexp(mode: LiveTensors, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
-    """Of the chunked loss: once for each 512 tokens, half of the time that a long row takes."""
-    logits, dims, keeps = args[0], args[1], args[2] if len(args) > 2 else False
-    last = [dim % logits.dim() for dim in dims] == [logits.dim() - 1]
-    if kwargs or not last or not logits.dtype.is_floating_point:
-        return False, args
-    return True, _new((*logits.shape[:-1], *([1] if keeps else [])), logits.dtype)
-
-
 def _new(shape: Any, dtype: torch.dtype) -> torch.Tensor:
     guard = torch._C.DisableTorchFunction()
     try:
@@ -403,7 +394,6 @@ _SPECIAL: dict[Any, Callable[[LiveTensors, Any, Any, Any], tuple[bool, Any]]] = 
     aten.native_dropout.default: _dropout,
     aten.native_dropout_backward.default: _like_first,
     aten.empty_like.default: _like_first,
-    aten.logsumexp.default: _logsumexp,
     # By name: bitsandbytes takes a second to import, and most plans do without.
     "bitsandbytes::int8_vectorwise_quant": _in_8_bits,
     "bitsandbytes::int8_mixed_scaled_mm": _product_in_8_bits,
