@@ -14,7 +14,7 @@ from steps.models.adapted import AdaptedModel
 from steps.models.tokenizer import load_tokenizer, start_token
 from steps.papers.text import PaperText
 from steps.tracking.registry.served_model import AdaptedLanguageModel
-from steps.training.packing import windows_of
+from steps.training.packing import causal_windows
 from tests.support.processes import step
 from tests.support.served_model import ask, served
 from tests.support.tokenizer_families import CAUSAL_FAMILIES, MASKED_FAMILIES
@@ -58,8 +58,9 @@ def test_a_served_prompt_opens_as_the_papers_of_the_training(name: str, tmp_path
     model = Listening([*written, tokenizer.eos_token_id])
     answering = serving(model, tokenizer, "causal")
     (answer,) = answering.predict(None, [TEXT])
-    trained = windows_of(PaperText("p", TEXT, (), (), (), None), tokenizer, 512, 1)[0].tokens
-    assert model.asked["input_ids"].tolist() == [list(trained[:-1])]
+    paper = PaperText("p", TEXT, (), (), (), None)
+    trained = causal_windows([paper], tokenizer, 512, 1)[0].tokens.tolist()
+    assert model.asked["input_ids"].tolist() == [trained[:-1]]
     assert model.asked["attention_mask"].tolist() == [[1] * (len(trained) - 1)]
     assert model.asked["eos_token_id"] == [tokenizer.eos_token_id]
     assert answer.replace(" ", "") == "CAT!"

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,6 +34,8 @@ from steps.models.attention import (
 from steps.models.loading import objective_of
 
 LayoutKind = Literal["packed", "padded", "single"]
+# Token ids of one document.
+Document = Sequence[int] | npt.NDArray[np.integer]
 
 # Short enough for a convolution's reach to show, long enough to hold several words.
 _SHORT_DOCUMENT = 24
@@ -76,7 +80,7 @@ class RowLayout:
 
 
 def find_layout(
-    model: Any, documents: Sequence[Sequence[int]], pad_id: int, mask_id: int | None = None
+    model: Any, documents: Sequence[Document], pad_id: int, mask_id: int | None = None
 ) -> RowLayout:
     """The fastest layout under which a model reads each document as if it were alone.
 
@@ -93,16 +97,16 @@ def find_layout(
         UserError: The model cannot read a document alone, or reads it in another way once it has
             read another.
     """
-    longest = max(documents, key=len)
+    longest = np.array(max(documents, key=len))
     known: dict[int, RowLayout] = vars(model).setdefault(_FOUND, {})
     for length, layout in known.items():
         if len(longest) <= length:
             return layout
-    shortest = list(min(documents, key=len)[:_SHORT_DOCUMENT])
+    shortest = np.array(min(documents, key=len)[:_SHORT_DOCUMENT])
     if mask_id is not None:
         # Many more than the long one has.
-        shortest[1:-1:2] = [mask_id] * len(shortest[1:-1:2])
-    trial = _Trial(model, list(longest), shortest, pad_id)
+        shortest[1:-1:2] = mask_id
+    trial = _Trial(model, longest, shortest, pad_id)
     was_training = model.training
     model.eval()
     try:
@@ -114,7 +118,7 @@ def find_layout(
     return layout
 
 
-def padded_batch(documents: Sequence[Sequence[int]], pad_id: int) -> dict[str, Tensor]:
+def padded_batch(documents: Sequence[Document], pad_id: int) -> dict[str, Tensor]:
     """Documents as rows of one length.
 
     Args:
@@ -126,20 +130,25 @@ def padded_batch(documents: Sequence[Sequence[int]], pad_id: int) -> dict[str, T
         the `input_ids` alone, as nothing is padded.
     """
     if len(documents) == 1:
-        return {"input_ids": torch.tensor([list(documents[0])])}
-    return {
-        "input_ids": filled_up(documents, pad_id),
-        "attention_mask": filled_up([[1] * len(document) for document in documents], 0),
-    }
+        return {"input_ids": end_to_end(documents)}
+    real = [np.ones(len(document), dtype=np.int64) for document in documents]
+    return {"input_ids": filled_up(documents, pad_id), "attention_mask": filled_up(real, 0)}
 
 
-def filled_up(rows: Sequence[Sequence[int]], filling: int) -> Tensor:
+def filled_up(rows: Sequence[Document], filling: int) -> Tensor:
     """Rows of numbers as int64 `[rows, longest]`, filled up on the right."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[filling] * (longest - len(row))] for row in rows])
+    filled = np.full((len(rows), max(len(row) for row in rows)), filling, dtype=np.int64)
+    for number, row in enumerate(rows):
+        filled[number, : len(row)] = row
+    return torch.from_numpy(filled)
 
 
-def packed_batch(documents: Sequence[Sequence[int]], first_position: int) -> dict[str, Tensor]:
+def end_to_end(rows: Sequence[Document]) -> Tensor:
+    """Rows of numbers as one of int64, `[1, numbers]`."""
+    return torch.from_numpy(np.concatenate(rows, dtype=np.int64)[None])
+
+
+def packed_batch(documents: Sequence[Document], first_position: int) -> dict[str, Tensor]:
     """Documents end to end.
 
     Args:
@@ -150,10 +159,9 @@ def packed_batch(documents: Sequence[Sequence[int]], first_position: int) -> dic
         `input_ids` and `position_ids`, int64 `[1, tokens]`, and the borders between them.
     """
     lengths = [len(document) for document in documents]
-    positions = [p for n in lengths for p in range(first_position, first_position + n)]
     return {
-        "input_ids": torch.tensor([[token for document in documents for token in document]]),
-        "position_ids": torch.tensor([positions]),
+        "input_ids": end_to_end(documents),
+        "position_ids": end_to_end([np.arange(n) + first_position for n in lengths]),
         **document_borders(lengths),
     }
 
@@ -163,8 +171,8 @@ class _Trial:
     """A long and a short document, given to a model in one layout after the other."""
 
     model: Any
-    long: list[int]
-    short: list[int]
+    long: npt.NDArray[np.integer]
+    short: npt.NDArray[np.integer]
     pad_id: int
 
     def run(self) -> RowLayout:
@@ -200,7 +208,7 @@ class _Trial:
         reason = "its documents change one another in any batch"
         return RowLayout("single", reason=reason, timed=timed)
 
-    def _alone(self, document: list[int]) -> tuple[Tensor, float]:
+    def _alone(self, document: npt.NDArray[np.integer]) -> tuple[Tensor, float]:
         """Hidden states of a document by itself, and the seconds that they took."""
         started = time.perf_counter()
         hidden = self._hidden(padded_batch([document], self.pad_id))

@@ -8,7 +8,7 @@ along the text again: a word's pieces spell it, but for the mark that says wheth
 import html
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,19 +41,29 @@ class Encoded:
     words: list[int | None]
 
 
-def encode(tokenizer: Any, text: str) -> Encoded:
-    """Tokenise a text.
+def encode_all(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenise several texts at once, which takes a fast tokenizer less time.
 
     Args:
         tokenizer: A `transformers` tokenizer, fast or not.
-        text: Any text.
+        texts: Any texts.
     """
+    if not tokenizer.is_fast:
+        return [_encoded_slowly(tokenizer, text) for text in texts]
     # verbose=False: a paper longer than the model is cut into windows later, no warning needed.
-    if tokenizer.is_fast:
-        encoded = tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        return Encoded(list(encoded["input_ids"]), encoded["offset_mapping"], encoded.word_ids())
+    encoded = tokenizer(
+        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    each = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [Encoded(ids, spans, encoded.word_ids(n)) for n, (ids, spans) in enumerate(each)]
+
+
+def encode(tokenizer: Any, text: str) -> Encoded:
+    """Tokenise one text; see `encode_all`."""
+    return encode_all(tokenizer, [text])[0]
+
+
+def _encoded_slowly(tokenizer: Any, text: str) -> Encoded:
     pieces = tokenizer.tokenize(text)
     spans: list[tuple[int, int]] = []
     words: list[int | None] = []

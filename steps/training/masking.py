@@ -14,10 +14,11 @@ Windows are packed as those of causal models are (`steps.training.packing`), eac
 to itself only, where the model bears that (`steps.models.layout`).
 """
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,17 @@ from torch.utils.data import Dataset
 from steps.config.sections import Masking
 from steps.errors import UserError
 from steps.models.losses import IGNORED
-from steps.models.token_spans import Encoded, encode
-from steps.models.tokenizer import with_special_tokens
+from steps.models.token_spans import Encoded, encode_all
+from steps.models.tokenizer import special_tokens
 from steps.papers.text import PaperText
-from steps.training.packing import pack
+from steps.training.packing import one_a_row, pack, some_at_once
+from steps.training.token_store import TokenIds, TokensInMemory, TokenStore, in_place
+
+# What is marked at the first token of a unit; all other tokens are marked 0.
+_BEGINS_UNIT, _CAN_BE_HIDDEN, _IS_ENTITY = 1, 2, 4
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """Tokens that are hidden together: a word, or the words of a gene or variant mention.
 
     Attributes:
@@ -47,23 +51,76 @@ class Unit:
     entity: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WordWindow:
     """A stretch of one paper between the special tokens of the model.
 
     Attributes:
-        paper_id: The paper it is from.
         tokens: Token ids with the special tokens in place, at most the window length.
         units: What may be hidden: the words that no other window of the paper may hide.
             Special tokens, unknown tokens and context from the window before are in none.
     """
 
-    paper_id: str
-    tokens: tuple[int, ...]
+    tokens: TokenIds
     units: tuple[Unit, ...]
 
 
 @dataclass(frozen=True)
+class WordWindows:
+    """The windows of all papers: where each stands in the store, which has no special tokens.
+
+    Neighbours of one paper may overlap there.
+
+    Attributes:
+        store: The tokens of all papers.
+        marks: Where units begin and of which kind they are, uint8 `[tokens]`.
+        starts: The first token of each window in the store, int64 `[windows]`.
+        own_starts: The first that is no context from the window before, int64 `[windows]`.
+        ends: One past the last, int64 `[windows]`.
+        before: Special tokens that open each window.
+        after: Special tokens that close it.
+    """
+
+    store: TokenStore
+    marks: npt.NDArray[np.uint8]
+    starts: npt.NDArray[np.int64]
+    own_starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    before: TokenIds
+    after: TokenIds
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens of each window with its special ones, int32 `[windows]`."""
+        added = len(self.before) + len(self.after)
+        return (self.ends - self.starts + added).astype(np.int32)
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> WordWindow:
+        """One window."""
+        start, own_start, end = (
+            int(places[number]) for places in (self.starts, self.own_starts, self.ends)
+        )
+        tokens = np.concatenate([self.before, self.store.tokens(start, end), self.after])
+        marks = self.marks[own_start:end]
+        begins = np.flatnonzero(marks)
+        kinds = marks[begins]
+        places = own_start - start + len(self.before) + np.append(begins, len(marks))
+        units = zip(places[:-1].tolist(), places[1:].tolist(), kinds.tolist(), strict=True)
+        return WordWindow(
+            tokens,
+            tuple(
+                Unit(first, end, bool(kind & _IS_ENTITY))
+                for first, end, kind in units
+                if kind & _CAN_BE_HIDDEN
+            ),
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class MaskedWindow:
     """A window as the model sees it, and what it is to restore.
 
@@ -72,8 +129,8 @@ class MaskedWindow:
         labels: The original token where one is to be restored, `IGNORED` elsewhere.
     """
 
-    tokens: tuple[int, ...]
-    labels: tuple[int, ...]
+    tokens: TokenIds
+    labels: TokenIds
 
 
 @dataclass(frozen=True)
@@ -86,57 +143,91 @@ class Replacements:
     """
 
     mask: int
-    ordinary: "npt.NDArray[np.int64]"
+    ordinary: npt.NDArray[np.int64]
 
 
-def word_windows(
-    paper: PaperText, tokenizer: Any, max_length: int, overlap: int
-) -> list[WordWindow]:
-    """Cut one paper into windows between words.
+def masked_windows(
+    papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
+) -> WordWindows:
+    """Tokenise papers, and cut them into windows between words.
 
     Args:
-        paper: The paper, with its gene and variant mentions.
-        tokenizer: From `load_tokenizer`.
+        papers: The papers, with their gene and variant mentions.
+        tokenizer: From `load_tokenizer`, with a mask token.
         max_length: Longest window with its special tokens, in tokens.
         overlap: Most tokens of context that a later window repeats from the one before.
 
     Returns:
         Windows in order; each word can be hidden in exactly one of them. Words are cut only
-        where one alone is longer than a window can take.
+        where one alone is longer than a window can take. A paper without a token has none.
 
     Raises:
-        UserError: The tokenizer does not tell words apart.
+        UserError: The tokenizer has no mask token, or does not tell words apart.
     """
-    encoded = encode(tokenizer, paper.text)
-    ids = encoded.ids
-    if not ids:
-        return []
-    opening = with_special_tokens(tokenizer, [])[0]
-    room = max_length - len(opening)
-    starts_unit, entity = _units(paper, encoded, tokenizer, longest=room - overlap)
-    unknown = np.array(ids) == (-1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)
-    borders = [*np.flatnonzero(starts_unit).tolist(), len(ids)]
+    _check_tokenizer(tokenizer)
+    before, after = (np.array(side, dtype=np.int32) for side in special_tokens(tokenizer))
+    room = max_length - len(before) - len(after)
+    ids, marks = array("i"), array("B")
+    starts, own_starts, ends = array("q"), array("q"), array("q")
+    for some in some_at_once(papers):
+        for paper, encoded in zip(
+            some, encode_all(tokenizer, [paper.text for paper in some]), strict=True
+        ):
+            if not encoded.ids:
+                continue
+            units = _marks(paper, encoded, tokenizer, longest=room - overlap)
+            for start, own_start, end in _cuts(units, room, overlap):
+                starts.append(len(ids) + start)
+                own_starts.append(len(ids) + own_start)
+                ends.append(len(ids) + end)
+            ids.extend(encoded.ids)
+            marks.frombytes(units.tobytes())
+    return WordWindows(
+        store=TokensInMemory(ids),
+        marks=in_place(marks),
+        starts=in_place(starts),
+        own_starts=in_place(own_starts),
+        ends=in_place(ends),
+        before=before,
+        after=after,
+    )
 
-    windows = []
+
+def _cuts(marks: npt.NDArray[np.uint8], room: int, overlap: int) -> Iterator[tuple[int, int, int]]:
+    """Where the windows of a paper begin, where their own tokens do, and where they end.
+
+    Context and windows begin and end with whole units.
+    """
+    borders = np.append(np.flatnonzero(marks), len(marks))
     done = 0
-    while done < len(ids):
-        # Context and windows begin and end with whole words.
-        start = next(border for border in borders if border >= done - overlap)
-        end = next(border for border in reversed(borders) if border <= start + room)
-        tokens, offset = with_special_tokens(tokenizer, ids[start:end])
-        units = tuple(
-            Unit(first - start + offset, last - start + offset, bool(entity[first:last].any()))
-            for first, last in pairwise(borders)
-            if done <= first < end and not unknown[first:last].any()
-        )
-        windows.append(WordWindow(paper.paper_id, tuple(tokens), units))
+    while done < len(marks):
+        start = int(borders[np.searchsorted(borders, done - overlap)])
+        end = int(borders[np.searchsorted(borders, start + room, side="right") - 1])
+        yield start, done, end
         done = end
-    return windows
+
+
+def _marks(
+    paper: PaperText, encoded: Encoded, tokenizer: Any, longest: int
+) -> npt.NDArray[np.uint8]:
+    """Which tokens of a paper begin a unit, and of which kind it is; uint8 `[tokens]`."""
+    starts_unit, entity = _units(paper, encoded, tokenizer, longest)
+    begins = np.flatnonzero(starts_unit)
+    unknown = np.array(encoded.ids) == (
+        -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    )
+    marks = np.zeros(len(encoded.ids), dtype=np.uint8)
+    marks[begins] = (
+        _BEGINS_UNIT
+        + _CAN_BE_HIDDEN * ~np.logical_or.reduceat(unknown, begins)
+        + _IS_ENTITY * np.logical_or.reduceat(entity, begins)
+    )
+    return marks
 
 
 def _units(
     paper: PaperText, encoded: Encoded, tokenizer: Any, longest: int
-) -> tuple["npt.NDArray[np.bool_]", "npt.NDArray[np.bool_]"]:
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which tokens begin a unit, and which belong to a gene or variant; bool `[tokens]`."""
     words = encoded.words
     if len(words) > 1 and len(set(words)) == 1 and " " in paper.text.strip():
@@ -175,10 +266,10 @@ def hide(
         replacements: What a hidden token is replaced by.
         generator: What the draws come from.
     """
-    tokens = list(window.tokens)
-    labels = [IGNORED] * len(tokens)
+    tokens = window.tokens.copy()
+    labels = np.full_like(tokens, IGNORED)
     if not window.units:
-        return MaskedWindow(window.tokens, tuple(labels))
+        return MaskedWindow(tokens, labels)
     chances = [rule.entity_probability if u.entity else rule.probability for u in window.units]
     hidden = generator.random(len(chances)) < chances
     if not hidden.any():
@@ -188,24 +279,25 @@ def hide(
         labels[here] = tokens[here]
         fate = generator.random()
         if fate < rule.mask_share:
-            tokens[here] = [replacements.mask] * (unit.end - unit.start)
+            tokens[here] = replacements.mask
         elif fate < rule.mask_share + rule.random_share:
-            tokens[here] = generator.choice(replacements.ordinary, unit.end - unit.start).tolist()
-    return MaskedWindow(tuple(tokens), tuple(labels))
+            tokens[here] = generator.choice(replacements.ordinary, unit.end - unit.start)
+    return MaskedWindow(tokens, labels)
 
 
 class MaskedPapers(Dataset[list[MaskedWindow]]):
     """Papers as rows of windows, for a masked model.
 
     Attributes:
-        rows: The windows of each row, nothing hidden.
+        windows: The windows of all papers, nothing hidden.
+        rows: Which of them stand in which row.
         tokens: Tokens in all rows, special ones included.
         epoch: Which epoch's words are hidden.
     """
 
     def __init__(
         self,
-        windows: Sequence[WordWindow],
+        windows: WordWindows,
         tokenizer: Any,
         capacity: int,
         rule: Masking,
@@ -223,8 +315,10 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
             seed: Seed of all draws, together with epoch and row.
             packed: Several windows a row; False: one.
         """
-        self.rows = pack(windows, capacity) if packed else [[window] for window in windows]
-        self.tokens = sum(len(window.tokens) for window in windows)
+        lengths = windows.lengths
+        self.windows = windows
+        self.rows = pack(lengths, capacity) if packed else one_a_row(len(windows))
+        self.tokens = int(lengths.sum(dtype=np.int64))
         self.epoch = 0
         self._rule = rule
         self._seed = seed
@@ -248,25 +342,8 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         """The windows of one row, as this epoch hides their words."""
         # Seeded by the place of the row, never by what ran before it.
         generator = np.random.default_rng([self._seed, self.epoch, index])
-        return [hide(w, self._rule, self._replacements, generator) for w in self.rows[index]]
-
-
-def masked_windows(
-    papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
-) -> list[WordWindow]:
-    """The windows of all papers.
-
-    Args:
-        papers: The papers.
-        tokenizer: From `load_tokenizer`, with a mask token.
-        max_length: Longest window with its special tokens, in tokens.
-        overlap: Most context tokens that a later window of a long paper repeats.
-
-    Raises:
-        UserError: The tokenizer has no mask token, or knows no words.
-    """
-    _check_tokenizer(tokenizer)
-    return [w for paper in papers for w in word_windows(paper, tokenizer, max_length, overlap)]
+        windows = (self.windows[number] for number in self.rows[index])
+        return [hide(w, self._rule, self._replacements, generator) for w in windows]
 
 
 def _check_tokenizer(tokenizer: Any) -> None:

@@ -7,136 +7,213 @@ and nothing padded; positions restart at each window, and the attention stays wi
 `steps.models.attention`). A model that bears no packing gets one window a row.
 """
 
+from array import array
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from heapq import heappop, heappush
+from typing import Any, Protocol
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from steps.models.layout import RowLayout, filled_up, packed_batch, padded_batch
+from steps.models.layout import RowLayout, end_to_end, filled_up, packed_batch, padded_batch
 from steps.models.losses import IGNORED
 from steps.models.tokenizer import end_token, start_token
 from steps.papers.text import PaperText
+from steps.training.token_store import TokenIds, TokensInMemory, TokenStore, in_place
+
+# Enough for a fast tokenizer to share out, and few enough that full texts take no memory to speak
+# of while they are cut: a tokenizer's own record of a token is some hundred bytes.
+PAPERS_AT_ONCE = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Window:
     """A stretch of one paper's tokens.
 
     Attributes:
-        paper_id: The paper it is from.
         tokens: Token ids, at most the window length.
         first_target: Position of the first token that is a target; those before it are
             context (the first token of all is never a target: nothing predicts it).
     """
 
-    paper_id: str
-    tokens: tuple[int, ...]
+    tokens: TokenIds
     first_target: int
 
     @property
-    def targets(self) -> int:
-        """How many tokens are learned from this window."""
-        return len(self.tokens) - self.first_target
-
-    @property
-    def labels(self) -> tuple[int, ...]:
+    def labels(self) -> TokenIds:
         """The tokens where they are learned, `IGNORED` elsewhere; the model shifts them."""
-        return (IGNORED,) * self.first_target + self.tokens[self.first_target :]
+        labels = self.tokens.copy()
+        labels[: self.first_target] = IGNORED
+        return labels
 
 
-def windows_of(paper: PaperText, tokenizer: Any, max_length: int, overlap: int) -> list[Window]:
-    """Cut one paper into windows.
+@dataclass(frozen=True)
+class Windows:
+    """The windows of all papers: where each stands in the store.
+
+    Neighbours of one paper overlap there, so the context of a later window takes no memory.
+
+    Attributes:
+        store: The tokens of all papers.
+        starts: The first token of each window in the store, int64 `[windows]`.
+        lengths: Tokens of each, int32 `[windows]`.
+        first_targets: `Window.first_target` of each, int32 `[windows]`.
+    """
+
+    store: TokenStore
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
+    first_targets: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> Window:
+        """One window."""
+        start = int(self.starts[number])
+        tokens = self.store.tokens(start, start + int(self.lengths[number]))
+        return Window(tokens, int(self.first_targets[number]))
+
+
+def causal_windows(
+    papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
+) -> Windows:
+    """Tokenise papers, and cut them into windows.
 
     Args:
-        paper: The paper.
-        tokenizer: From `load_tokenizer`; `start_token` opens the paper, `end_token` closes it.
+        papers: The papers.
+        tokenizer: From `load_tokenizer`; `start_token` opens each paper, `end_token` closes it.
         max_length: Longest window, in tokens.
         overlap: Tokens of context that a later window repeats from the one before, at least 1
             (its first token is predicted by nothing).
 
     Returns:
-        Windows in order; together each token but the first is a target exactly once.
+        Windows in order; together each token of a paper but its first is a target exactly once.
 
     Raises:
         UserError: The tokenizer has no token to open or close a paper with.
     """
-    body = tokenizer(paper.text, add_special_tokens=False, verbose=False).input_ids
-    tokens = [start_token(tokenizer), *body, end_token(tokenizer)]
-    windows = [Window(paper.paper_id, tuple(tokens[:max_length]), 1)]
-    done = max_length
-    while done < len(tokens):
-        start = done - overlap
-        end = min(start + max_length, len(tokens))
-        windows.append(Window(paper.paper_id, tuple(tokens[start:end]), done - start))
-        done = end
-    return windows
+    opening, closing = start_token(tokenizer), end_token(tokenizer)
+    ids = array("i")
+    starts, lengths, first_targets = array("q"), array("i"), array("i")
+    for texts in some_at_once(papers):
+        bodies = tokenizer([t.text for t in texts], add_special_tokens=False, verbose=False)
+        for body in bodies.input_ids:
+            paper = len(ids)
+            ids.append(opening)
+            ids.extend(body)
+            ids.append(closing)
+            # The first token of all counts as done: nothing predicts it.
+            start, done = paper, paper + 1
+            while done < len(ids):
+                end = min(start + max_length, len(ids))
+                starts.append(start)
+                lengths.append(end - start)
+                first_targets.append(done - start)
+                start, done = end - overlap, end
+    return Windows(
+        TokensInMemory(ids), in_place(starts), in_place(lengths), in_place(first_targets)
+    )
 
 
-class HasTokens(Protocol):
-    """What can be packed: anything with tokens."""
-
-    @property
-    def tokens(self) -> Sequence[int]:
-        """Token ids."""
+def some_at_once(papers: Sequence[PaperText]) -> Iterator[Sequence[PaperText]]:
+    """The papers in order, as many at once as a tokenizer is given."""
+    for start in range(0, len(papers), PAPERS_AT_ONCE):
+        yield papers[start : start + PAPERS_AT_ONCE]
 
 
-AnyWindow = TypeVar("AnyWindow", bound=HasTokens)
+@dataclass(frozen=True)
+class RowIndex:
+    """Which windows stand in which row.
+
+    Attributes:
+        windows: The windows' numbers, row by row, int64 `[windows]`.
+        borders: Where each row begins among them, and where the last ends, int64 `[rows + 1]`.
+    """
+
+    windows: npt.NDArray[np.int64]
+    borders: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.borders) - 1
+
+    def __getitem__(self, row: int) -> list[int]:
+        """The numbers of the windows of one row."""
+        row = range(len(self))[row]
+        numbers: list[int] = self.windows[self.borders[row] : self.borders[row + 1]].tolist()
+        return numbers
 
 
-def pack(windows: Sequence[AnyWindow], capacity: int) -> list[list[AnyWindow]]:
+def one_a_row(windows: int) -> RowIndex:
+    """Rows of one window each, in order."""
+    return RowIndex(np.arange(windows), np.arange(windows + 1))
+
+
+def pack(lengths: npt.NDArray[np.int32], capacity: int) -> RowIndex:
     """Put windows into rows by best fit, longest first.
 
     Args:
-        windows: Windows of at most `capacity` tokens.
+        lengths: Tokens of each window, 1 to `capacity`.
         capacity: Tokens a row holds.
 
     Returns:
         Rows; every window stands in exactly one. The same input gives the same rows.
     """
-    rows: list[list[AnyWindow]] = []
-    # Rows that have room, as (room, index), smallest room first.
-    room: list[tuple[int, int]] = []
-    order = sorted(range(len(windows)), key=lambda i: (-len(windows[i].tokens), i))
-    for i in order:
-        window = windows[i]
-        length = len(window.tokens)
-        fit = bisect_left(room, (length, -1))
-        if fit == len(room):
-            rows.append([window])
-            left, index = capacity - length, len(rows) - 1
+    order = np.argsort(-lengths, kind="stable")
+    row_of = np.empty(len(lengths), dtype=np.int64)
+    # There are many rows, but few sizes of room: a heap of rows for each, the first row on top.
+    rows_with: dict[int, list[int]] = {}
+    rooms: list[int] = []
+    rows = 0
+    for place, length in enumerate(lengths[order].tolist()):
+        fit = bisect_left(rooms, length)
+        if fit == len(rooms):
+            row, left = rows, capacity - length
+            rows += 1
         else:
-            left, index = room.pop(fit)
-            rows[index].append(window)
-            left -= length
-        insort(room, (left, index))
-    return rows
+            room = rooms[fit]
+            row, left = heappop(rows_with[room]), room - length
+            if not rows_with[room]:
+                del rooms[fit], rows_with[room]
+        row_of[place] = row
+        if left and left not in rows_with:
+            insort(rooms, left)
+            rows_with[left] = []
+        if left:
+            heappush(rows_with[left], row)
+    borders = np.zeros(rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row_of, minlength=rows), out=borders[1:])
+    return RowIndex(order[np.argsort(row_of, kind="stable")], borders)
 
 
 class PaperRows(Dataset[list[Window]]):
     """Papers as rows of windows, for a causal model.
 
     Attributes:
-        rows: The windows of each row.
+        windows: The windows of all papers.
+        rows: Which of them stand in which row.
         tokens: Tokens in all rows.
         targets: Target tokens in all rows.
     """
 
-    def __init__(self, windows: Sequence[Window], capacity: int, *, packed: bool) -> None:
+    def __init__(self, windows: Windows, capacity: int, *, packed: bool) -> None:
         """Lay windows into rows.
 
         Args:
-            windows: From `windows_of`, of all papers.
+            windows: From `causal_windows`.
             capacity: Tokens in a row, and in the longest window.
             packed: Several windows a row; False: one.
         """
-        self.rows = pack(windows, capacity) if packed else [[window] for window in windows]
-        self.tokens = sum(len(w.tokens) for w in windows)
-        self.targets = sum(w.targets for w in windows)
+        self.windows = windows
+        self.rows = pack(windows.lengths, capacity) if packed else one_a_row(len(windows))
+        self.tokens = int(windows.lengths.sum(dtype=np.int64))
+        self.targets = self.tokens - int(windows.first_targets.sum(dtype=np.int64))
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -144,14 +221,18 @@ class PaperRows(Dataset[list[Window]]):
 
     def __getitem__(self, index: int) -> list[Window]:
         """The windows of one row."""
-        return self.rows[index]
+        return [self.windows[number] for number in self.rows[index]]
 
 
-class HasLabels(HasTokens, Protocol):
+class HasLabels(Protocol):
     """A window that is learned from."""
 
     @property
-    def labels(self) -> Sequence[int]:
+    def tokens(self) -> TokenIds:
+        """Token ids."""
+
+    @property
+    def labels(self) -> TokenIds:
         """What is to be predicted at each token, `IGNORED` where nothing is."""
 
 
@@ -173,12 +254,16 @@ def collate(
     tokens = [window.tokens for window in windows]
     labels = [window.labels for window in windows]
     if layout.kind == "packed":
-        joined = [label for each in labels for label in each]
-        return {**packed_batch(tokens, layout.first_position), "labels": torch.tensor([joined])}
+        return {**packed_batch(tokens, layout.first_position), "labels": end_to_end(labels)}
     return {**padded_batch(tokens, pad_id), "labels": filled_up(labels, IGNORED)}
 
 
-def padding_share(lengths: Sequence[int], rows_at_once: int) -> float:
+def longest_and_shortest(windows: Any) -> list[TokenIds]:
+    """The tokens of the longest window and of the shortest, of each length the first."""
+    return [windows[int(pick(windows.lengths))].tokens for pick in (np.argmax, np.argmin)]
+
+
+def padding_share(lengths: npt.ArrayLike, rows_at_once: int) -> float:
     """Padding by real tokens, for windows that come in a random order and are padded together.
 
     Args:

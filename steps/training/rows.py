@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from steps.config.sections import Training
@@ -19,7 +20,14 @@ from steps.models.sources import Objective
 from steps.papers.text import PaperText
 from steps.training.arguments import rows_of_a_step
 from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
-from steps.training.packing import PaperRows, Window, collate, padding_share, windows_of
+from steps.training.packing import (
+    PaperRows,
+    Window,
+    causal_windows,
+    collate,
+    longest_and_shortest,
+    padding_share,
+)
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
 WINDOW_OVERLAP = 64
@@ -70,18 +78,19 @@ def training_rows(
     blank: Window | MaskedWindow
     rows: PaperRows | MaskedPapers
     if objective_of(model) == "causal":
-        windows = [w for paper in papers for w in windows_of(paper, tokenizer, length, overlap)]
-        layout = _agreed(find_layout(model, [w.tokens for w in windows], tokenizer.pad_token_id))
+        windows = causal_windows(papers, tokenizer, length, overlap)
+        tried = longest_and_shortest(windows)
+        layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id))
         rows = PaperRows(windows, length, packed=layout.kind == "packed")
-        blank = Window("", (tokenizer.eos_token_id,), 1)
+        blank = Window(np.array([tokenizer.eos_token_id], dtype=np.int32), 1)
         chunked = use_chunked_loss(model)
         if zero_stage == 3 and chunked:
             share_out_use_of(output_head(model), model)
     else:
         hideable = masked_windows(papers, tokenizer, length, overlap)
-        texts = [w.tokens for w in hideable]
+        tried = longest_and_shortest(hideable)
         mask_id = tokenizer.mask_token_id
-        layout = _agreed(find_layout(model, texts, tokenizer.pad_token_id, mask_id))
+        layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id, mask_id))
         rows = MaskedPapers(
             hideable,
             tokenizer,
@@ -90,7 +99,8 @@ def training_rows(
             training.hyperparameters.seed,
             packed=layout.kind == "packed",
         )
-        blank = MaskedWindow((tokenizer.pad_token_id,), (IGNORED,))
+        nothing = (np.array([i], dtype=np.int32) for i in (tokenizer.pad_token_id, IGNORED))
+        blank = MaskedWindow(*nothing)
         use_masked_loss(model)
         chunked = True
     if layout.kind == "packed":
@@ -135,13 +145,12 @@ def _notes(
 def _cost_of_no_packing(
     layout: RowLayout, rows: PaperRows | MaskedPapers, rows_at_once: int
 ) -> str:
-    documents: list[Any] = [window for row in rows.rows for window in row]
-    lengths = [len(document.tokens) for document in documents]
+    lengths = rows.windows.lengths
     why = f"documents are not packed, because {layout.reason}"
     if layout.kind == "padded":
         share = padding_share(lengths, rows_at_once)
         return f"{why}: about {share:.0%} slower, by the padding"
-    share = layout.slower_one_by_one(lengths)
+    share = layout.slower_one_by_one(lengths.tolist())
     return f"{why}: about {share:.0%} slower, one document a forward pass"
 
 

@@ -12,6 +12,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -120,7 +121,12 @@ class Case:
         vocabulary = self.sizes["vocab_size"]
         for _ in range(self.accumulation):
             rows = [
-                [Window("p", tuple(random.choices(range(vocabulary), k=self.length)), 1)]
+                [
+                    Window(
+                        np.array(random.choices(range(vocabulary), k=self.length), dtype=np.int32),
+                        1,
+                    )
+                ]
                 for _ in range(self.rows)
             ]
             batch = collate(rows, RowLayout("packed"), 0)

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -113,7 +114,7 @@ class Case:
                 # The last row is a token shorter: where rows are padded, some are.
                 lengths = [self.length] * (rows - 1) + [self.length - (rows > 1)]
                 windows = [
-                    [Window("p", tuple(random.choices(range(5, 390), k=length)), 1)]
+                    [Window(np.array(random.choices(range(5, 390), k=length), dtype=np.int32), 1)]
                     for length in lengths
                 ]
                 batch = collate(windows, RowLayout(layout), 2)

@@ -2,6 +2,7 @@
 
 import copy
 import signal
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,7 @@ from steps.models.losses import IGNORED, use_masked_loss
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.arguments import best_metric
-from steps.training.masking import (
-    MaskedPapers,
-    masked_windows,
-    word_windows,
-)
+from steps.training.masking import MaskedPapers, MaskedWindow, WordWindow, masked_windows
 from steps.training.packing import collate
 from steps.training.rows import training_rows
 from steps.training.trainer import ModelTrainer
@@ -74,6 +71,17 @@ def rows_of(
     return MaskedPapers(windows, tokenizer, 64, rule, seed, packed=packed)
 
 
+def plain_and_masked(one: MaskedPapers) -> Iterator[tuple[WordWindow, MaskedWindow]]:
+    """Each window with nothing hidden, and as this epoch hides its words."""
+    for index in range(len(one)):
+        for number, masked in zip(one.rows[index], one[index], strict=True):
+            yield one.windows[number], masked
+
+
+def as_lists(row: list[MaskedWindow]) -> list[tuple[list[int], list[int]]]:
+    return [(window.tokens.tolist(), window.labels.tolist()) for window in row]
+
+
 def words_of(tokenizer: Any, text: str, piece: str) -> list[int]:
     """Token ids of a piece of a text."""
     start = text.index(piece)
@@ -87,7 +95,7 @@ def words_of(tokenizer: Any, text: str, piece: str) -> list[int]:
 
 def test_each_word_and_each_mention_is_one_unit(tokenizer: Any) -> None:
     paper = paper_of("one", ("abstract", TEXT))
-    (window,) = word_windows(paper, tokenizer, 512, 64)
+    (window,) = masked_windows([paper], tokenizer, 512, 64)
     units = {tuple(window.tokens[u.start : u.end]): u.entity for u in window.units}
     for mention in ("TP53", "p.Val600Glu", "BRAF", "BRCA1"):
         pieces = tuple(words_of(tokenizer, TEXT, mention))
@@ -105,7 +113,7 @@ def test_every_word_of_a_long_paper_can_be_hidden_in_exactly_one_window(
     tokenizer: Any, max_length: int, overlap: int
 ) -> None:
     for paper in papers(4):
-        windows = word_windows(paper, tokenizer, max_length, overlap)
+        windows = list(masked_windows([paper], tokenizer, max_length, overlap))
         ids = tokenizer(paper.text, add_special_tokens=False).input_ids
         ordinary = [i for i in ids if i != tokenizer.unk_token_id]
         hidden = [t for w in windows for u in w.units for t in w.tokens[u.start : u.end]]
@@ -114,7 +122,7 @@ def test_every_word_of_a_long_paper_can_be_hidden_in_exactly_one_window(
         for window in windows:
             assert window.tokens[0] == tokenizer.cls_token_id
             assert window.tokens[-1] == tokenizer.sep_token_id
-            assert window.tokens.count(tokenizer.cls_token_id) == 1
+            assert window.tokens.tolist().count(tokenizer.cls_token_id) == 1
 
 
 def test_no_word_is_cut_where_it_fits_into_a_window(tokenizer: Any) -> None:
@@ -123,7 +131,7 @@ def test_no_word_is_cut_where_it_fits_into_a_window(tokenizer: Any) -> None:
     words = encoded.word_ids()
     inside = {i for i, (a, b) in enumerate(pairwise(words), start=1) if a == b}
     position = 0
-    for window in word_windows(paper, tokenizer, 32, 0):
+    for window in masked_windows([paper], tokenizer, 32, 0):
         assert position not in inside
         position += len(window.tokens) - 2
 
@@ -131,18 +139,17 @@ def test_no_word_is_cut_where_it_fits_into_a_window(tokenizer: Any) -> None:
 def test_all_pieces_of_a_hidden_word_share_its_fate(tokenizer: Any) -> None:
     one = rows(tokenizer)
     ordinary_seen = 0
-    for index in range(len(one)):
-        for plain, masked in zip(one.rows[index], one[index], strict=True):
-            for unit in plain.units:
-                here = slice(unit.start, unit.end)
-                labels = masked.labels[here]
-                if labels == (IGNORED,) * len(labels):
-                    assert masked.tokens[here] == plain.tokens[here]
-                    ordinary_seen += 1
-                    continue
-                assert labels == plain.tokens[here]
-                masks = [token == tokenizer.mask_token_id for token in masked.tokens[here]]
-                assert all(masks) or not any(masks)
+    for plain, masked in plain_and_masked(one):
+        for unit in plain.units:
+            here = slice(unit.start, unit.end)
+            labels = masked.labels[here]
+            if (labels == IGNORED).all():
+                assert masked.tokens[here].tolist() == plain.tokens[here].tolist()
+                ordinary_seen += 1
+                continue
+            assert labels.tolist() == plain.tokens[here].tolist()
+            masks = [token == tokenizer.mask_token_id for token in masked.tokens[here]]
+            assert all(masks) or not any(masks)
     assert ordinary_seen > 100
 
 
@@ -152,16 +159,15 @@ def test_words_and_mentions_are_hidden_at_their_own_rates(tokenizer: Any) -> Non
     fates = {"mask": 0, "same": 0, "random": 0}
     for epoch in range(60):
         one.begin_epoch(epoch)
-        for index in range(len(one)):
-            for plain, masked in zip(one.rows[index], one[index], strict=True):
-                for unit in plain.units:
-                    hidden = masked.labels[unit.start] != IGNORED
-                    counts[unit.entity][0] += hidden
-                    counts[unit.entity][1] += 1
-                    if hidden:
-                        now, before = masked.tokens[unit.start], plain.tokens[unit.start]
-                        mask = now == tokenizer.mask_token_id
-                        fates["mask" if mask else "same" if now == before else "random"] += 1
+        for plain, masked in plain_and_masked(one):
+            for unit in plain.units:
+                hidden = masked.labels[unit.start] != IGNORED
+                counts[unit.entity][0] += hidden
+                counts[unit.entity][1] += 1
+                if hidden:
+                    now, before = masked.tokens[unit.start], plain.tokens[unit.start]
+                    mask = now == tokenizer.mask_token_id
+                    fates["mask" if mask else "same" if now == before else "random"] += 1
     assert counts[False][0] / counts[False][1] == pytest.approx(0.15, abs=0.015)
     assert counts[True][1] > 500
     assert counts[True][0] / counts[True][1] == pytest.approx(0.6, abs=0.06)
@@ -172,28 +178,25 @@ def test_words_and_mentions_are_hidden_at_their_own_rates(tokenizer: Any) -> Non
 def test_no_special_token_is_a_target_and_none_stands_in_at_random(tokenizer: Any) -> None:
     one = rows(tokenizer, probability=0.9, mask_share=0.0, random_share=1.0)
     special = set(tokenizer.all_special_ids)
-    for index in range(len(one)):
-        for plain, masked in zip(one.rows[index], one[index], strict=True):
-            assert not special & {label for label in masked.labels if label != IGNORED}
-            changed = [
-                now
-                for now, before in zip(masked.tokens, plain.tokens, strict=True)
-                if now != before
-            ]
-            assert changed
-            assert not special & set(changed)
+    for plain, masked in plain_and_masked(one):
+        assert not special & {label for label in masked.labels if label != IGNORED}
+        changed = [
+            now for now, before in zip(masked.tokens, plain.tokens, strict=True) if now != before
+        ]
+        assert changed
+        assert not special & set(changed)
 
 
 def test_masks_follow_from_seed_epoch_and_row_alone(tokenizer: Any) -> None:
     one, other = rows(tokenizer), rows(tokenizer)
     one.begin_epoch(3)
-    in_order = [one[i] for i in range(len(one))]
+    in_order = [as_lists(one[i]) for i in range(len(one))]
     torch.manual_seed(1)
     np.random.seed(1)
     other.begin_epoch(3)
-    assert [other[i] for i in reversed(range(len(other)))][::-1] == in_order
+    assert [as_lists(other[i]) for i in reversed(range(len(other)))][::-1] == in_order
     other.begin_epoch(4)
-    assert all(other[i] != in_order[i] for i in range(len(other)))
+    assert all(as_lists(other[i]) != in_order[i] for i in range(len(other)))
 
 
 def test_a_window_of_a_single_word_still_asks_something(tokenizer: Any) -> None:
@@ -239,8 +242,10 @@ def test_the_loss_of_a_batch_is_that_of_single_windows(family: str, tokenizer: A
     loss = model(**made.collate(batch)).loss
     nats, count = 0.0, 0
     for window in (window for row in batch for window in row):
-        logits = plain(input_ids=torch.tensor([window.tokens])).logits[0].detach()
-        labels = torch.tensor(window.labels)
+        logits = (
+            plain(input_ids=torch.tensor(window.tokens, dtype=torch.int64)[None]).logits[0].detach()
+        )
+        labels = torch.tensor(window.labels, dtype=torch.int64)
         asked = labels != IGNORED
         nats += float(
             torch.nn.functional.cross_entropy(logits[asked], labels[asked], reduction="sum")

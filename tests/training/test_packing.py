@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,7 @@ from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_atte
 from steps.models.layout import RowLayout
 from steps.models.losses import IGNORED
 from steps.papers.text import PaperText, Span
-from steps.training.packing import PaperRows, Window, collate, pack, padding_share, windows_of
+from steps.training.packing import PaperRows, Window, causal_windows, collate, pack, padding_share
 
 
 class Letters:
@@ -21,8 +22,14 @@ class Letters:
     bos_token_id = 1
     eos_token_id = 2
 
-    def __call__(self, text: str, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(input_ids=[3 + ord(c) % 50 for c in text])
+    def __call__(self, texts: str | list[str], **_: Any) -> SimpleNamespace:
+        if isinstance(texts, str):
+            return SimpleNamespace(input_ids=ids_of(texts))
+        return SimpleNamespace(input_ids=[ids_of(text) for text in texts])
+
+
+def ids_of(text: str) -> list[int]:
+    return [3 + ord(c) % 50 for c in text]
 
 
 def paper(length: int, name: str = "p") -> PaperText:
@@ -39,23 +46,28 @@ def test_every_token_but_the_first_is_a_target_exactly_once(
 ) -> None:
     overlap = data.draw(st.integers(1, max_length - 2))
     one = paper(length)
-    windows = windows_of(one, Letters(), max_length, overlap)
+    windows = list(causal_windows([one], Letters(), max_length, overlap))
     targets = [t for w in windows for t in w.tokens[w.first_target :]]
-    assert targets == [*Letters()(one.text).input_ids, 2]
+    assert targets == [*ids_of(one.text), 2]
     assert windows[0].tokens[0] == 1
     assert all(len(w.tokens) <= max_length and w.first_target >= 1 for w in windows)
 
 
 @given(st.lists(st.integers(1, 32), max_size=60))
 def test_packing_keeps_every_window_whole_and_no_row_overflows(lengths: list[int]) -> None:
-    windows = [Window(str(i), tuple(range(n)), 1) for i, n in enumerate(lengths)]
-    rows = pack(windows, 32)
-    assert sorted(w.paper_id for row in rows for w in row) == sorted(w.paper_id for w in windows)
-    assert all(sum(len(w.tokens) for w in row) <= 32 for row in rows)
-    assert rows == pack(windows, 32)
+    rows = list(pack(np.array(lengths, dtype=np.int32), 32))
+    assert sorted(window for row in rows for window in row) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[window] for window in row) <= 32 for row in rows)
 
 
-ROWS = [[Window("a", (1, 5, 6), 1), Window("b", (1, 7), 1)], [Window("c", (9, 8, 7, 2), 2)]]
+def window(*tokens: int, first_target: int) -> Window:
+    return Window(np.array(tokens, dtype=np.int32), first_target)
+
+
+ROWS = [
+    [window(1, 5, 6, first_target=1), window(1, 7, first_target=1)],
+    [window(9, 8, 7, 2, first_target=2)],
+]
 
 
 def test_padded_windows_are_told_from_their_padding_and_learn_none_of_it() -> None:
@@ -107,13 +119,12 @@ def test_packed_papers_have_the_logits_of_single_ones(checkpointing: bool) -> No
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.train()
     papers = [paper(23, "a"), paper(70, "b"), paper(9, "c")]
-    cut = [w for each in papers for w in windows_of(each, Letters(), 64, 8)]
-    rows = PaperRows(cut, 64, packed=True)
+    rows = PaperRows(causal_windows(papers, Letters(), 64, 8), 64, packed=True)
     batch = collate([rows[i] for i in range(len(rows))], RowLayout("packed"), 0)
     packed = model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).logits[0]
     borders = batch["cu_seq_lens_q"].tolist()
-    windows = [w for row in rows.rows for w in row]
-    for window, start, end in zip(windows, borders, borders[1:], strict=False):
-        alone = model(input_ids=torch.tensor([window.tokens]), use_cache=False).logits[0]
+    windows = [w for row in rows for w in row]
+    for each, start, end in zip(windows, borders, borders[1:], strict=False):
+        alone = model(input_ids=torch.tensor(each.tokens)[None], use_cache=False).logits[0]
         torch.testing.assert_close(packed[start:end], alone, rtol=0, atol=1e-4)
-    assert sum(w.targets for w in windows) == rows.targets == 23 + 70 + 9 + 3
+    assert int((batch["labels"] != IGNORED).sum()) == rows.targets == 23 + 70 + 9 + 3
