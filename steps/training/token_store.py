@@ -39,5 +39,5 @@ class TokensInMemory:
 def in_place(numbers: "array[int]") -> npt.NDArray[Any]:
     """The numbers as a numpy array that shares their memory and cannot be written to."""
     view = np.frombuffer(numbers, dtype=numbers.typecode)
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
