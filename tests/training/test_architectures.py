@@ -84,8 +84,8 @@ def nats_of_single_windows(trainer: ModelTrainer, rows: list[Any], plain: Any) -
     nats, count = 0.0, 0
     for window in (window for row in rows for window in row):
         with torch.no_grad():
-            logits = plain(input_ids=torch.tensor([window.tokens])).logits[0].float()
-        labels = torch.tensor(window.labels)
+            logits = plain(input_ids=torch.tensor(np.int64([window.tokens]))).logits[0].float()
+        labels = torch.tensor(np.int64(window.labels))
         if trainer.objective == "causal":
             logits, labels = logits[:-1], labels[1:]
         asked = labels != IGNORED
