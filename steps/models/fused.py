@@ -98,6 +98,8 @@ def why_not_fused(layer: Any) -> str:
         layer: A `LoraLayer`.
     """
     base = layer.get_base_layer()
+    if "forward" in vars(base) or ("forward" in vars(layer) and not _is_bound(layer)):
+        return "a forward pass that somebody has changed"
     if not (_is_linear(base) or _is_4bit(base)):
         return f"a base layer of type {type(base).__name__}"
     if len(layer.active_adapters) != 1 or set(layer.lora_A) != set(layer.active_adapters):
@@ -125,31 +127,38 @@ def _is_4bit(module: nn.Module) -> bool:
 
 def _bind(module: nn.Module, fused: Any) -> None:
     """Let a module try the fused function first, and else compute as its class does."""
-    plain = type(module).forward.__get__(module)
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return fused(self, plain, *args, **kwargs)
+        if kwargs or len(args) != 1:
+            return type(self).forward(self, *args, **kwargs)
+        return fused(self, args[0])
 
+    forward.is_fused = True  # type: ignore[attr-defined]
+    # Bound to the module, and no more: a deep copy of a model computes with its own weights.
     module.forward = types.MethodType(forward, module)  # type: ignore[method-assign]
 
 
-def _layer_forward(layer: Any, plain: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def _is_bound(module: nn.Module) -> bool:
+    return getattr(vars(module).get("forward"), "is_fused", False)
+
+
+def _layer_forward(layer: Any, x: Tensor) -> Tensor:
     dtype = _computes_in(layer, x)
-    if args or kwargs or dtype is None:
-        result: Tensor = plain(x, *args, **kwargs)
-        return result
+    if dtype is None:
+        plain: Tensor = type(layer).forward(layer, x)
+        return plain
     adapted = _Adapted.of(layer)
     output = _LoraLinear.apply(x, adapted, dtype, *adapted.weights)  # type: ignore[no-untyped-call]
     assert isinstance(output, Tensor)
     return output
 
 
-def _mlp_forward(mlp: Any, plain: Any, x: Tensor) -> Tensor:
+def _mlp_forward(mlp: Any, x: Tensor) -> Tensor:
     layers = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     formats = {_computes_in(layer, x) for layer in layers}
     if len(formats) > 1 or None in formats:
-        result: Tensor = plain(x)
-        return result
+        plain: Tensor = type(mlp).forward(mlp, x)
+        return plain
     adapted = tuple(_Adapted.of(layer) for layer in layers)
     weights = [weight for one in adapted for weight in one.weights]
     output = _LoraGatedMlp.apply(x, adapted, formats.pop(), *weights)  # type: ignore[no-untyped-call]
@@ -179,7 +188,7 @@ def _is_gated_mlp(module: Any) -> bool:
     parts = dict(module.named_children())
     if set(parts) != {*names, "act_fn"}:
         return False
-    if any("forward" not in vars(parts[name]) for name in names):
+    if not all(_is_bound(parts[name]) for name in names):
         return False
     return _computes_gated_product(module)
 

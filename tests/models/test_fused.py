@@ -165,6 +165,30 @@ def test_what_is_saved_is_pefts() -> None:
     assert all(torch.equal(state[name], weight) for name, weight in expected.items())
 
 
+def test_a_copy_of_a_fused_model_computes_with_its_own_weights() -> None:
+    fused = adapted(LLAMA)
+    counts = use_fused_adapters(fused)
+    other = copy.deepcopy(fused)
+    plain = adapted(LLAMA)
+    for model in (other, plain):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.5)
+    with torch.no_grad():
+        assert torch.equal(other(**batch_for(other)).logits, plain(**batch_for(plain)).logits)
+    assert_same_gradients(other, plain)
+    assert use_fused_adapters(other) == counts
+
+
+def test_a_layer_whose_forward_pass_somebody_has_changed_is_left_alone() -> None:
+    model = adapted(LLAMA)
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    layer.forward = lambda x: x.new_zeros(*x.shape[:-1], layer.out_features)
+    counts = use_fused_adapters(model)
+    assert (counts.layers, counts.mlps) == (LAYERS_OF_LLAMA - 1, 1)
+    assert sum(counts.left.values()) == 1
+
+
 def kept_bytes(model: Any) -> int:
     """Bytes that the graph of the layers under bfloat16 keeps, beside the weights."""
     kept: dict[int, int] = {}
