@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +15,14 @@ from steps.config.sections import Qlora, Quantization
 from steps.errors import UserError
 from steps.models.adapters import add_adapter
 from steps.models.devices import Placement
-from steps.models.fused import FusedCounts, fuse_adapters, use_fused_adapters
+from steps.models.fused import (
+    FusedCounts,
+    draw_mask,
+    fuse_adapters,
+    share_left_out,
+    use_fused_adapters,
+    why_not_fused,
+)
 from steps.models.loading import load_model
 from steps.models.sources import Base
 from tests.support.architectures import ARCHITECTURES, VOCABULARY, Architecture
@@ -37,6 +45,29 @@ def shaken(model: Any) -> Any:
             if weight.requires_grad:
                 # B begins at 0, where A has no gradient.
                 weight.add_(0.05 * torch.randn_like(weight))
+    return model
+
+
+class DrawnAlike(nn.Module):
+    """Dropout for peft's code, with the numbers that the fused function draws."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * draw_mask(x, self.p) / (1 - share_left_out(self.p))
+
+
+def draw_alike(model: Any) -> Any:
+    """A model whose layers, left to peft's code, draw as fused ones do."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for name, layer in module.lora_dropout.items():
+                if isinstance(layer, nn.Dropout) and not why_not_fused(module):
+                    module.lora_dropout[name] = DrawnAlike(layer.p)
     return model
 
 
@@ -65,19 +96,24 @@ def assert_same_gradients(fused: Any, plain: Any, tolerance: float = 1e-5) -> No
         assert (gradients[name] - gradient).norm() <= tolerance * largest, name
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_gradients_are_those_of_pefts_own_code_for_every_listed_class(
     architecture: Architecture,
+    dropout: float,
 ) -> None:
     try:
-        plain = adapted(architecture)
+        plain = adapted(architecture, lora_dropout=dropout)
     except UserError:
         # Refused by name, see test_architectures.
         return
     fused = copy.deepcopy(plain)
     counts = use_fused_adapters(fused)
     assert counts.layers + sum(counts.left.values()) > 0
-    assert_same_gradients(fused, plain)
+    # Both begin with the same seed.
+    draw_alike(plain).train(), fused.train()
+    # Dropout is scaled up elsewhere than in peft, which MobileBERT amplifies to 1.1e-5.
+    assert_same_gradients(fused, plain, tolerance=2e-5 if dropout else 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +136,13 @@ def test_a_llama_is_fused_whole(method: str, change: Callable[[Any], None]) -> N
     assert_same_gradients(fused, plain)
 
 
-def test_layers_on_4_bit_weights_have_the_gradients_of_pefts_own_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_layers_on_4_bit_weights_have_the_gradients_of_pefts_own_code(
+    dropout: float, tmp_path: Path
+) -> None:
     LLAMA.build(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path)
     base = Base("tiny", "folder", None, "", "causal", "", tmp_path)
-    qlora = Qlora(method="qlora", r=4, lora_dropout=0.0)
+    qlora = Qlora(method="qlora", r=4, lora_dropout=dropout)
     models = []
     for _ in range(2):
         model = load_model(base, Quantization(), 4, torch.float32, "cpu")
@@ -111,12 +150,13 @@ def test_layers_on_4_bit_weights_have_the_gradients_of_pefts_own_code(tmp_path: 
         models.append(shaken(add_adapter(model, qlora, "causal")))
     plain, fused = models
     assert use_fused_adapters(fused) == FusedCounts(layers=LAYERS_OF_LLAMA, mlps=2)
+    draw_alike(plain).train(), fused.train()
     assert_same_gradients(fused, plain)
 
 
 @pytest.mark.parametrize(
     ("method", "settings", "reason"),
-    [("dora", {}, "Dora"), ("lora", {"lora_dropout": 0.1}, "lora_dropout")],
+    [("dora", {}, "Dora"), ("dora", {"lora_dropout": 0.1}, "Dora")],
 )
 def test_what_is_not_covered_runs_pefts_code_and_is_named(
     method: str, settings: dict[str, Any], reason: str
@@ -129,6 +169,34 @@ def test_what_is_not_covered_runs_pefts_code_and_is_named(
     assert reason in note and f"{LAYERS_OF_LLAMA} of {LAYERS_OF_LLAMA}" in note
     plain.train(), fused.train()
     assert_same_gradients(fused, plain, tolerance=0.0)
+
+
+@pytest.mark.parametrize("dropout", [0.05, 0.5, 0.9])
+def test_dropout_leaves_its_share_of_every_position_and_draws_anew(dropout: float) -> None:
+    torch.manual_seed(0)
+    # 3 and 5 do not fill the numbers of four elements each.
+    masks = torch.stack([draw_mask(torch.empty(3, 5), dropout) for _ in range(20_000)]).float()
+    expected = 1 - share_left_out(dropout)
+    assert expected == pytest.approx(1 - dropout, abs=1e-5)
+    deviation = (expected * (1 - expected) / len(masks)) ** 0.5
+    assert (masks.mean(0) - expected).abs().max() < 5 * deviation
+    # No two of its elements go together, be they of one random number or of neighbouring draws.
+    flat = masks.flatten() - expected
+    for distance in range(1, 20):
+        together = (flat[:-distance] * flat[distance:]).mean()
+        assert abs(together) < 5 * expected * (1 - expected) / len(flat) ** 0.5
+
+
+def test_there_is_no_dropout_outside_the_training() -> None:
+    plain = adapted(LLAMA, lora_dropout=0.3)
+    fused = copy.deepcopy(plain)
+    use_fused_adapters(fused)
+    plain.eval(), fused.eval()
+    loss, _ = loss_and_gradients(fused, batch_for(fused))
+    fused.train()
+    thinned, _ = loss_and_gradients(fused, batch_for(fused))
+    expected, _ = loss_and_gradients(plain, batch_for(plain))
+    assert loss == pytest.approx(expected, rel=1e-5) and thinned != pytest.approx(loss, rel=1e-5)
 
 
 def test_under_zero_3_nothing_is_fused() -> None:
@@ -209,8 +277,9 @@ def kept_bytes(model: Any) -> int:
     return sum(size for place, size in kept.items() if place not in weights)
 
 
-def test_a_fused_model_keeps_less_for_the_backward_pass() -> None:
-    plain = adapted(LLAMA).to(torch.bfloat16)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_fused_model_keeps_less_for_the_backward_pass(dropout: float) -> None:
+    plain = adapted(LLAMA, lora_dropout=dropout).to(torch.bfloat16)
     for name, weight in plain.named_parameters():
         if "lora_" in name:
             weight.data = weight.data.float()
