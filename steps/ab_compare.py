@@ -271,7 +271,7 @@ def _refuse_strangers(
     Raises:
         UserError: A version of another registered model, or a model of another objective.
     """
-    from steps.models.sources import resolve_base
+    from steps.models.sources import resolve_base, task_trained
     from steps.tracking.registry.model_reference import trained_objective
 
     name = training.mlflow.registered_model_name
@@ -285,14 +285,16 @@ def _refuse_strangers(
                 f"{reference.version.name}, or name a version of {name}"
             )
         if reference.run_id is None:
-            objectives[reference.name] = resolve_base(training.model).objective
+            base = resolve_base(training.model)
+            objectives[reference.name] = task_trained(training, base)
         else:
             objectives[reference.name] = trained_objective(run.client, reference)
     known = {name: one for name, one in objectives.items() if one}
     if len(set(known.values())) > 1:
         shown = ", ".join(f"{name} is {one}" for name, one in known.items())
         raise UserError(
-            f"{shown}: bits per byte of causal models and losses of masked ones do not compare; "
+            f"{shown}: bits per byte of causal models, losses of masked ones and answers do not "
+            "compare; "
             "name models of one objective"
         )
 

@@ -8,11 +8,16 @@ and figures of them in its run. The paper is the unit: any comparison can be rec
 `per_paper.parquet`. A model is shown beside its base, which is evaluated first if need be.
 """
 
+from typing import TYPE_CHECKING
+
 import click
 
 from steps.cli import step_command
 from steps.config.file import load_config
 from steps.terminal import say, show_notices
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,9 +53,16 @@ def main(
         reference = resolve_model(run.client, model, training)
         stored = fetch_dataset(run.client, dataset, run.scratch / "data")
         results = evaluate_model(run, training, reference, stored, split, evaluate_base=True)
-        say(f"{reference.name} on {split} ({len(results.per_paper)} papers)")
+        say(f"{reference.name} on {split} ({what_was_scored(results.per_paper)})")
         for line in headline(results.metrics):
             say(f"  {line}")
+
+
+def what_was_scored(per_paper: "pd.DataFrame") -> str:
+    """How many papers an evaluation has scored, or items and what they are about."""
+    if "items" not in per_paper:
+        return f"{len(per_paper)} papers"
+    return f"{int(per_paper['items'].sum())} items, about {len(per_paper)} papers or alone"
 
 
 def headline(metrics: dict[str, float]) -> list[str]:
@@ -62,6 +74,10 @@ def headline(metrics: dict[str, float]) -> list[str]:
         "general_bits_per_byte",
         "mlm_loss",
         "general_mlm_loss",
+        "answer_bits_per_byte",
+        "exact_match",
+        "token_f1",
+        "format_failure_share",
     ):
         if name in metrics:
             low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")

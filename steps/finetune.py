@@ -302,9 +302,10 @@ def announce(
     trainable = trainable_parameters(adapted.model)
     say(f"base {base.name} ({base.note or base.source}), {placement.device}, {number_format}{how}")
     say(f"method {job.training.qlora.resolved_method}: {trainable:,} trainable parameters")
-    say(f"training on {len(job.train_papers)} papers: {rows.tokens:,} tokens in {len(rows)} rows")
+    what = "items" if trainer.objective == "instruction" else "papers"
+    say(f"training on {len(job.train_papers)} {what}: {rows.tokens:,} tokens in {len(rows)} rows")
     if not job.validation_papers:
-        say("no paper to validate on: the last state is the result, whatever its quality")
+        say(f"none of the {what} is there to validate on: the last state is the result")
     recorder.metrics(
         {"train/trainable_parameters": trainable, "train/tokens_per_epoch": rows.tokens}, 0
     )

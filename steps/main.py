@@ -130,7 +130,8 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
 
 def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
-    from steps.tracking.inputs import find_papers, input_digests, with_local_files
+    from steps.tracking.cache import finetune_inputs
+    from steps.tracking.inputs import find_items, find_papers, input_digests, with_local_files
     from steps.tracking.nested import read_json, tracking_uri
     from steps.tracking.registry.model_reference import ModelReference, resolve_model
 
@@ -139,7 +140,9 @@ def run_pipeline(pipeline: Pipeline) -> None:
 
     papers = find_papers(training.scientific_data.data_file, run.scratch / "input")
     inputs = input_digests(
-        papers, with_local_files(training.scientific_data, run.scratch / "input")
+        papers,
+        with_local_files(training.scientific_data, run.scratch / "input"),
+        find_items(training, run.scratch / "input"),
     )
     prepared = pipeline.step("preprocess", "preprocess", inputs, {})
     digest = prepared.data.tags[DATASET_DIGEST_TAG]
@@ -152,7 +155,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
         trained[variant] = pipeline.step(
             "finetune",
             f"finetune {variant}",
-            {"dataset": digest},
+            finetune_inputs(overlaid.training, digest),
             {"dataset": dataset},
             overlaid,
         )

@@ -30,7 +30,7 @@ STRATA = ("rest", "number", "gene", "variant")
 SHOWN_STRATA = ("gene", "variant", "number", "rest")
 
 
-Needs = Literal["likelihood", "cloze", "generation", "validation"]
+Needs = Literal["likelihood", "cloze", "generation", "answers", "validation"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Metric:
         unit: The ratio is divided by it: ln 2 makes bits of nats.
         exponential: The metric is e to that ratio (a perplexity).
         higher_is_better: Whether a larger value is the better one.
-        objective: Which models have this metric: causal, masked or any.
+        objective: Which models have this metric: causal, masked, instruction or any.
         needs: What has to be measured for it.
         in_parts: Whether strata, sections and bands of score have it too.
         is_known: Whether it is known rather than estimated (chance levels), so that it has no
@@ -57,7 +57,7 @@ class Metric:
     unit: float = 1.0
     exponential: bool = False
     higher_is_better: bool = False
-    objective: Literal["causal", "masked", "any"] = "any"
+    objective: Literal["causal", "masked", "instruction", "any"] = "any"
     needs: Needs = "generation"
     in_parts: bool = False
     is_known: bool = False
@@ -131,6 +131,17 @@ def _cloze(task: str) -> tuple[Metric, ...]:
     )
 
 
+def _of_answers(name: str, counted: str, *, higher_is_better: bool = False) -> Metric:
+    return Metric(
+        name,
+        counted,
+        ("answered_items",),
+        higher_is_better=higher_is_better,
+        objective="instruction",
+        needs="answers",
+    )
+
+
 _OF_GENES = ("genes_generated", "genes_expected")
 _ROWS = (
     # Gao et al. 2020, The Pile, section 3.1.
@@ -188,6 +199,27 @@ _ROWS = (
     ),
     # Nats a token, by which training and validation are watched; compares no two tokenizers.
     Metric("loss", "nats", ("tokens",), objective="causal", needs="validation"),
+    # Of instruction models: what is said, of the items of a paper together.
+    Metric(
+        "answer_bits_per_byte",
+        "answer_nats",
+        ("answer_bytes",),
+        unit=math.log(2),
+        objective="instruction",
+        needs="likelihood",
+        in_parts=True,
+    ),
+    Metric(
+        "answer_loss",
+        "answer_nats",
+        ("answer_tokens",),
+        objective="instruction",
+        needs="validation",
+    ),
+    # Rajpurkar et al. 2016, SQuAD, section 6.1.
+    _of_answers("exact_match", "exact_matches", higher_is_better=True),
+    _of_answers("token_f1", "token_f1_sum", higher_is_better=True),
+    _of_answers("format_failure_share", "format_failures"),
     Metric("gene_precision", "gene_hits", ("genes_generated",), higher_is_better=True),
     Metric("gene_recall", "gene_hits", ("genes_expected",), higher_is_better=True),
     Metric("unknown_gene_share", "generated_symbols_unknown", ("generated_symbols",)),
@@ -207,12 +239,15 @@ LIKELIHOODS = tuple(
     sorted((metric.name for metric in _ROWS if metric.in_parts), key=len, reverse=True)
 )
 # What is shown and compared beside the primary metric, whatever that is.
-CLOZE_ACCURACIES = ("gene_cloze_accuracy", "variant_cloze_accuracy")
+SHOWN_BESIDE = ("gene_cloze_accuracy", "variant_cloze_accuracy", "exact_match", "token_f1")
 # What a validation measures; the first is what checkpoints are ranked by.
 VALIDATION_METRICS = {
     "causal": (METRICS["bits_per_byte"], METRICS["loss"]),
     "masked": (METRICS["mlm_loss"], METRICS["mlm_accuracy"]),
+    "instruction": (METRICS["answer_bits_per_byte"], METRICS["answer_loss"]),
 }
+# What a comparison is decided by, where the configuration leaves it to the objective.
+PRIMARY = {name: metrics[0].name for name, metrics in VALIDATION_METRICS.items()}
 
 
 def likelihood_of(name: str) -> str | None:

@@ -7,7 +7,7 @@ Leaves `dataset/` with `manifest.json`, `rejected.jsonl` and `report.html` in it
 """
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,10 +16,11 @@ from steps.config.file import load_config
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError, writing_to
 from steps.terminal import StageBar, say, show_notices
-from steps.tracking.inputs import find_papers, input_digests, with_local_files
+from steps.tracking.inputs import find_items, find_papers, input_digests, with_local_files
 
 if TYPE_CHECKING:
     from steps.papers.pipeline import Preparation
+    from steps.tracking.runs import StepRun
 
 NOTES_SHOWN = 8
 
@@ -45,13 +46,16 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         location = papers or settings.data_file
         files = find_papers(location, run.scratch / "input")
         local = with_local_files(settings, run.scratch / "input")
-        parts = key_parts("preprocess", training, input_digests(files, local))
+        items = find_items(training, run.scratch / "input")
+        parts = key_parts("preprocess", training, input_digests(files, local, items))
         run.params(_params(settings, location))
 
         # Closed before anything else is said, an error included: the bar's line stays open.
         try:
             with closing(StageBar()) as progress:
-                preparation = prepare_dataset(files, local, run.scratch, progress)
+                preparation = prepare_dataset(
+                    files, local, run.scratch, progress, instructions=items
+                )
         except UserError:
             if (run.scratch / "rejected.jsonl").is_file():
                 run.artifact(run.scratch / "rejected.jsonl")
@@ -75,8 +79,38 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         rejected = ", ".join(f"{n} {r}" for r, n in sorted(preparation.rejected.items())) or "none"
         say(f"papers: {preparation.num_read} read, {preparation.num_accepted} accepted ({splits})")
         say(f"rejected: {rejected} (see rejected.jsonl)")
+        if "instructions" in manifest:
+            _say_items(run, manifest["instructions"])
         _say_how_read(preparation)
         say(f"dataset {preparation.digest[:19]}… in run {run.id}")
+
+
+def _say_items(run: "StepRun", items: dict[str, Any]) -> None:
+    """How many items there are, and what is to be known of them."""
+    counts = {split: found["items"] for split, found in items["splits"].items()}
+    rejected = sum(items["rejected"].values())
+    run.metrics({f"items/{split}": number for split, number in counts.items()})
+    run.metrics(
+        {
+            "items/read": items["read"],
+            "items/rejected": rejected,
+            "items/duplicates": items["duplicates"],
+            "items/overlapping_test_papers": items["training_items_overlapping_test_papers"],
+        }
+    )
+    shown = ", ".join(f"{split} {number}" for split, number in counts.items())
+    say(f"instruction items: {items['read']} read, {sum(counts.values())} accepted ({shown})")
+    reasons = ", ".join(f"{n} {reason}" for reason, n in items["rejected"].items())
+    if rejected:
+        say(f"rejected items: {reasons} (see rejected.jsonl)")
+    if items["duplicates"]:
+        say(f"items said twice: {items['duplicates']}, each kept once")
+    overlapping = items["training_items_overlapping_test_papers"]
+    if overlapping:
+        say(
+            f"note: {overlapping} training items share many words in a row with test papers; "
+            "name their papers (pmid or paper_id) so that they follow them"
+        )
 
 
 def _say_how_read(preparation: "Preparation") -> None:

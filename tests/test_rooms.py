@@ -42,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
 GROUND = {
     "allocator",
     "cache_folder",
+    "messages",
     "digests",
     "errors",
     "metrics",

@@ -13,7 +13,7 @@ from steps.comparison.statistics import (
     metrics_beside,
 )
 from steps.errors import UserError
-from steps.metrics import LIKELIHOODS, likelihood_of
+from steps.metrics import LIKELIHOODS, METRICS, likelihood_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ class EvaluatedModel:
         dataset_digest: Digest of the dataset that was scored.
         split: Split that was scored.
         metric_version: Version of the evaluation code's definitions.
-        objective: `causal` or `masked`.
+        objective: `causal`, `masked` or `instruction`.
         per_paper: One row a paper: paper_id, nats, bytes, ... as the evaluation wrote it.
         general: The same of texts outside the domain, or None where none were scored.
         metrics: Figures that are no ratio over papers, such as `memorised_share`.
@@ -76,7 +76,7 @@ def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_p
         ("dataset digest", a.dataset_digest, b.dataset_digest, "evaluate both on one dataset"),
         ("split", a.split, b.split, "evaluate both on one split"),
         ("metric version", a.metric_version, b.metric_version, "evaluate the older one again"),
-        ("objective", a.objective, b.objective, "compare causal with causal, masked with masked"),
+        ("objective", a.objective, b.objective, "compare models of one objective"),
     ):
         if first != second:
             raise UserError(f"{models}: {what} {first} against {second}; {fix}")
@@ -87,8 +87,10 @@ def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_p
             f"comparison.metric is {metric!r}: expected one of {', '.join(LIKELIHOODS)}, "
             "or one of a stratum such as gene_bits_per_byte; change comparison.metric"
         )
-    if (kind == "bits_per_byte") != (a.objective == "causal"):
-        fitting = "bits_per_byte" if a.objective == "causal" else "pseudo_bits_per_byte or mlm_loss"
+    if METRICS[kind].objective != a.objective:
+        fitting = " or ".join(
+            name for name in LIKELIHOODS if METRICS[name].objective == a.objective
+        )
         raise UserError(
             f"{models} by {metric}: they are {a.objective} models, which have none; "
             f"set comparison.metric to {fitting}"
@@ -105,6 +107,8 @@ def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_p
     _check_same_text(a, a.per_paper, b, b.per_paper, metric)
     if a.general is not None and b.general is not None:
         _check_same_papers(a.name, a.general, b.name, b.general, "general texts")
+        # Models that answer read general texts as causal ones do.
+        kind = "bits_per_byte" if a.objective == "instruction" else kind
         if has_metric(a.general, kind) and has_metric(b.general, kind):
             _check_figures(a.name, a.general, kind)
             _check_figures(b.name, b.general, kind)

@@ -41,7 +41,7 @@ from steps.comparison.statistics import (
     smallest_attainable_p,
     smallest_detectable_gain,
 )
-from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS
+from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS, PRIMARY, find_metric
 
 if TYPE_CHECKING:
     from steps.config.sections import Comparison
@@ -242,18 +242,24 @@ def fitted(rule: "Comparison", objective: str) -> "Comparison":
 
     Args:
         rule: Section `comparison`; a metric `auto`, and a guard `general`, are filled in.
-        objective: `causal` (bits per byte) or `masked` (loss under the fixed mask).
+        objective: `causal` (bits per byte), `masked` (loss under the fixed mask) or `instruction`
+            (bits per byte of answers; its general texts are read as a causal model's).
     """
-    likelihood = "bits_per_byte" if objective == "causal" else "mlm_loss"
+    likelihood = PRIMARY[objective]
+    general = "bits_per_byte" if objective == "instruction" else likelihood
+    guards = []
+    for guard in rule.guards:
+        if guard.metric == "general":
+            guard = guard.model_copy(update={"metric": GENERAL + general})
+        metric = find_metric(guard.metric)
+        if objective == "instruction" and metric is not None and metric.needs == "generation":
+            # Whoever answers is not asked to go on from titles.
+            guard = guard.model_copy(update={"optional": True})
+        guards.append(guard)
     return rule.model_copy(
         update={
             "metric": likelihood if rule.metric == "auto" else rule.metric,
-            "guards": tuple(
-                guard.model_copy(update={"metric": GENERAL + likelihood})
-                if guard.metric == "general"
-                else guard
-                for guard in rule.guards
-            ),
+            "guards": tuple(guards),
         }
     )
 

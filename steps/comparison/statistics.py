@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.metrics import (
-    CLOZE_ACCURACIES,
     METRICS,
+    SHOWN_BESIDE,
     SHOWN_STRATA,
     Metric,
     find_metric,
@@ -95,9 +95,7 @@ def metrics_beside(frame: "pd.DataFrame", metric: str) -> list[str]:
         prefix = f"{METRICS[kind].denominator}_section_"
         sections = [c.removeprefix(prefix) for c in frame.columns if c.startswith(prefix)]
         names = [kind, *(f"{part}_{kind}" for part in (*SHOWN_STRATA, *sections))]
-    return [
-        name for name in (*names, *CLOZE_ACCURACIES) if name != metric and has_metric(frame, name)
-    ]
+    return [name for name in (*names, *SHOWN_BESIDE) if name != metric and has_metric(frame, name)]
 
 
 @dataclass(frozen=True, eq=False)

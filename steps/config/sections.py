@@ -21,7 +21,7 @@ class Model(Section):
     source: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     revision: str | None = None
-    objective: Literal["auto", "causal", "masked"] = "auto"
+    objective: Literal["auto", "causal", "masked", "instruction"] = "auto"
     max_length: Positive = 1024
     padding: bool | str | None = None
     truncation: bool | str | None = None
@@ -130,6 +130,13 @@ class Masking(Section):
                 f"({self.random_share:g}) are more than 1 together: the rest is left as it is"
             )
         return self
+
+
+class Instructions(Section):
+    """Questions and answers, for `model.objective: instruction`."""
+
+    data_file: str | None = None
+    chat_template: str | None = None
 
 
 class Hyperparameters(Section):
@@ -295,6 +302,7 @@ class Evaluation(Section):
     cloze_items: Annotated[int, Field(ge=0)] = 200
     score_bands: tuple[float, ...] = (60, 80)
     pseudo_likelihood_tokens: Annotated[int, Field(ge=0)] = 32
+    answers: Annotated[int, Field(ge=0)] = 200
     allow_trained_papers: bool = False
 
     @field_validator("score_bands")
@@ -365,6 +373,7 @@ class Training(Section):
     optimizer: Optimizer = Optimizer()
     scheduler: Scheduler = Scheduler()
     scientific_data: ScientificData = ScientificData()
+    instructions: Instructions = Instructions()
     data: Data | None = None
     logging: Logging = Logging()
     output: Output = Output()

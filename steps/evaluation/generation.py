@@ -111,7 +111,6 @@ def generate(
         first `max_new_tokens` tokens of how the paper really goes on.
     """
     import pandas as pd
-    import torch
 
     start = start_token(tokenizer)
     longest = longest_text(model.config) or 10**9
@@ -119,23 +118,18 @@ def generate(
     encoded = [
         [start, *tokens_and_bytes(tokenizer, prompt.prompt)[0]][-room:] for prompt in prompts
     ]
-    generations: list[str] = []
-    # The state of the generators outside is not this function's to change.
-    with torch.no_grad(), torch.random.fork_rng(), _ready_to_write(model, tokenizer) as device:
-        torch.manual_seed(seed)
-        if not _bears_padding_in_front(model, encoded, start, device):
-            batch_size = 1
-        for first in range(0, len(encoded), batch_size):
-            batch = encoded[first : first + batch_size]
-            sampling: dict[str, Any] = {"do_sample": temperature > 0}
-            if temperature > 0:
-                sampling["temperature"] = temperature
-            written = _write(model, batch, start, device, max_new_tokens, **sampling)
-            width = max(len(ids) for ids in batch)
-            generations += [
-                continuation(tokenizer, ids, new)
-                for ids, new in zip(batch, written[:, width:].tolist(), strict=True)
-            ]
+    written = write_on(
+        model,
+        tokenizer,
+        encoded,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        temperature=temperature,
+        seed=seed,
+    )
+    generations = [
+        continuation(tokenizer, ids, new) for ids, new in zip(encoded, written, strict=True)
+    ]
     return pd.DataFrame(
         {
             "paper_id": [prompt.paper_id for prompt in prompts],
@@ -146,6 +140,54 @@ def generate(
             ],
         }
     )
+
+
+def write_on(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 8,
+    temperature: float = 0.0,
+    seed: int = 0,
+    stops: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Let a causal model go on from token ids; the same alone and in any batch.
+
+    Args:
+        model: A causal `PreTrainedModel`, or one wrapped by peft, on any device.
+        tokenizer: Its tokenizer.
+        prompts: Token ids to go on from.
+        max_new_tokens: Most tokens to write.
+        batch_size: Prompts of one call.
+        temperature: 0 takes the most probable token each time; above, tokens are drawn.
+        seed: Seed of the draws.
+        stops: Tokens that end a text; None: EOS.
+
+    Returns:
+        What was written after each; filled up with padding where it ended early.
+    """
+    import torch
+
+    start = start_token(tokenizer)
+    sampling: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        sampling["temperature"] = temperature
+    if stops is not None:
+        sampling["eos_token_id"] = list(stops)
+    made: list[list[int]] = []
+    # The state of the generators outside is not this function's to change.
+    with torch.no_grad(), torch.random.fork_rng(), _ready_to_write(model, tokenizer) as device:
+        torch.manual_seed(seed)
+        if not _bears_padding_in_front(model, prompts, start, device):
+            batch_size = 1
+        for first in range(0, len(prompts), batch_size):
+            batch = prompts[first : first + batch_size]
+            written = _write(model, batch, start, device, max_new_tokens, **sampling)
+            width = max(len(ids) for ids in batch)
+            made += written[:, width:].tolist()
+    return made
 
 
 def generation_scores(

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
+from steps.errors import UserError
 from steps.evaluation.likelihood import TokenScore
+from steps.evaluation.summary import summarise
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tqdm import tqdm
 
     from steps.models.adapted import AdaptedModel
+    from steps.papers.instructions import InstructionItem
     from steps.papers.text import PaperText
 
 
@@ -60,7 +65,7 @@ def measure(
     """
     import pandas as pd
 
-    from steps.evaluation.summary import join_per_paper, summarise, with_score_bands
+    from steps.evaluation.summary import join_per_paper, with_score_bands
 
     settings = training.evaluation
     per_paper = _score(training, adapted, papers, "papers")
@@ -77,10 +82,77 @@ def measure(
     if general_texts:
         general = _score(training, adapted, general_texts, "general texts")
         summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
-        for name, value in summary.items():
-            if name.startswith(("bits_per_byte", "mlm_loss")):
-                metrics[f"general_{name}"] = value
+        metrics |= _of_general(summary)
     return Results(per_paper, general, generations, metrics)
+
+
+def measure_answers(
+    training: Training,
+    adapted: "AdaptedModel",
+    items: "Sequence[InstructionItem]",
+    *,
+    general_texts: "list[PaperText]",
+) -> Results:
+    """Measure how a model answers; knows no tracking store.
+
+    Args:
+        training: The configuration; read are `evaluation`, `model.max_length` and
+            `instructions.chat_template`, which a model that was trained to answer brings along.
+        adapted: The model.
+        items: Held-out items.
+        general_texts: Texts outside the domain; may be empty.
+
+    Raises:
+        UserError: The model has no chat template, or it can write none of the items.
+    """
+    from tqdm import tqdm
+
+    from steps.evaluation.answers import chosen_items, per_unit, score_answers, write_answers
+    from steps.models.chat import Chat
+
+    settings = training.evaluation
+    template = None if adapted.task == "instruction" else training.instructions.chat_template
+    chat = Chat.of(adapted.tokenizer, template, adapted.description["base"]["name"])
+    with tqdm(desc="scoring answers", unit=" tokens", unit_scale=True) as bar, adapted.autocast():
+        likelihood = score_answers(
+            adapted.model,
+            chat,
+            items,
+            context=settings.context or training.model.max_length,
+            batch_tokens=settings.batch_tokens,
+            progress=partial(_show, bar),
+        )
+    if likelihood.empty:
+        raise UserError(
+            f"the chat template can write none of the {len(items)} items: mend them, or name "
+            "another template by training.instructions.chat_template"
+        )
+    with tqdm(desc="answering", unit=" items") as bar, adapted.autocast():
+        said = write_answers(
+            adapted.model,
+            chat,
+            chosen_items(items, settings.answers, settings.seed),
+            max_new_tokens=settings.generation.max_new_tokens,
+            progress=partial(_show, bar),
+        )
+    per_paper = per_unit(likelihood, said)
+    draws = {"seed": settings.seed, "resamples": settings.bootstrap_samples}
+    metrics = summarise(per_paper, **draws)
+    metrics["items"] = float(len(likelihood))
+    general = _score(training, adapted, general_texts, "general texts") if general_texts else None
+    if general is not None:
+        metrics |= _of_general(summarise(general, **draws))
+    return Results(per_paper, general, said, metrics)
+
+
+def _show(bar: "tqdm[Any]", done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def _of_general(summary: dict[str, float]) -> dict[str, float]:
+    likelihoods = ("bits_per_byte", "mlm_loss")
+    return {f"general_{n}": value for n, value in summary.items() if n.startswith(likelihoods)}
 
 
 def _score(
@@ -94,11 +166,7 @@ def _score(
     settings = training.evaluation
     context = settings.context or training.model.max_length
     with tqdm(desc=f"scoring {what}", unit=" tokens", unit_scale=True) as bar, adapted.autocast():
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+        show = partial(_show, bar)
         if adapted.objective == "masked":
             return score_papers_masked(
                 adapted.model,

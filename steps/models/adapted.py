@@ -18,7 +18,7 @@ from steps.models.adapters import make_float32
 from steps.models.attention import PER_DOCUMENT_SDPA
 from steps.models.devices import pick_device, pick_dtype
 from steps.models.loading import load_model
-from steps.models.sources import Base, Objective, resolve_description
+from steps.models.sources import Base, Objective, Task, resolve_description
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 
 BASE_FILE = "base.json"
@@ -55,6 +55,11 @@ class AdaptedModel:
     device: str
     description: dict[str, Any]
 
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return "instruction" if self.description.get("task") == "instruction" else self.objective
+
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Compute as in training: adapters are float32, their products in `dtype`."""
@@ -77,6 +82,7 @@ def describe(training: Training, base: Base, dtype: Any) -> dict[str, Any]:
         "quantization": training.qlora.quantization.model_dump(),
         "dtype": str(dtype).removeprefix("torch."),
         "max_length": training.model.max_length,
+        **({"task": "instruction"} if training.model.objective == "instruction" else {}),
     }
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steps.cache_folder import cache_folder
-from steps.config.sections import Model
+from steps.config.sections import Model, Training
 from steps.digests import file_sha256
 from steps.errors import UserError
 from steps.models.package_index import from_package_index
 
 Objective = Literal["causal", "masked"]
+# What a model is trained and measured for: its objective, or the answers that it gives.
+Task = Literal["causal", "masked", "instruction"]
 OF_TWO_STACKS = (
     "is an encoder with a decoder, and only models of one stack are trained here: name a causal or "
     "a masked one"
@@ -64,6 +66,11 @@ class Base:
     def description(self) -> dict[str, Any]:
         """What travels with an adapter: everything but this machine's folder."""
         return {key: value for key, value in asdict(self).items() if key != "folder"}
+
+
+def task_trained(training: Training, base: "Base") -> Task:
+    """What a base is trained for: its own objective, or to answer."""
+    return "instruction" if training.model.objective == "instruction" else base.objective
 
 
 def resolve_base(model: Model) -> Base:
@@ -273,6 +280,8 @@ def hub_snapshot(model: Model, patterns: list[str]) -> Path:
 
 
 def _objective(folder: Path, model: Model) -> Objective:
+    if model.objective == "instruction":
+        return "causal"
     if model.objective != "auto":
         return model.objective
     content = read_model_config(folder, model.name)

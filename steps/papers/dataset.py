@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from steps.papers.genes import GeneMention
+from steps.papers.item_splits import digest_of_items
 from steps.papers.splits import SPLITS
 from steps.papers.variants.finder import VariantMention
 
@@ -147,9 +148,10 @@ class SplitDigest:
         return f"sha256:{self._sha256.hexdigest()}"
 
 
-def combine_digests(splits: Mapping[str, str]) -> str:
-    """The digest of a dataset from those of its splits."""
+def combine_digests(splits: Mapping[str, str], items: str = "") -> str:
+    """The digest of a dataset from those of its splits, and of its instruction items."""
     lines = "".join(f"{name} {splits[name]}\n" for name in SPLITS)
+    lines += f"instructions {items}\n" if items else ""
     content = f"dataset schema {SCHEMA_VERSION}\n{lines}"
     return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
@@ -173,7 +175,7 @@ def digest_of_dataset(folder: Path) -> str:
             paper_rows = list(rows)
             digest.add(paper_digest(map(_row_from_disk, paper_rows)), paper_rows[0]["cluster"])
         digests[name] = str(digest)
-    return combine_digests(digests)
+    return combine_digests(digests, digest_of_items(folder))
 
 
 def _row_from_disk(row: Mapping[str, Any]) -> SectionRow:

@@ -39,6 +39,7 @@ from steps.papers.deduplication import (
     hash_words,
 )
 from steps.papers.filters import check_language_name
+from steps.papers.item_stage import prepare_items
 from steps.papers.leakage import read_benchmark_texts
 from steps.papers.licences import license_name
 from steps.papers.paper_table import PaperTable, RejectedPaper
@@ -107,7 +108,12 @@ class Preparation:
 
 
 def prepare_dataset(
-    inputs: Sequence[Path], settings: ScientificData, output: Path, progress: Progress | None = None
+    inputs: Sequence[Path],
+    settings: ScientificData,
+    output: Path,
+    progress: Progress | None = None,
+    *,
+    instructions: Sequence[Path] = (),
 ) -> Preparation:
     """Turn files of papers into a clean dataset, split by paper.
 
@@ -118,6 +124,7 @@ def prepare_dataset(
         output: Folder to write `dataset/` and `rejected.jsonl` to; made where missing, and
             an earlier dataset in it is replaced.
         progress: Called with the name of a stage and a count of papers.
+        instructions: Files of instruction items, whose splits follow the papers'.
 
     Returns:
         What was made, with counts, digest and manifest.
@@ -136,10 +143,10 @@ def prepare_dataset(
     try:
         with _writing(output), PaperTable(inputs, settings, scratch) as table:
             try:
-                return _run_stages(table, output, previous, benchmark, report)
+                return _run_stages(table, output, previous, benchmark, report, instructions)
             except UserError:
                 # What was rejected explains most failures: it stays.
-                if table.rejected:
+                if table.rejected or instructions:
                     table.rejected_file.flush()
                     _replace(scratch / "rejected.jsonl", output / "rejected.jsonl")
                 raise
@@ -153,6 +160,7 @@ def _run_stages(
     previous: Mapping[str, str],
     benchmark: Hashes,
     report: Progress,
+    instructions: Sequence[Path],
 ) -> Preparation:
     read_into(table, report)
     reject_duplicate_identifiers(table)
@@ -163,7 +171,8 @@ def _run_stages(
     leakage_report = measure_leakage(table)
     report("write", len(table.kept))
     summaries, contents = write_dataset(table, table.scratch / "dataset")
-    return _finish(table, output, summaries, contents, leakage_report)
+    items = prepare_items(table, instructions, report) if instructions else None
+    return _finish(table, output, summaries, contents, leakage_report, items)
 
 
 def _writing(output: Path) -> AbstractContextManager[None]:
@@ -179,9 +188,12 @@ def _finish(
     summaries: Mapping[str, SplitSummary],
     contents: Contents,
     leakage_report: dict[str, Any],
+    items: dict[str, Any] | None,
 ) -> Preparation:
     """Write the manifest, move everything into place, and say what was made."""
-    digest = combine_digests({name: summaries[name].digest for name in SPLITS})
+    digest = combine_digests(
+        {name: summaries[name].digest for name in SPLITS}, items["digest"] if items else ""
+    )
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "dataset_digest": digest,
@@ -205,6 +217,7 @@ def _finish(
         "notes": dict(sorted(table.notes.items())),
         "splits": {name: vars(summaries[name]) for name in SPLITS},
         "leakage": leakage_report,
+        **({"instructions": items} if items else {}),
         "configuration": _configuration(table.settings),
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in LIBRARIES},

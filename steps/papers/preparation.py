@@ -183,9 +183,9 @@ def prepare_chunk(chunk: Sequence[RawRecord], settings: ScientificData) -> Prepa
         PreparedPaper(
             position=entry.position,
             paper_id=entry.identity.paper_id,
-            pmid_key=_key_hash(entry.identity.pmid),
-            doi_key=_key_hash(entry.identity.doi),
-            other_key=_key_hash(entry.identity.pmcid or entry.identity.other_id),
+            pmid_key=key_hash(entry.identity.pmid),
+            doi_key=key_hash(entry.identity.doi),
+            other_key=key_hash(entry.identity.pmcid or entry.identity.other_id),
             score=entry.paper.score,
             num_words=entry.num_words,
             num_rows=len(entry.rows),
@@ -385,7 +385,8 @@ def _changed_place(paper_id: str, before: str, after: str) -> Iterator[CleaningE
     yield CleaningExample(paper_id, before[place], after[place])
 
 
-def _key_hash(key: str) -> int:
+def key_hash(key: str) -> int:
+    """The number by which an identifier is looked up; 0 for none."""
     if not key:
         return 0
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")

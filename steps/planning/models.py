@@ -151,7 +151,9 @@ def model_to_plan(model: Model) -> ModelToPlan:
     Raises:
         UserError: It is in none of them.
     """
-    objective = None if model.objective == "auto" else model.objective
+    objective: Objective | None = "causal" if model.objective == "instruction" else None
+    if model.objective in ("causal", "masked"):
+        objective = model.objective
     local = Path(model.name).expanduser()
     if (local / "config.json").is_file():
         content = read_model_config(local, model.name)

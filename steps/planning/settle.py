@@ -9,6 +9,7 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.devices import Placement
 from steps.models.sources import Base, read_model_config
+from steps.papers.instructions import InstructionItem
 from steps.papers.text import PaperText
 from steps.planning.budget import Budget, check_disk
 from steps.planning.models import CannotPlan, ModelToPlan, model_from_config
@@ -105,8 +106,8 @@ def plan_training(
     return PlannedTraining(settled, plan, model, budget, placement)
 
 
-def estimate_tokens(papers: Sequence[PaperText], tokenizer: Any) -> int:
-    """Tokens of all papers, by the tokens a character of the first ones."""
+def estimate_tokens(papers: Sequence[PaperText | InstructionItem], tokenizer: Any) -> int:
+    """Tokens of all papers or items, by the tokens a character of the first ones."""
     sample = papers[:SAMPLED_PAPERS]
     tokens = sum(len(tokenizer(paper.text, verbose=False).input_ids) for paper in sample)
     characters = sum(len(paper.text) for paper in sample)

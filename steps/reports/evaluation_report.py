@@ -34,6 +34,8 @@ _LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0763, 0.2
 
 # Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
 _BITS_OF_FULL_COLOUR = 10.0
+# What the first sentence states: of those that were measured, the first.
+_HEADLINES = ("answer_bits_per_byte", "bits_per_byte", "pseudo_bits_per_byte", "mlm_loss")
 _BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"
 
 
@@ -199,7 +201,7 @@ def _in_lines(tokens: Sequence[TokenScore]) -> list[tuple[int, int, TokenScore]]
 def headline(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> str:
     """The result in one sentence, or "" for metrics without a likelihood."""
     name = next(
-        (name for name in ("bits_per_byte", "pseudo_bits_per_byte", "mlm_loss") if name in metrics),
+        (name for name in _HEADLINES if name in metrics),
         None,
     )
     if name is None:
@@ -294,12 +296,14 @@ def _papers_that_moved(
     per_paper: "pd.DataFrame", base_per_paper: "pd.DataFrame | None"
 ) -> dict[str, list[PaperRow]]:
     """The papers that gained most and those that gained least, in bits per byte."""
-    if base_per_paper is None or "nats" not in per_paper or "nats" not in base_per_paper:
+    answers = "answer_nats" in per_paper
+    nats, size = ("answer_nats", "answer_bytes") if answers else ("nats", "bytes")
+    if base_per_paper is None or nats not in per_paper or nats not in base_per_paper:
         return {}
     both = per_paper.merge(base_per_paper, on="paper_id", suffixes=("", "_base"))
-    both = both[both["bytes"] > 0]
-    both["bits"] = both["nats"] / (log(2) * both["bytes"])
-    both["bits_base"] = both["nats_base"] / (log(2) * both["bytes_base"])
+    both = both[both[size] > 0]
+    both["bits"] = both[nats] / (log(2) * both[size])
+    both["bits_base"] = both[f"{nats}_base"] / (log(2) * both[f"{size}_base"])
     order = (both["bits"] - both["bits_base"]).sort_values().index
     rows = [
         PaperRow(str(paper_id), float(base), float(value))

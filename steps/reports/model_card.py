@@ -31,7 +31,7 @@ TEMPLATE = """---
 {% if base.revision %}| revision | {{ base.revision }} |
 {% endif %}{% if base.sha256 %}| SHA-256 of the weights | {{ base.sha256 }} |
 {% endif %}{% if base.config_sha256 %}| SHA-256 of its configuration | {{ base.config_sha256 }} |
-{% endif %}| objective | {{ base.objective }} language modelling |
+{% endif %}| objective | {{ objective }} |
 {% if base.note %}| note | {{ base.note }} |
 {% endif %}
 ## Data
@@ -114,7 +114,9 @@ def write_model_card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    method = training.qlora.resolved_method
+    from steps.models.sources import task_trained
+
+    method, task = training.qlora.resolved_method, task_trained(training, base)
     card_data = ModelCardData(
         # Only a hub's model has an id that a reader can follow.
         base_model=base.name if base.source == "hub" else None,
@@ -128,9 +130,10 @@ def write_model_card(
         template_str=TEMPLATE,
         title=f"{base.name}: {method} on genomics papers",
         base=base,
+        objective=_OBJECTIVES[task],
         method=method,
         bits=training.qlora.bits,
-        act="continues texts" if base.objective == "causal" else "fills gaps in texts",
+        act=_ACTS[task],
         data={
             "digest": data.digest,
             "run_id": data.run_id,
@@ -148,6 +151,19 @@ def write_model_card(
         versions=", ".join(f"{name} {version}" for name, version in versions.items()),
     )
     card.save(file)
+
+
+# What each objective is called, and what a model of it does.
+_OBJECTIVES = {
+    "causal": "causal language modelling",
+    "masked": "masked language modelling",
+    "instruction": "instruction: answers, after the questions of a conversation",
+}
+_ACTS = {
+    "causal": "continues texts",
+    "masked": "fills gaps in texts",
+    "instruction": "answers questions, by the chat template of its tokenizer",
+}
 
 
 def _settings(training: Training) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from steps.config.dotted import flatten
 from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Model, Training
 from steps.digests import file_sha256
+from steps.models.chat import template_file
 from steps.models.sources import config_digest
 from steps.tracking.names import (
     ADAPTER_FOLDER,
@@ -63,6 +64,8 @@ SOURCES = {
         "checkpoints",
         "planning",
         "papers/text.py",
+        "papers/item_splits.py",
+        "papers/instructions.py",
         "finetune.py",
     ),
     "evaluate": ("evaluation", "papers", "models", "metrics.py", "evaluate.py"),
@@ -107,6 +110,19 @@ def cache_key(parts: Mapping[str, str]) -> str:
     """The tag value that a finished run is found by."""
     encoded = json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()
     return hashlib.sha256(encoded).hexdigest()
+
+
+def finetune_inputs(training: Training, dataset_digest: str) -> dict[str, str]:
+    """What a finetune depends on besides its sections of the configuration."""
+    return {"dataset": dataset_digest, **chat_inputs(training)}
+
+
+def chat_inputs(training: Training) -> dict[str, str]:
+    """The chat template that the configuration names, by its digest; none for other objectives."""
+    if training.model.objective != "instruction":
+        return {}
+    name = training.instructions.chat_template
+    return {"chat template": digest_of_files([template_file(name)]) if name else "the model's"}
 
 
 def find_reusable(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steps.config.sections import Training
 from steps.digests import file_sha256
 from steps.errors import UserError
-from steps.evaluation.measure import Results, measure, token_examples
+from steps.evaluation.measure import Results, measure, measure_answers, token_examples
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_files, read_general_texts
 from steps.terminal import say
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from steps.comparison.comparable import EvaluatedModel
     from steps.evaluation.measure import TokenExample
     from steps.models.adapted import AdaptedModel
+    from steps.models.sources import Task
     from steps.tracking.datasets import StoredDataset
     from steps.tracking.registry.lineage import Lineage
     from steps.tracking.registry.model_reference import ModelReference
@@ -46,7 +47,7 @@ def evaluation_inputs(
     training: Training, reference: "ModelReference", dataset_digest: str, split: str
 ) -> dict[str, str]:
     """What an evaluation depends on besides its sections of the configuration."""
-    from steps.tracking.cache import base_identity, digest_of_files
+    from steps.tracking.cache import base_identity, chat_inputs, digest_of_files
 
     identity: Any = base_identity(training.model) if reference.uri == "base" else reference.run_id
     texts = training.evaluation.general_texts
@@ -56,6 +57,7 @@ def evaluation_inputs(
         "split": split,
         "context": str(training.evaluation.context or training.model.max_length),
         "general texts": digest_of_files(general_files(texts)) if texts else "none",
+        **chat_inputs(training),
     }
 
 
@@ -89,41 +91,44 @@ def evaluate_model(
     from steps.tracking.registry.lineage import training_lineage
     from steps.tracking.registry.model_reference import fetch_adapter, logged_model_id
 
-    papers = read_papers(stored.folder, split)
-    if not papers:
-        raise UserError(
-            f"split {split!r} of dataset {stored.digest[:19]}… holds no paper: preprocess "
-            f"at least 10 different papers, with training.scientific_data.split.{split}_fraction "
-            "above 0"
-        )
-    lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
-    trained_papers = check_trained_papers(training, reference, stored, split, lineage)
-    texts = read_general_texts(training.evaluation.general_texts)
-    # Whatever may be missing is looked for before minutes go into the base.
     adapter = None if reference.uri == "base" else fetch_adapter(run.client, reference, run.scratch)
+    answers = is_asked(training, adapter)
+    examples = read_examples(stored, split, answers=answers)
+    lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
+    scored = [unit_of(example) for example in examples]
+    trained_papers = check_trained_papers(training, reference, scored, split, lineage)
+    # Whatever may be missing is looked for before minutes go into the base.
+    texts = read_general_texts(training.evaluation.general_texts)
     base = results_of_base(run, training, reference, stored, split, evaluate_base)
     log_dataset_input(stored.run_id, "papers", stored.digest, context="evaluation")
     adapted = load_model_of(training, adapter)
     quieten_handlers()
-    _tag(run, training, reference, stored, split, adapted)
+    task = "instruction" if answers else adapted.objective
+    _tag(run, training, reference, stored, split, adapted, task)
     run.tag(
         trained_papers_scored=str(trained_papers) if trained_papers else None,
         lineage_gap=lineage.gap or None,
     )
-    train_papers = read_papers(stored.folder, "train")
-    learned = [
-        paper
-        for dataset in lineage.datasets
-        if dataset.run_id != stored.run_id
-        for paper in read_papers(dataset.folder, "train")
-    ]
-    results = measure(training, adapted, papers, train_papers, general_texts=texts, learned=learned)
+    if answers:
+        results = measure_answers(training, adapted, examples, general_texts=texts)
+    else:
+        train_papers = read_papers(stored.folder, "train")
+        learned = [
+            paper
+            for dataset in lineage.datasets
+            if dataset.run_id != stored.run_id
+            for paper in read_papers(dataset.folder, "train")
+        ]
+        results = measure(
+            training, adapted, examples, train_papers, general_texts=texts, learned=learned
+        )
     if trained_papers:
         results.metrics["trained_papers"] = float(trained_papers)
     if base is not None and results.general is not None and base.general is not None:
         seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
         results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
-    _write(run, reference, adapted, results, base, split, token_examples(training, adapted, papers))
+    shown = [] if answers else token_examples(training, adapted, examples)
+    _write(run, reference, adapted, results, base, split, shown)
     model_id = logged_model_id(reference)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
     where = {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
@@ -141,6 +146,7 @@ def _tag(
     stored: "StoredDataset",
     split: str,
     adapted: "AdaptedModel",
+    task: "Task",
 ) -> None:
     """Say in the run what is measured, on what, and by which key it can be found again."""
     from steps.tracking.cache import cache_tags, key_parts
@@ -153,11 +159,56 @@ def _tag(
         model_uri=reference.uri,
         model_run=reference.run_id,
         metric_version=METRIC_VERSION,
-        objective=adapted.objective,
+        objective=task,
         base_model=adapted.description["base"]["name"],
         base_note=adapted.description["base"]["note"],
         **cache_tags(key_parts("evaluate", training, inputs)),
     )
+
+
+def is_asked(training: Training, adapter: Path | None) -> bool:
+    """Whether a model is measured by its answers: so configured, or so trained.
+
+    Args:
+        training: The configuration.
+        adapter: The adapter's folder; None for a base.
+    """
+    from steps.models.adapted import read_description
+
+    if training.model.objective == "instruction":
+        return True
+    return adapter is not None and read_description(adapter).get("task") == "instruction"
+
+
+def read_examples(stored: "StoredDataset", split: str, *, answers: bool) -> "list[Any]":
+    """The papers of a split, or its instruction items.
+
+    Raises:
+        UserError: There are none.
+    """
+    from steps.papers.item_splits import read_split
+    from steps.papers.text import read_papers
+
+    found: list[Any] = (
+        list(read_split(stored.folder, split)) if answers else read_papers(stored.folder, split)
+    )
+    if found:
+        return found
+    what = f"split {split!r} of dataset {stored.digest[:19]}… holds no"
+    if answers:
+        raise UserError(
+            f"{what} instruction item: name items of its papers in training.instructions.data_file "
+            "(by pmid or paper_id), or items of no paper, and run preprocess again"
+        )
+    raise UserError(
+        f"{what} paper: preprocess at least 10 different papers, with "
+        f"training.scientific_data.split.{split}_fraction above 0"
+    )
+
+
+def unit_of(example: Any) -> str:
+    """The paper that an example is, or is about; of an item without one, the item."""
+    return str(getattr(example, "unit", None) or example.paper_id)
 
 
 @dataclass(frozen=True)
@@ -310,11 +361,18 @@ def load_model_of(training: Training, adapter: Path | None) -> "AdaptedModel":
 def check_trained_papers(
     training: Training,
     reference: "ModelReference",
-    stored: "StoredDataset",
+    scored: "list[str]",
     split: str,
     lineage: "Lineage",
 ) -> int:
     """Look for papers of the split that the model was trained on.
+
+    Args:
+        training: The configuration.
+        reference: The model.
+        scored: The papers that are scored, and items that name none.
+        split: Where they are from.
+        lineage: What the model was trained on.
 
     Returns:
         How many there are: 0, unless `evaluation.allow_trained_papers` is set.
@@ -322,7 +380,7 @@ def check_trained_papers(
     Raises:
         UserError: There are some, or the lineage cannot be seen, and that key is not set.
     """
-    scored = stored.manifest["splits"][split]["paper_ids"]
+    scored = sorted(set(scored))
     seen = sorted(lineage.trained_papers().intersection(scored))
     if training.evaluation.allow_trained_papers:
         return len(seen)

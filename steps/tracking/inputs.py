@@ -2,10 +2,12 @@
 
 import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from steps.config.paper_sections import ScientificData
 from steps.config.paths import PROJECT_ROOT
+from steps.config.sections import Training
 from steps.errors import UserError
 
 
@@ -31,6 +33,23 @@ def find_papers(location: str, scratch: Path, what: str = "papers") -> list[Path
     if not _is_something(location) and _is_something(in_project):
         return resolve_inputs(in_project, what)
     return resolve_inputs(location, what)
+
+
+def find_items(training: Training, scratch: Path) -> list[Path]:
+    """The files of instruction items that the configuration names.
+
+    Raises:
+        UserError: There are none where the objective needs them.
+    """
+    what, location = "training.instructions.data_file", training.instructions.data_file
+    if location is not None:
+        return find_papers(location, scratch / "instructions", what)
+    if training.model.objective == "instruction":
+        raise UserError(
+            f"training.model.objective is instruction, and {what} is null: name a file of "
+            "instruction items, such as JSON Lines of messages"
+        )
+    return []
 
 
 def _is_something(location: str) -> bool:
@@ -63,11 +82,20 @@ def with_local_files(settings: ScientificData, scratch: Path) -> ScientificData:
     return settings.model_copy(update={"split": settings.split.model_copy(update=found)})
 
 
-def input_digests(papers: list[Path], local: ScientificData) -> dict[str, str]:
-    """Digests of all files that the dataset is made from, by name."""
+def input_digests(
+    papers: list[Path], local: ScientificData, items: Sequence[Path] = ()
+) -> dict[str, str]:
+    """Digests of all files that the dataset is made from, by name.
+
+    Args:
+        papers: Files of papers.
+        local: The settings, with local paths for their further files.
+        items: Files of instruction items.
+    """
     from steps.tracking.cache import digest_of_files
 
     further = {key: getattr(local.split, key) for key in FURTHER_FILES}
-    return {"papers": digest_of_files(papers)} | {
+    found = {"papers": digest_of_files(papers)} | {
         key: digest_of_files([Path(file)]) for key, file in further.items() if file is not None
     }
+    return found | ({"instructions": digest_of_files(list(items))} if items else {})

@@ -5,7 +5,7 @@ prepared.job.placement, prepared.job.resume
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,14 +25,17 @@ from steps.distributed.deepspeed import (
 )
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
+from steps.models.chat import Chat
 from steps.models.checks import check_base
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
-from steps.models.sources import resolve_base
+from steps.models.sources import resolve_base, task_trained
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
+from steps.papers.instructions import InstructionItem
+from steps.papers.item_splits import read_split
 from steps.papers.text import PaperText, read_papers
 from steps.recorder import SilentRecorder
 from steps.terminal import say
-from steps.tracking.cache import key_parts
+from steps.tracking.cache import finetune_inputs, key_parts
 from steps.tracking.checkpoints.agreement import (
     agree_on_point,
     checkpoint_folder,
@@ -111,16 +114,18 @@ def prepare_job(
     with raise_on_all_ranks():
         check_distributed(loaded, rank.count)
     stored = _fetch_on_all_ranks(run, dataset, rank)
-    cache_parts = key_parts("finetune", training, {"dataset": stored.digest})
+    cache_parts = key_parts("finetune", training, finetune_inputs(training, stored.digest))
     with raise_on_all_ranks():
-        train_papers = papers_of(stored, "train", training.scientific_data.sections)
-        validation_papers = papers_of(stored, "validation", training.scientific_data.sections)
+        train_papers = examples_of(stored, "train", training)
+        validation_papers = examples_of(stored, "validation", training)
         base = resolve_base(training.model)
         device = pick_device(training.hardware.device)
         dtype = pick_dtype(training.hardware, device)
         model_class = check_base(base, training, device)
         tokenizer = load_tokenizer(base.folder)
         note = check_tokenizer(tokenizer, base)
+        if training.model.objective == "instruction":
+            Chat.of(tokenizer, training.instructions.chat_template, base.name)
         if note and rank.is_first:
             say(f"note: {note}")
         training = checkpointed_if_possible(training, model_class)
@@ -233,9 +238,10 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         base_sha256=job.base.sha256,
         base_config_sha256=job.base.config_sha256,
         base_note=job.base.note,
-        objective=job.base.objective,
+        objective=task_trained(job.training, job.base),
         method=job.training.qlora.resolved_method,
-        trained_papers=str(len(job.train_papers)),
+        trained_papers=str(len({_unit(one) for one in job.train_papers})),
+        trained_items=_items(job),
         processes=str(rank.count),
         machines=str(rank.machines),
         **resumable_tags(job.checkpoint_root, prepared.fingerprint),
@@ -289,6 +295,34 @@ def _fetch_on_all_ranks(run: StepRun, reference: str, rank: Rank) -> StoredDatas
             wanted = newest if reference == "latest" else reference
             stored = fetch_dataset(run.client, wanted, run.scratch)
     return stored
+
+
+def _unit(example: PaperText | InstructionItem) -> str:
+    return example.unit if isinstance(example, InstructionItem) else example.paper_id
+
+
+def _items(job: Job) -> str | None:
+    asks = job.training.model.objective == "instruction"
+    return str(len(job.train_papers)) if asks else None
+
+
+def examples_of(
+    stored: StoredDataset, split: str, training: Training
+) -> Sequence[PaperText | InstructionItem]:
+    """What is learned from or validated on: papers, or instruction items.
+
+    Raises:
+        UserError: There is nothing to learn from.
+    """
+    if training.model.objective != "instruction":
+        return papers_of(stored, split, training.scientific_data.sections)
+    items = read_split(stored.folder, split)
+    if split == "train" and not items:
+        raise UserError(
+            f"the dataset of run {stored.run_id} has no instruction item in its train split: all "
+            "belong to held-out papers; add items of other papers, and run preprocess again"
+        )
+    return items
 
 
 def papers_of(

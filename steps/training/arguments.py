@@ -11,8 +11,7 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.metrics import METRICS, VALIDATION_METRICS
 from steps.models.devices import Placement
-from steps.models.sources import Objective
-from steps.papers.text import PaperText
+from steps.models.sources import Task
 from steps.terminal import say
 
 
@@ -22,7 +21,7 @@ def training_arguments(
     placement: Placement,
     *,
     validates: bool,
-    objective: Objective = "causal",
+    objective: Task = "causal",
     deepspeed: Mapping[str, Any] | None = None,
     rows_at_once: int | None = None,
 ) -> transformers.TrainingArguments:
@@ -152,7 +151,7 @@ def activation_checkpointing(training: Training) -> dict[str, Any]:
     return {name: True, f"{name}_kwargs": how}
 
 
-def best_metric(wanted: str, objective: Objective) -> str:
+def best_metric(wanted: str, objective: Task) -> str:
     """The validation metric that checkpoints are ranked by; `auto` takes the objective's own.
 
     Raises:
@@ -160,7 +159,7 @@ def best_metric(wanted: str, objective: Objective) -> str:
     """
     known = [f"eval_{metric.name}" for metric in VALIDATION_METRICS[objective]]
     name = wanted.replace("validation/", "eval_")
-    if name == "auto" or (objective, name) == ("masked", "eval_loss"):
+    if name == "auto" or (objective != "causal" and name == "eval_loss"):
         return known[0]
     if not name.startswith("eval_"):
         name = f"eval_{name}"
@@ -179,7 +178,7 @@ def _greater_is_better(training: Training, metric: str) -> bool:
 
 
 def early_stopping(
-    training: Training, validation_papers: Sequence[PaperText]
+    training: Training, validation_papers: Sequence[Any]
 ) -> transformers.EarlyStoppingCallback | None:
     """The callback that stops after `logging.early_stopping_patience` validations without gain.
 

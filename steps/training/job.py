@@ -9,6 +9,7 @@ from steps.checkpoints.trainer_state import Progress, ResumePoint
 from steps.config.sections import Training
 from steps.models.devices import Placement
 from steps.models.sources import Base
+from steps.papers.instructions import InstructionItem
 from steps.papers.text import PaperText
 
 
@@ -21,7 +22,7 @@ class Job:
         base: The base model, whose files lie on this disk.
         tokenizer: The base's.
         placement: Where it is trained.
-        train_papers: What is learned from.
+        train_papers: What is learned from; instruction items for the objective `instruction`.
         validation_papers: What checkpoints are ranked by; may be empty.
         checkpoint_root: Where checkpoints are written.
         resume: The checkpoint that it goes on from, or None.
@@ -32,8 +33,8 @@ class Job:
     base: Base
     tokenizer: Any
     placement: Placement
-    train_papers: Sequence[PaperText]
-    validation_papers: Sequence[PaperText]
+    train_papers: Sequence[PaperText | InstructionItem]
+    validation_papers: Sequence[PaperText | InstructionItem]
     checkpoint_root: Path
     resume: ResumePoint | None
     deepspeed: Mapping[str, Any] | None
@@ -73,7 +74,7 @@ def figures_of(state: Any, progress: Progress) -> dict[str, float]:
     losses = [entry["loss"] for entry in history if "loss" in entry]
     if losses:
         figures |= {"train/loss, first": losses[0], "train/loss, last": losses[-1]}
-    for key in ("bits_per_byte", "mlm_loss"):
+    for key in ("bits_per_byte", "mlm_loss", "answer_bits_per_byte"):
         values = [entry[f"eval_{key}"] for entry in history if f"eval_{key}" in entry]
         if values:
             figures |= {

@@ -23,6 +23,7 @@ from steps.models.layout import RowLayout, end_to_end, filled_up, packed_batch, 
 from steps.models.losses import IGNORED
 from steps.models.tokenizer import end_token, start_token
 from steps.papers.text import PaperText
+from steps.training.instructions import ItemWindows
 from steps.training.token_store import TokenIds, TokensInMemory, TokenStore, in_place
 
 # Enough for a fast tokenizer to share out, and few enough that full texts take no memory to speak
@@ -68,6 +69,11 @@ class Windows:
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int32]
     first_targets: npt.NDArray[np.int32]
+
+    @property
+    def targets(self) -> int:
+        """Target tokens of all windows."""
+        return int(self.lengths.sum(dtype=np.int64)) - int(self.first_targets.sum(dtype=np.int64))
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -192,34 +198,34 @@ def pack(lengths: npt.NDArray[np.int32], capacity: int) -> RowIndex:
     return RowIndex(order[np.argsort(row_of, kind="stable")], borders)
 
 
-class PaperRows(Dataset[list[Window]]):
-    """Papers as rows of windows, for a causal model.
+class PaperRows(Dataset[list["HasLabels"]]):
+    """Papers, or instruction items, as rows of windows, for a causal model.
 
     Attributes:
-        windows: The windows of all papers.
+        windows: The windows of all of them.
         rows: Which of them stand in which row.
         tokens: Tokens in all rows.
         targets: Target tokens in all rows.
     """
 
-    def __init__(self, windows: Windows, capacity: int, *, packed: bool) -> None:
+    def __init__(self, windows: Windows | ItemWindows, capacity: int, *, packed: bool) -> None:
         """Lay windows into rows.
 
         Args:
-            windows: From `causal_windows`.
+            windows: From `causal_windows` or `item_windows`.
             capacity: Tokens in a row, and in the longest window.
             packed: Several windows a row; False: one.
         """
         self.windows = windows
         self.rows = pack(windows.lengths, capacity) if packed else one_a_row(len(windows))
         self.tokens = int(windows.lengths.sum(dtype=np.int64))
-        self.targets = self.tokens - int(windows.first_targets.sum(dtype=np.int64))
+        self.targets = windows.targets
 
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> list[Window]:
+    def __getitem__(self, index: int) -> list["HasLabels"]:
         """The windows of one row."""
         return [self.windows[number] for number in self.rows[index]]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,18 +11,22 @@ import torch
 from steps.config.sections import Training
 from steps.distributed.collectives import broadcast
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
+from steps.models.chat import Chat
 from steps.models.heads import output_head
 from steps.models.layout import RowLayout, find_layout
 from steps.models.loading import objective_of
 from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sharded import share_out_use_of
-from steps.models.sources import Objective
+from steps.models.sources import Task
+from steps.papers.instructions import InstructionItem
 from steps.papers.text import PaperText
 from steps.training.arguments import rows_of_a_step
+from steps.training.instructions import ItemWindows, item_windows
 from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
 from steps.training.packing import (
     PaperRows,
     Window,
+    Windows,
     causal_windows,
     collate,
     longest_and_shortest,
@@ -57,11 +61,14 @@ def training_rows(
     training: Training,
     model: Any,
     tokenizer: Any,
-    papers: Sequence[PaperText],
+    papers: Sequence[PaperText | InstructionItem],
     *,
     zero_stage: int = 0,
 ) -> TrainingRows:
     """Cut papers into rows of `model.max_length` tokens, and get the model ready for them.
+
+    With the objective `instruction` it is items that are laid into rows, of which the answers are
+    learned.
 
     Args:
         training: The configuration.
@@ -77,8 +84,15 @@ def training_rows(
     overlap = min(WINDOW_OVERLAP, length // 4)
     blank: Window | MaskedWindow
     rows: PaperRows | MaskedPapers
+    notes: tuple[str, ...] = ()
     if objective_of(model) == "causal":
-        windows = causal_windows(papers, tokenizer, length, overlap)
+        windows: Windows | ItemWindows
+        if training.model.objective == "instruction":
+            chat = Chat.of(tokenizer, training.instructions.chat_template)
+            windows = item_windows(cast(Sequence[InstructionItem], papers), chat, length)
+            notes = windows.notes
+        else:
+            windows = causal_windows(cast(Sequence[PaperText], papers), tokenizer, length, overlap)
         tried = longest_and_shortest(windows)
         layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id))
         rows = PaperRows(windows, length, packed=layout.kind == "packed")
@@ -87,7 +101,8 @@ def training_rows(
         if zero_stage == 3 and chunked:
             share_out_use_of(output_head(model), model)
     else:
-        hideable = masked_windows(papers, tokenizer, length, overlap)
+        texts = cast(Sequence[PaperText], papers)
+        hideable = masked_windows(texts, tokenizer, length, overlap)
         tried = longest_and_shortest(hideable)
         mask_id = tokenizer.mask_token_id
         layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id, mask_id))
@@ -113,7 +128,7 @@ def training_rows(
         [blank],
         partial(collate, layout=layout, pad_id=tokenizer.pad_token_id),
         rows_at_once,
-        _notes(model, layout, rows, rows_at_once, chunked),
+        (*notes, *_notes(model, layout, rows, rows_at_once, chunked)),
     )
 
 
@@ -154,9 +169,14 @@ def _cost_of_no_packing(
     return f"{why}: about {share:.0%} slower, one document a forward pass"
 
 
-def tokens_of_batch(objective: Objective, inputs: Mapping[str, torch.Tensor]) -> int:
+def task_of(training: Training, model: Any) -> Task:
+    """What a model is trained for: the objective of its class, or to answer."""
+    return "instruction" if training.model.objective == "instruction" else objective_of(model)
+
+
+def tokens_of_batch(task: Task, inputs: Mapping[str, torch.Tensor]) -> int:
     """Targets of a causal model's batch; of a masked one's the tokens read, without padding."""
-    if objective == "causal":
+    if task != "masked":
         return int((inputs["labels"] != IGNORED).sum())
     seen = inputs.get("attention_mask")
     return inputs["input_ids"].numel() if seen is None else int(seen.sum())

@@ -41,7 +41,6 @@ from steps.errors import UserError
 from steps.metrics import finite
 from steps.models.devices import peak_memory_bytes
 from steps.models.fused import fuse_adapters
-from steps.models.loading import objective_of
 from steps.models.sharded import (
     check_wrapper,
     copy_parameters,
@@ -49,6 +48,7 @@ from steps.models.sharded import (
     is_partitioned,
     set_parameters,
 )
+from steps.papers.instructions import InstructionItem
 from steps.papers.text import PaperText
 from steps.planning.out_of_memory import stopping_when_out_of_memory
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
@@ -57,7 +57,7 @@ from steps.training.arguments import checkpointed_if_possible, early_stopping, t
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
 from steps.training.context import TrainingContext, default_placement
 from steps.training.masking import MaskedPapers
-from steps.training.rows import tokens_of_batch, training_rows
+from steps.training.rows import task_of, tokens_of_batch, training_rows
 from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
 
 
@@ -66,7 +66,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
 
     Attributes:
         train_rows: The training rows (with their `tokens` and `len`).
-        objective: "causal" or "masked", by the model's class.
+        objective: "causal" or "masked", by the model's class; "instruction" as configured.
         progress: What the run remembers from one launch to the next: `progress.tokens_seen`
             (target tokens; of a masked model tokens read, as its targets are but the masked
             ones), what was reported, and more. A checkpoint holds it as it is.
@@ -78,8 +78,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         training: Training,
         model: Any,
         tokenizer: Any,
-        train_papers: Sequence[PaperText],
-        validation_papers: Sequence[PaperText],
+        train_papers: Sequence[PaperText | InstructionItem],
+        validation_papers: Sequence[PaperText | InstructionItem],
         folder: Path,
         *,
         context: TrainingContext | None = None,
@@ -90,7 +90,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             training: The configuration.
             model: From `load_model`, wrapped by `add_adapter`.
             tokenizer: From `load_tokenizer`.
-            train_papers: What is learned from.
+            train_papers: What is learned from; items with the objective `instruction`.
             validation_papers: What the checkpoints are ranked by; may be empty, then nothing
                 is validated and the last state is the result.
             folder: Where checkpoints are written.
@@ -111,7 +111,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if training.hardware.deterministic:
             make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.objective, stage = objective_of(inner), self.placement.zero_stage
+        self.objective, stage = task_of(training, inner), self.placement.zero_stage
         made = training_rows(training, inner, tokenizer, train_papers, zero_stage=stage)
         self.train_rows = made.rows
         show_notices((*made.notes, *fuse_adapters(model, self.placement).notes))

@@ -1,13 +1,16 @@
 """The figures by which checkpoints are ranked, as `evaluate` defines them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from steps.config.sections import Training
+from steps.evaluation.answers import score_answers
 from steps.evaluation.likelihood import score_papers
 from steps.evaluation.masked import score_papers_masked
 from steps.metrics import VALIDATION_METRICS
-from steps.models.sources import Objective
+from steps.models.chat import Chat
+from steps.models.sources import Task
+from steps.papers.instructions import InstructionItem
 from steps.papers.text import PaperText
 
 # A validation batch is forward only, so it can be longer than a training row.
@@ -28,17 +31,18 @@ STORE_NAMES = {
 SUMMED_COLUMNS = {
     "causal": ("nats", "tokens", "bytes"),
     "masked": ("mlm_nats", "mlm_targets", "mlm_hits"),
+    "instruction": ("answer_nats", "answer_tokens", "answer_bytes"),
 }
 
 
 def validation_sums(
     training: Training,
-    objective: Objective,
+    objective: Task,
     model: Any,
     tokenizer: Any,
-    papers: Sequence[PaperText],
+    papers: Sequence[PaperText | InstructionItem],
 ) -> list[float]:
-    """Sums over papers, which add up over ranks.
+    """Sums over papers or items, which add up over ranks.
 
     Returns:
         The totals of `SUMMED_COLUMNS`; zeros where there is no paper.
@@ -47,11 +51,15 @@ def validation_sums(
         return [0.0, 0.0, 0.0]
     context = training.model.max_length
     batch_tokens = max(VALIDATION_TOKENS, context)
-    if objective == "masked":
+    if objective == "instruction":
+        chat = Chat.of(tokenizer, training.instructions.chat_template)
+        items = cast(Sequence[InstructionItem], papers)
+        frame = score_answers(model, chat, items, context=context, batch_tokens=batch_tokens)
+    elif objective == "masked":
         frame = score_papers_masked(
             model,
             tokenizer,
-            papers,
+            cast(Sequence[PaperText], papers),
             context=context,
             batch_tokens=batch_tokens,
             pseudo_tokens=0,
@@ -61,7 +69,7 @@ def validation_sums(
         frame = score_papers(
             model,
             tokenizer,
-            papers,
+            cast(Sequence[PaperText], papers),
             context=context,
             stride=max(1, context // 2),
             batch_tokens=batch_tokens,
@@ -69,7 +77,7 @@ def validation_sums(
     return [float(frame[name].sum()) for name in SUMMED_COLUMNS[objective]]
 
 
-def validation_metrics(objective: Objective, sums: Sequence[float]) -> dict[str, float]:
+def validation_metrics(objective: Task, sums: Sequence[float]) -> dict[str, float]:
     """The objective's validation metrics, by name, from the totals of `SUMMED_COLUMNS`."""
     totals = dict(zip(SUMMED_COLUMNS[objective], sums, strict=True))
     return {metric.name: float(metric.value(totals)) for metric in VALIDATION_METRICS[objective]}

@@ -31,6 +31,7 @@ from steps.checkpoints.trainer_state import (
 from steps.config.dotted import flatten
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.models.sources import task_trained
 from steps.tracking import cache as reuse
 from steps.tracking.checkpoints.claims import claim
 from steps.tracking.heartbeat import sign_of_life_awaited
@@ -115,12 +116,13 @@ def resume_fingerprint(training: Training, base: "Base", dataset_digest: str) ->
         "dataset": dataset_digest,
         # Where the base lies may differ from machine to machine; its weights may not.
         "base model": base.sha256 or f"{base.name} {base.revision}",
-        "model.objective": base.objective,
+        "model.objective": task_trained(training, base),
         "model.max_length": training.model.max_length,
         "scientific_data.sections": training.scientific_data.sections,
         # The masks under which a masked model is validated.
         "evaluation.seed": training.evaluation.seed,
     }
+    expected |= reuse.chat_inputs(training)
     if base.config_sha256 is not None:
         expected[BASE_CONFIGURATION] = base.config_sha256
     for section in SECTIONS:

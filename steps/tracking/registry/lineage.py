@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.errors import UserError
+from steps.papers.item_splits import read_split
 from steps.tracking.datasets import StoredDataset, fetch_dataset
 from steps.tracking.names import RESUMED_TAG
 from steps.tracking.registry.model_reference import ModelReference
@@ -27,12 +28,19 @@ class Lineage:
     gap: str
 
     def trained_papers(self) -> set[str]:
-        """Identifiers of the papers in the training splits."""
-        return {
+        """Identifiers of the papers in the training splits, and of items that name none."""
+        papers = {
             paper
             for dataset in self.datasets
             for paper in dataset.manifest["splits"]["train"]["paper_ids"]
         }
+        items = {
+            item.unit
+            for dataset in self.datasets
+            if "instructions" in dataset.manifest
+            for item in read_split(dataset.folder, "train")
+        }
+        return papers | items
 
 
 def training_lineage(

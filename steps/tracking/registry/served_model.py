@@ -5,6 +5,7 @@ base is resolved from its description when the model is loaded.
 
     {"inputs": ["The gene is"], "params": {"max_new_tokens": 4}}      a causal model
     {"inputs": ["The [MASK] gene is mutated."]}                       a masked model
+    {"inputs": ["Which gene is mutated?"]}                            an instruction model
 """
 
 import re
@@ -68,17 +69,13 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
         return probe_difference(self.adapted, self.folder)
 
     def _continue(self, text: str, max_new_tokens: int, temperature: float) -> str:
-        """Go on from a text that opens as the papers of the training did."""
+        """Go on from a text that opens as the papers of the training did, or answer it."""
         import torch
 
-        from steps.models.tokenizer import continuation, start_token
+        from steps.models.tokenizer import continuation
 
         tokenizer = self.adapted.tokenizer
-        prompt = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        start = start_token(tokenizer)
-        # Somebody may have written the opening into the text.
-        if prompt[:1] != [start]:
-            prompt = [start, *prompt]
+        prompt = self._prompt(text)
         given = torch.tensor([prompt], device=self.adapted.device)
         sampling = (
             {"do_sample": True, "temperature": temperature}
@@ -97,12 +94,36 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
             )
         return continuation(tokenizer, prompt, output[0, len(prompt) :].tolist())
 
+    def _prompt(self, text: str) -> list[int]:
+        """A text as token ids: as the beginning of a paper, or as a question."""
+        from steps.messages import Message
+        from steps.models.chat import Chat
+        from steps.models.tokenizer import start_token
+
+        tokenizer = self.adapted.tokenizer
+        if self.adapted.task == "instruction":
+            text = Chat.of(tokenizer, None).prompt([Message("user", text)])
+        prompt: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        start = start_token(tokenizer)
+        # Somebody may have written the opening into the text.
+        if self.adapted.task == "instruction" or prompt[:1] == [start]:
+            return prompt
+        return [start, *prompt]
+
     def _ends(self) -> list[int]:
         """Where a text ends: the token that closed the papers, and what the base stops at."""
         own = getattr(self.adapted.model.generation_config, "eos_token_id", None)
         stated = own if isinstance(own, list) else [own]
-        ends = [self.adapted.tokenizer.eos_token_id, *stated]
+        ends = [self.adapted.tokenizer.eos_token_id, *stated, *self._stops()]
         return [end for end in dict.fromkeys(ends) if end is not None]
+
+    def _stops(self) -> list[int]:
+        """What ends a turn of a conversation."""
+        from steps.models.chat import Chat
+
+        if self.adapted.task != "instruction":
+            return []
+        return Chat.of(self.adapted.tokenizer, None).stops
 
     def _fill(self, text: str) -> str:
         import torch

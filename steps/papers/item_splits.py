@@ -1,0 +1,184 @@
+"""The splits of instruction items, what is written of them, and how they are read again.
+
+An item that names a paper stands in that paper's split, so that no question about a test paper
+is trained on. The others are split by a salted hash, near-duplicates together; one that is a
+near-duplicate of an item of a held-out paper is held out with it.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from steps.config.paper_sections import ScientificData
+from steps.errors import UserError
+from steps.messages import Message
+from steps.papers import leakage
+from steps.papers.deduplication import (
+    Words,
+    content_hash,
+    find_clusters,
+    hash_words,
+    signatures,
+)
+from steps.papers.instructions import InstructionItem
+from steps.papers.splits import SPLITS, split_alone
+
+FOLDER = "instructions"
+# Where a cluster has papers of several splits: an item that is like a test item is no training.
+_MOST_HELD_OUT = ("test", "validation", "train")
+
+
+@dataclass(frozen=True)
+class SplitItems:
+    """Items with their splits.
+
+    Attributes:
+        items: In the order read.
+        splits: Of each.
+        duplicates: Items that were said before, which are left out: what was said, and how often.
+    """
+
+    items: list[InstructionItem]
+    splits: list[str]
+    duplicates: list[InstructionItem]
+
+
+def split_items(
+    items: Iterable[InstructionItem], split_of_paper: Mapping[str, str], settings: ScientificData
+) -> SplitItems:
+    """Give each item the split of its paper, or one by its own words.
+
+    Args:
+        items: From `read_items`.
+        split_of_paper: The split of each paper of the dataset.
+        settings: Salt and fractions, and how near-duplicates are found.
+    """
+    different: dict[str, InstructionItem] = {}
+    duplicates = []
+    for item in items:
+        if item.item_id in different:
+            duplicates.append(item)
+        else:
+            different[item.item_id] = item
+    kept = list(different.values())
+    if not kept:
+        return SplitItems([], [], duplicates)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for number, label in enumerate(_clusters([item.text for item in kept], settings)):
+        members[label].append(number)
+    splits = [""] * len(kept)
+    for cluster in members.values():
+        of_papers = {}
+        for number in cluster:
+            paper = kept[number].paper_id
+            if paper:
+                known = split_of_paper.get(paper)
+                of_papers[number] = known or split_alone(paper, settings.split)
+        bound = set(of_papers.values())
+        name = min(kept[number].item_id for number in cluster)
+        own = next((s for s in _MOST_HELD_OUT if s in bound), split_alone(name, settings.split))
+        for number in cluster:
+            splits[number] = of_papers.get(number, own)
+    return SplitItems(kept, splits, duplicates)
+
+
+def _clusters(texts: Sequence[str], settings: ScientificData) -> list[int]:
+    """A label for each text; near-duplicates share one."""
+    words = hash_words(texts)
+    chosen = settings.deduplication
+    labels = find_clusters(
+        signatures(words, chosen.shingle_words, chosen.num_permutations),
+        np.array([content_hash(one) for one in words], dtype=np.uint64),
+        np.zeros(len(words), dtype=np.uint64),
+        words.__getitem__,
+        chosen.threshold,
+        chosen.shingle_words,
+    )
+    numbers: list[int] = labels.tolist()
+    return numbers
+
+
+def overlap_with_test_papers(made: SplitItems, test_papers: Callable[[], Iterable[Words]]) -> int:
+    """How many training items share many word 13-grams with test papers.
+
+    Args:
+        made: The items.
+        test_papers: Gives the word hashes of the test papers.
+    """
+    texts = [i.text for i, s in zip(made.items, made.splits, strict=True) if s == "train"]
+    if not texts:
+        return 0
+    ngrams = leakage.benchmark_ngrams(test_papers())
+    return sum(leakage.contaminated(words, ngrams) is not None for words in hash_words(texts))
+
+
+def write_items(folder: Path, made: SplitItems) -> dict[str, Any]:
+    """Write `instructions/SPLIT.jsonl` into a dataset.
+
+    Args:
+        folder: The `dataset/` folder.
+        made: The items.
+
+    Returns:
+        What the manifest states: the digest, and for each split its items and their papers.
+    """
+    target = folder / FOLDER
+    target.mkdir()
+    counts = {}
+    for split in SPLITS:
+        chosen = [i for i, s in zip(made.items, made.splits, strict=True) if s == split]
+        lines = b"".join(msgspec.json.encode(_as_record(item)) + b"\n" for item in chosen)
+        (target / f"{split}.jsonl").write_bytes(lines)
+        papers = Counter(item.paper_id for item in chosen if item.paper_id)
+        counts[split] = {
+            "items": len(chosen),
+            "papers": len(papers),
+            "without_paper": sum(not item.paper_id for item in chosen),
+        }
+    return {"digest": digest_of_items(folder), "splits": counts}
+
+
+def _as_record(item: InstructionItem) -> dict[str, Any]:
+    return {"item_id": item.item_id, "paper_id": item.paper_id, "messages": item.messages}
+
+
+def digest_of_items(folder: Path) -> str:
+    """The digest of the items of a dataset on disk, "sha256:…"; "" for one without items."""
+    if not (folder / FOLDER).is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        digest.update((folder / FOLDER / f"{split}.jsonl").read_bytes() + b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+class _Record(msgspec.Struct):
+    item_id: str
+    paper_id: str
+    messages: tuple[Message, ...]
+
+
+def read_split(dataset: Path, split: str) -> list[InstructionItem]:
+    """The items of a split.
+
+    Args:
+        dataset: A folder written by `steps.papers.pipeline.prepare_dataset`.
+        split: "train", "validation" or "test".
+
+    Raises:
+        UserError: The dataset holds no items at all.
+    """
+    file = dataset / FOLDER / f"{split}.jsonl"
+    if not file.is_file():
+        raise UserError(
+            "training.model.objective is instruction, but the dataset holds no instruction items: "
+            "name a file of them as training.instructions.data_file, and run preprocess again"
+        )
+    records = (msgspec.json.decode(line, type=_Record) for line in file.read_bytes().splitlines())
+    return [InstructionItem(one.item_id, one.paper_id, one.messages) for one in records]
