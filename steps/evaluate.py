@@ -78,6 +78,7 @@ def headline(metrics: dict[str, float]) -> list[str]:
         "exact_match",
         "token_f1",
         "format_failure_share",
+        "rules_followed_share",
     ):
         if name in metrics:
             low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")

@@ -215,7 +215,7 @@ def finetune(
         with uploads:
             with _saying_how_to_go_on(run, trainer):
                 train(run, prepared, trainer, recorder)
-            result = save(run, adapted, trainer)
+            result = save(run, prepared.job, adapted, trainer)
             leave_group()
             if not rank.is_first:
                 return ""
@@ -338,9 +338,12 @@ def train(
     )
 
 
-def save(run: "StepRun", adapted: "AdaptedModel", trainer: "ModelTrainer") -> "TrainingResult":
+def save(
+    run: "StepRun", job: "Job", adapted: "AdaptedModel", trainer: "ModelTrainer"
+) -> "TrainingResult":
     """Write the adapter folder, with the logits that whoever loads it has to find; all ranks."""
     from steps.models.adapted import save_adapted
+    from steps.models.residual import onto_instruct
     from steps.models.sharded import gathered_parameters, wrapper_name
     from steps.tracking.names import ADAPTER_FOLDER
     from steps.training.job import TrainingResult, figures_of
@@ -348,12 +351,16 @@ def save(run: "StepRun", adapted: "AdaptedModel", trainer: "ModelTrainer") -> "T
     folder = run.scratch / ADAPTER_FOLDER
     adapts = trainer.training_config.qlora.adapts
     with gathered_parameters(trainer.trained().values() if adapts else ()):
+        saved = adapted
+        if job.instruct is not None and trainer.rank.is_first:
+            saved = onto_instruct(job.training, job.instruct, adapted)
+            say(f"the adapter is put onto {job.instruct.name}")
         save_adapted(
             folder,
-            adapted.model,
-            adapted.tokenizer,
-            adapted.description,
-            adapted,
+            saved.model,
+            saved.tokenizer,
+            saved.description,
+            saved,
             weights=trainer.whole_weights(),
             writes=trainer.rank.is_first,
         )

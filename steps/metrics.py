@@ -30,7 +30,7 @@ STRATA = ("rest", "number", "gene", "variant")
 SHOWN_STRATA = ("gene", "variant", "number", "rest")
 
 
-Needs = Literal["likelihood", "cloze", "generation", "answers", "validation"]
+Needs = Literal["likelihood", "cloze", "generation", "answers", "rules", "validation"]
 
 
 @dataclass(frozen=True)
@@ -220,6 +220,10 @@ _ROWS = (
     _of_answers("exact_match", "exact_matches", higher_is_better=True),
     _of_answers("token_f1", "token_f1_sum", higher_is_better=True),
     _of_answers("format_failure_share", "format_failures"),
+    # Zhou et al. 2023, IFEval: rules of form, strictly.
+    Metric(
+        "rules_followed_share", "rules_followed", ("rules",), higher_is_better=True, needs="rules"
+    ),
     Metric("gene_precision", "gene_hits", ("genes_generated",), higher_is_better=True),
     Metric("gene_recall", "gene_hits", ("genes_expected",), higher_is_better=True),
     Metric("unknown_gene_share", "generated_symbols_unknown", ("generated_symbols",)),

@@ -139,6 +139,15 @@ class Instructions(Section):
     chat_template: str | None = None
 
 
+class Merge(Section):
+    """Putting the adapter of a base model onto its instruct model."""
+
+    instruct_residual: str | None = None
+    source: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    revision: str | None = None
+
+
 class Hyperparameters(Section):
     """The optimisation."""
 
@@ -303,6 +312,7 @@ class Evaluation(Section):
     score_bands: tuple[float, ...] = (60, 80)
     pseudo_likelihood_tokens: Annotated[int, Field(ge=0)] = 32
     answers: Annotated[int, Field(ge=0)] = 200
+    instruction_following: bool = False
     allow_trained_papers: bool = False
 
     @field_validator("score_bands")
@@ -374,6 +384,7 @@ class Training(Section):
     scheduler: Scheduler = Scheduler()
     scientific_data: ScientificData = ScientificData()
     instructions: Instructions = Instructions()
+    merge: Merge = Merge()
     data: Data | None = None
     logging: Logging = Logging()
     output: Output = Output()
@@ -385,6 +396,14 @@ class Training(Section):
     comparison: Comparison = Comparison()
     pruning: Pruning = Pruning()
     variants: dict[str, dict[str, Any]] = Field(default={"default": {}})
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _without_null(cls, value: Any) -> Any:
+        # A file that extends another one takes out a variant of that one so.
+        if isinstance(value, dict):
+            return {name: overlay for name, overlay in value.items() if overlay is not None}
+        return value
 
     @property
     def warmup_steps(self) -> int | None:

@@ -35,12 +35,14 @@ class Results:
         general: The same of the general texts, or None.
         generations: One row a prompt.
         metrics: By name, without the split in front.
+        rules: One row a rule of form that the model was asked to follow, or None.
     """
 
     per_paper: "pd.DataFrame"
     general: "pd.DataFrame | None"
     generations: "pd.DataFrame"
     metrics: dict[str, float] = field(default_factory=dict)
+    rules: "pd.DataFrame | None" = None
 
 
 def measure(
@@ -83,7 +85,8 @@ def measure(
         general = _score(training, adapted, general_texts, "general texts")
         summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
         metrics |= _of_general(summary)
-    return Results(per_paper, general, generations, metrics)
+    rules = _rules(training, adapted)
+    return Results(per_paper, general, generations, metrics | _of_rules(rules, training), rules)
 
 
 def measure_answers(
@@ -142,7 +145,41 @@ def measure_answers(
     general = _score(training, adapted, general_texts, "general texts") if general_texts else None
     if general is not None:
         metrics |= _of_general(summarise(general, **draws))
-    return Results(per_paper, general, said, metrics)
+    rules = _rules(training, adapted)
+    return Results(per_paper, general, said, metrics | _of_rules(rules, training), rules)
+
+
+def _rules(training: Training, adapted: "AdaptedModel") -> "pd.DataFrame | None":
+    """What a model makes of rules of form, where the configuration asks.
+
+    Raises:
+        UserError: It has no chat template.
+    """
+    if not training.evaluation.instruction_following:
+        return None
+    from tqdm import tqdm
+
+    from steps.evaluation.manners import TOKENS_OF_AN_ANSWER, follow_rules, rule_prompts
+    from steps.models.chat import Chat
+
+    template = None if adapted.task == "instruction" else training.instructions.chat_template
+    chat = Chat.of(adapted.tokenizer, template, adapted.description["base"]["name"])
+    with tqdm(desc="following rules", unit=" prompts") as bar, adapted.autocast():
+        return follow_rules(
+            adapted.model,
+            chat,
+            rule_prompts(),
+            max_new_tokens=TOKENS_OF_AN_ANSWER,
+            progress=partial(_show, bar),
+        )
+
+
+def _of_rules(rules: "pd.DataFrame | None", training: Training) -> dict[str, float]:
+    if rules is None:
+        return {}
+    settings = training.evaluation
+    summary = summarise(rules, seed=settings.seed, resamples=settings.bootstrap_samples)
+    return {name: value for name, value in summary.items() if name.startswith("rules_followed")}
 
 
 def _show(bar: "tqdm[Any]", done: int, total: int) -> None:

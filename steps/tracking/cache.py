@@ -43,6 +43,7 @@ SECTIONS = {
         "model",
         "qlora",
         "masking",
+        "merge",
         "hyperparameters",
         "optimizer",
         "scheduler",

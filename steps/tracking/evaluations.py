@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
 
 
+RULES_FILE = "rules.parquet"
 # The files whose digests are noted and checked.
 RESULT_FILES = (METRICS_FILE, PER_PAPER_FILE, GENERAL_FILE)
 
@@ -438,6 +439,10 @@ def _write(
     if results.general is not None:
         results.general.to_parquet(run.scratch / GENERAL_FILE, index=False)
         names.append(GENERAL_FILE)
+    if results.rules is not None:
+        results.rules.to_parquet(run.scratch / RULES_FILE, index=False)
+        names.append(RULES_FILE)
+        run.table("tables/rules.json", results.rules)
     for name in names:
         run.artifact(run.scratch / name)
     checked = [name for name in RESULT_FILES if name in names]

@@ -28,6 +28,7 @@ from steps.errors import UserError
 from steps.models.chat import Chat
 from steps.models.checks import check_base
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
+from steps.models.residual import resolve_instruct
 from steps.models.sources import resolve_base, task_trained
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.instructions import InstructionItem
@@ -129,6 +130,7 @@ def prepare_job(
         if note and rank.is_first:
             say(f"note: {note}")
         training = checkpointed_if_possible(training, model_class)
+        instruct = resolve_instruct(training, base)
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
     fingerprint = resume_fingerprint(training, base, stored.digest)
@@ -148,6 +150,7 @@ def prepare_job(
         checkpoint_root=checkpoint_root,
         resume=found.point if found else None,
         deepspeed=None,
+        instruct=instruct,
     )
     job = _planned_on_first_rank(run, job, rank, records=not restarted)
     with raise_on_all_ranks():
@@ -240,6 +243,7 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         base_note=job.base.note,
         objective=task_trained(job.training, job.base),
         method=job.training.qlora.resolved_method,
+        instruct_model=job.instruct.name if job.instruct else None,
         trained_papers=str(len({_unit(one) for one in job.train_papers})),
         trained_items=_items(job),
         processes=str(rank.count),

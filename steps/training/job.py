@@ -27,6 +27,7 @@ class Job:
         checkpoint_root: Where checkpoints are written.
         resume: The checkpoint that it goes on from, or None.
         deepspeed: DeepSpeed's settings, or None without DeepSpeed.
+        instruct: The instruct model that the adapter is put onto in the end, or None.
     """
 
     training: Training
@@ -38,6 +39,7 @@ class Job:
     checkpoint_root: Path
     resume: ResumePoint | None
     deepspeed: Mapping[str, Any] | None
+    instruct: Base | None = None
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ if TYPE_CHECKING:
 
 # The sections that a training depends on; the model is compared by its weights, not by where it
 # lies. The others describe other steps, or where things lie.
-SECTIONS = tuple(name for name in reuse.SECTIONS["finetune"] if name != "model")
+# What becomes of the adapter in the end (merge) changes no step of the training.
+SECTIONS = tuple(name for name in reuse.SECTIONS["finetune"] if name not in ("model", "merge"))
 
 # What may change between a run and its resumption: it bends neither the schedule nor a weight.
 # Listed in the README.
