@@ -144,6 +144,8 @@ class Chat:
         """
         text = self._render(messages)
         contents = self._places(messages, text)
+        # What ends the last turn ends the earlier ones too; there the next turn follows at once.
+        closing = self._closing(text[contents[-1][1] :], most=None)
         answers = []
         for number, message in enumerate(messages):
             if message.role != "assistant":
@@ -154,7 +156,9 @@ class Chat:
             # A template may write an earlier turn in another way than the last one (without its
             # reasoning); then the answer begins with its words.
             begins = len(opening) if text.startswith(opening) and len(opening) <= start else start
-            close = self._close(text, end, following)
+            between = text[end:following]
+            same = closing and between.startswith(closing)
+            close = end + len(closing if same else self._closing(between, most=1))
             answers.append(Answer(begins, (start, end), close))
         if answers[-1].end == answers[-1].said[1]:
             # Nothing of the template says that the answer is over.
@@ -209,18 +213,22 @@ class Chat:
         added = self.tokenizer.added_tokens_decoder.values()
         return {token.content for token in added if token.special and token.content.strip()}
 
-    def _close(self, text: str, end: int, following: int) -> int:
-        """Past the token that ends a turn: the first special one before anything else is said."""
-        between = text[end:following]
-        found = [
-            (between.index(token), -len(token), token)
-            for token in self._specials()
-            if token in between
-        ]
-        if not found:
-            return end
-        place, _, token = min(found)
-        return end if between[:place].strip() else end + place + len(token)
+    def _closing(self, following: str, *, most: int | None) -> str:
+        """The special tokens with which the text after an answer begins, and blanks before them.
+
+        Args:
+            following: What stands after the answer.
+            most: Most special tokens; None: as many as touch one another.
+        """
+        specials = sorted(self._specials(), key=len, reverse=True)
+        end = len(following) - len(following.lstrip())
+        found = 0
+        while most is None or found < most:
+            token = next((one for one in specials if following.startswith(one, end)), None)
+            if token is None:
+                break
+            end, found = end + len(token), found + 1
+        return following[:end] if found else ""
 
     def _places(self, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
         """Where the words of each message stand in a rendered conversation."""

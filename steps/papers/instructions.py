@@ -190,9 +190,10 @@ def _messages_of(fields: Mapping[str, Any]) -> list[Message]:
         answer = fields["answer"] if "answer" in fields else fields["answers"]
         asked = _joined(fields.get("context"), fields["question"])
         return [*_system(fields), Message("user", asked), Message("assistant", _answer(answer))]
-    if "instruction" in fields and "output" in fields:
-        asked = _joined(fields["instruction"], fields.get("input"))
-        output = _answer(fields["output"])
+    if "instruction" in fields and ("output" in fields or "response" in fields):
+        # Dolly's context stands where Alpaca's input does.
+        asked = _joined(fields["instruction"], fields.get("input"), fields.get("context"))
+        output = _answer(fields["output"] if "output" in fields else fields["response"])
         return [*_system(fields), Message("user", asked), Message("assistant", output)]
     found = ", ".join(sorted(fields)[:6]) or "nothing"
     raise RecordProblem("no_item", f"has {found}: expected {'; '.join(LAYOUTS)}")

@@ -39,6 +39,13 @@ MARKED = (
     "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Cohere's trait: two tokens end a turn.
+TWICE = CHATML.replace("<|im_end|>", "<|im_end|></s>")
+# The token that begins the next turn touches the one that ends this one, and is no part of it.
+BEGUN_ANEW = (
+    "{% for m in messages %}{% if m.role == 'user' %}<s>[Q]{{ m.content }}[/Q]"
+    "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+)
 TALK = [
     Message("user", "Which gene carries p.V600E?"),
     Message("assistant", "BRAF."),
@@ -81,8 +88,10 @@ def learned_text(chat: Chat, messages: list[Message]) -> list[str]:
         (BARE, ["BRAF.", "TP53, in exon 5.</s>"]),
         (THINKING, ["BRAF.<|im_end|>", "<think>\n\n</think>\n\nTP53, in exon 5.<|im_end|>"]),
         (MARKED, ["BRAF.<|im_end|>", "TP53, in exon 5.<|im_end|>"]),
+        (TWICE, ["BRAF.<|im_end|></s>", "TP53, in exon 5.<|im_end|></s>"]),
+        (BEGUN_ANEW, ["BRAF.</s>", "TP53, in exon 5.</s>"]),
     ],
-    ids=["chatml", "inst", "bare", "thinking", "marked"],
+    ids=["chatml", "inst", "bare", "thinking", "marked", "twice", "begun anew"],
 )
 def test_each_answer_is_learned_with_the_token_that_ends_it(
     template: str, expected: list[str], tokenizer: Any

@@ -43,6 +43,7 @@ def read(*files: Path) -> tuple[list[InstructionItem], list[tuple[int, str]]]:
         },
         {"instruction": "Which gene?", "input": "", "output": "BRCA1."},
         {"instruction": "Which gene?", "input": None, "output": " BRCA1.\n"},
+        {"instruction": "Which gene?", "context": "", "response": "BRCA1.", "category": "qa"},
         {"question": "Which gene?", "answer": "BRCA1."},
         {"question": "Which gene?", "context": None, "answers": {"text": ["BRCA1.", "BRCA 1"]}},
         {"prompt": "Which gene?", "completion": " BRCA1."},
