@@ -160,6 +160,7 @@ def _row(
 ) -> dict[str, Any]:
     ended = next((place for place, one in enumerate(written) if one in stops), None)
     text = continuation(chat.tokenizer, prompt, written[:ended]).strip()
+    text = text.removeprefix(chat.preface).strip()
     *before, answer = item.messages
     return {
         "item_id": item.item_id,

@@ -185,6 +185,7 @@ def follow_rules(
         for prompt, ids, new in zip(batch, given, written, strict=True):
             ended = next((place for place, one in enumerate(new) if one in stops), None)
             text = continuation(chat.tokenizer, ids, new[:ended]).strip()
+            text = text.removeprefix(chat.preface).strip()
             rows.append(
                 {
                     "paper_id": prompt.prompt_id,

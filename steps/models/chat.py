@@ -206,6 +206,13 @@ class Chat:
         known = (self.tokenizer.eos_token_id, *ended[-1:])
         return list(dict.fromkeys(one for one in known if one is not None))
 
+    @property
+    def preface(self) -> str:
+        """What the model writes before the words of its answer (Qwen3: an empty reasoning)."""
+        rendered = self.rendered(_HELLO)
+        (answer,) = rendered.answers
+        return rendered.text[answer.start : answer.said[0]].strip()
+
     def _special_in(self, content: str) -> str:
         return next((one for one in self._specials() if one in content), "")
 

@@ -76,8 +76,13 @@ def test_what_is_said_is_the_same_alone_and_in_a_batch(llama: Any, chat: Chat) -
     assert set(together["prompt"]) == {item.messages[-2].content for item in items()}
 
 
-def test_a_model_that_knows_the_answers_is_right_and_in_form(llama: Any, chat: Chat) -> None:
-    """Trained on them until it does."""
+@pytest.mark.parametrize("preface", ["", "[thinks]"])
+def test_a_model_that_knows_the_answers_is_right_and_in_form(
+    preface: str, llama: Any, chat: Chat
+) -> None:
+    """Trained on them until it does, and on what a template writes before an answer."""
+    written = chat.tokenizer.chat_template.replace("{% else -%}", f"{{% else -%}}{preface}")
+    chat.tokenizer.chat_template = written
     optimizer = torch.optim.AdamW(llama.parameters(), lr=1e-2)
     llama.train()
     for _ in range(60):
@@ -89,6 +94,7 @@ def test_a_model_that_knows_the_answers_is_right_and_in_form(llama: Any, chat: C
         optimizer.step()
     llama.eval()
     said = write_answers(llama, chat, items(), max_new_tokens=24)
+    assert chat.preface == preface
     assert said["exact_match"].tolist() == [1.0] * 4
     assert said["token_f1"].tolist() == [1.0] * 4
     assert said["format_failure"].tolist() == [0.0] * 4
