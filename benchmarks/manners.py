@@ -61,7 +61,7 @@ def measured(
     rules = follow_rules(
         model, Chat.of(tokenizer, None), rule_prompts(), max_new_tokens=TOKENS_OF_AN_ANSWER
     )
-    window = {"context": 512, "stride": 256, "batch_tokens": 2048}
+    window: dict[str, Any] = {"context": 512, "stride": 256, "batch_tokens": 2048}
     frames = {
         "papers": score_papers(model, tokenizer, papers, **window),
         "general": score_papers(model, tokenizer, general, **window),

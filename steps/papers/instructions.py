@@ -47,6 +47,8 @@ LAYOUTS = (
 )
 # The keys under which a JSON document may hold its list of items.
 _LISTS = ("data", "items", "examples", "instances", "train", "rows")
+# Of a question; PubMedQA has the last.
+_ANSWERS = ("answer", "answers", "long_answer")
 _FIRST_CHARACTERS = 4096
 
 
@@ -132,8 +134,13 @@ def _is_document(head: bytes) -> bool:
 
 def _listed(content: Any) -> list[Any]:
     if isinstance(content, dict):
-        lists = (content[key] for key in _LISTS if isinstance(content.get(key), list))
-        return next(lists, [content])
+        for key in _LISTS:
+            if isinstance(content.get(key), list):
+                return list(content[key])
+        if content and all(isinstance(one, dict) for one in content.values()):
+            # PubMedQA's: each record under its PMID.
+            return [{"pmid": name, **one} for name, one in content.items()]
+        return [content]
     return content if isinstance(content, list) else [content]
 
 
@@ -154,7 +161,8 @@ def item_of(fields: Mapping[str, Any]) -> InstructionItem:
         RecordProblem: It is of no known layout, has no question or answer, or its roles are out
             of order.
     """
-    messages = _checked(_messages_of({k: v for k, v in fields.items() if v is not None}))
+    fields = {name.lower(): value for name, value in fields.items() if value is not None}
+    messages = _checked(_messages_of(fields))
     digest = hashlib.sha256(msgspec.json.encode(messages)).hexdigest()
     identifiers = _identifiers(fields)
     paper_id = identifiers[0] if identifiers else ""
@@ -186,9 +194,10 @@ def _messages_of(fields: Mapping[str, Any]) -> list[Message]:
         return [_message(one) for one in fields["conversations"]]
     if "prompt" in fields and "completion" in fields:
         return [*_turn("user", fields["prompt"]), *_turn("assistant", fields["completion"])]
-    if "question" in fields and ("answer" in fields or "answers" in fields):
-        answer = fields["answer"] if "answer" in fields else fields["answers"]
-        asked = _joined(fields.get("context"), fields["question"])
+    answers = [fields[key] for key in _ANSWERS if key in fields]
+    if "question" in fields and answers:
+        answer = answers[0]
+        asked = _joined(fields.get("context", fields.get("contexts")), fields["question"])
         return [*_system(fields), Message("user", asked), Message("assistant", _answer(answer))]
     if "instruction" in fields and ("output" in fields or "response" in fields):
         # Dolly's context stands where Alpaca's input does.

@@ -123,6 +123,16 @@ def test_what_is_no_item_is_named(record: dict[str, Any], reason: str) -> None:
     assert problem.value.detail
 
 
+def test_records_under_their_pmid_are_items_of_that_paper(tmp_path: Path) -> None:
+    """PubMedQA's own file."""
+    file = tmp_path / "ori_pqal.json"
+    record = {"QUESTION": "Is it so?", "CONTEXTS": ["One.", "Two."], "LONG_ANSWER": "It is."}
+    file.write_text(json.dumps({"123": record, "456": record | {"LONG_ANSWER": ""}}, indent=4))
+    items, rejected = read(file)
+    assert rejected == [(1, "empty_answer")]
+    assert (items[0].paper_id, items[0].text) == ("123", "One.\n\nTwo.\n\nIs it so?\n\nIt is.")
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 def test_lines_a_list_and_a_document_hold_the_same_items(packed: bool, tmp_path: Path) -> None:
     records = [{"question": f"Which {n}?", "answer": f"A{n}"} for n in range(3)]
