@@ -234,7 +234,9 @@ def load(job: "Job") -> "AdaptedModel":
     from steps.distributed.collectives import raise_on_all_ranks
     from steps.models.adapted import AdaptedModel, describe
     from steps.models.adapters import add_adapter
+    from steps.models.initialisation import first_windows
     from steps.models.loading import load_model, new_modules
+    from steps.models.new_tokens import give_embeddings
 
     training, base, placement = job.training, job.base, job.placement
     dtype = placement.torch_dtype
@@ -251,7 +253,12 @@ def load(job: "Job") -> "AdaptedModel":
         )
         if new_modules(model):
             say(f"{base.name} lacks {', '.join(new_modules(model))}: trained from random weights")
-        model = add_adapter(model, training.qlora, base.objective)
+        texts = (paper.text for paper in job.train_papers)
+        windows = first_windows(training.qlora, job.tokenizer, texts, training.model.max_length)
+        if job.new_tokens:
+            give_embeddings(model, job.new_tokens)
+        ids = job.new_tokens.ids if job.new_tokens else ()
+        model = add_adapter(model, training.qlora, base.objective, windows, ids)
     description = describe(training, base, dtype)
     return AdaptedModel(model, job.tokenizer, base.objective, dtype, placement.device, description)
 
@@ -293,6 +300,7 @@ def announce(
 ) -> None:
     """Say what is about to be trained, on what, and from where it goes on."""
     from steps.models.adapters import trainable_parameters
+    from steps.models.initialisation import initialisation_note
 
     job, found = prepared.job, prepared.found
     base, placement, rows = job.base, job.placement, trainer.train_rows
@@ -302,6 +310,8 @@ def announce(
     trainable = trainable_parameters(adapted.model)
     say(f"base {base.name} ({base.note or base.source}), {placement.device}, {number_format}{how}")
     say(f"method {job.training.qlora.resolved_method}: {trainable:,} trainable parameters")
+    if note := initialisation_note(job.training.qlora):
+        say(f"note: {note}")
     what = "items" if trainer.objective == "instruction" else "papers"
     say(f"training on {len(job.train_papers)} {what}: {rows.tokens:,} tokens in {len(rows)} rows")
     if not job.validation_papers:

@@ -12,6 +12,7 @@ on_log
 on_save
 _get_train_sampler
 model_accepts_loss_kwargs
+optimizer_cls_and_kwargs
 _n_gpu
 train_dataset
 eval_dataset
@@ -23,6 +24,11 @@ is_loaded_in_4bit
 pre_tokenizer
 normalizer
 decoder
+tie_word_embeddings
+
+# peft, of a configuration of its own.
+base_model_name_or_path
+eva_config
 
 # The `evaluate` library, which finds the one metric class of each folder.
 BitsPerByte

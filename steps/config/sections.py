@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from steps.config.base import Fraction, Positive, Section
+from steps.config.combinations import check_optimisation
 from steps.config.paper_sections import ScientificData
+from steps.config.tokenizer_section import Tokenizer
 
 
 class Model(Section):
@@ -66,6 +68,7 @@ class Qlora(Section):
     target_modules: str | tuple[str, ...] = "all-linear"
     modules_to_save: tuple[str, ...] = ()
     bias: Literal["none", "all", "lora_only"] = "none"
+    initialization: Literal["default", "pissa", "olora", "eva", "loftq"] = "default"
     task_type: str | None = None
     quantization: Quantization = Quantization()
 
@@ -85,6 +88,57 @@ class Qlora(Section):
                 "set qlora.quantization.load_in_4bit and load_in_8bit to false"
             )
         return self
+
+    @model_validator(mode="after")
+    def _initialization_fits(self) -> "Qlora":
+        name = self.initialization
+        begins = f"qlora.initialization is {name!r}"
+        if name == "default":
+            return self
+        if not self.adapts:
+            raise ValueError(
+                f"{begins}, which is how adapters begin, and full fine-tuning has none: set it to "
+                "default"
+            )
+        if self.resolved_method == "dora" and name != "eva":
+            raise ValueError(
+                f"{begins} with method dora, whose magnitudes are those of the weights without an "
+                "adapter: set it to default or eva, or method to lora, qlora or rslora"
+            )
+        if self.halves_begin_alike and self.bits != 16:
+            raise ValueError(
+                f"{begins}, which takes unquantised weights apart, and the base is stored in "
+                f"{self.bits} bits: set qlora.method to lora, or qlora.initialization to loftq, "
+                "eva or default"
+            )
+        if name == "loftq" and self.bits != 4:
+            raise ValueError(
+                f"{begins}, which makes up for what 4 bits lose, and the base is stored in "
+                f"{self.bits} bits: set qlora.method to qlora, or qlora.initialization to default"
+            )
+        return self
+
+    @property
+    def halves_begin_alike(self) -> bool:
+        """Whether an adapter has twice the rank, and one half of it stays as it began."""
+        return self.initialization in ("pissa", "olora")
+
+    @property
+    def adapter_rank(self) -> int:
+        """The rank of the adapter as it is trained and saved."""
+        return 2 * self.r if self.halves_begin_alike else self.r
+
+    @property
+    def adapter_alpha(self) -> float:
+        """`lora_alpha` of that adapter, which leaves the factor on its product as configured."""
+        times = self.adapter_rank / self.r
+        return self.lora_alpha * (times**0.5 if self.resolved_method == "rslora" else times)
+
+    @property
+    def as_saved(self) -> "Qlora":
+        """The plain adapter that is saved, whichever way it began."""
+        plain = {"initialization": "default", "r": self.adapter_rank}
+        return self.model_copy(update={**plain, "lora_alpha": self.adapter_alpha})
 
     @property
     def adapts(self) -> bool:
@@ -152,6 +206,7 @@ class Hyperparameters(Section):
     """The optimisation."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    embedding_learning_rate: Annotated[float, Field(gt=0)] | None = None
     batch_size: Positive | Literal["auto"] = 1
     gradient_accumulation_steps: Positive = 16
     num_epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -169,6 +224,7 @@ class Optimizer(Section):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    loraplus_lr_ratio: Annotated[float, Field(ge=1)] | None = None
 
 
 class Scheduler(Section):
@@ -377,6 +433,7 @@ class Training(Section):
     """The whole configuration (root key `training`)."""
 
     model: Model = Model()
+    tokenizer: Tokenizer = Tokenizer()
     qlora: Qlora = Qlora()
     masking: Masking = Masking()
     hyperparameters: Hyperparameters = Hyperparameters()
@@ -404,6 +461,11 @@ class Training(Section):
         if isinstance(value, dict):
             return {name: overlay for name, overlay in value.items() if overlay is not None}
         return value
+
+    @model_validator(mode="after")
+    def _optimisation_fits_what_is_trained(self) -> "Training":
+        check_optimisation(self)
+        return self
 
     @property
     def warmup_steps(self) -> int | None:

@@ -326,12 +326,13 @@ def _nats_of_targets(
         # Its weight comes together only while it is called.
         made = scale_and_cap(module(hidden).float(), head.scale, head.soft_cap)
         return cross_entropy(made, targets, reduction="none")
+    weight, whole_bias = head.weight, head.bias
     size = _VOCABULARY_AT_A_TIME.get(hidden.device.type, _VOCABULARY_AT_A_TIME_ELSEWHERE)
     sums = []
     logit = torch.zeros(len(targets), device=hidden.device)
-    for start in range(0, module.weight.shape[0], size):
-        bias = None if module.bias is None else module.bias[start : start + size]
-        part = linear(hidden, module.weight[start : start + size], bias).float()
+    for start in range(0, weight.shape[0], size):
+        bias = None if whole_bias is None else whole_bias[start : start + size]
+        part = linear(hidden, weight[start : start + size], bias).float()
         part = scale_and_cap(part, head.scale, head.soft_cap)
         sums.append(torch.logsumexp(part, dim=-1))
         inside = (targets >= start) & (targets < start + part.shape[1])

@@ -18,6 +18,7 @@ from steps.models.adapters import make_float32
 from steps.models.attention import PER_DOCUMENT_SDPA
 from steps.models.devices import pick_device, pick_dtype
 from steps.models.loading import load_model
+from steps.models.new_tokens import keep_bias_of_head, make_room
 from steps.models.sources import Base, Objective, Task, resolve_description
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 
@@ -179,9 +180,14 @@ def _with_adapter(model: Any, folder: Path, device: str) -> Any:
         if settings.peft_type is None:
             raise ValueError("adapter_config.json names no peft_type")
         make_float32(model, getattr(settings, "modules_to_save", None) or ())
-        return PeftModel.from_pretrained(
+        rows = getattr(settings, "trainable_token_indices", None) or {}
+        make_room(model, 1 + max((max(ids) for ids in rows.values()), default=-1))
+        adapted = PeftModel.from_pretrained(
             model, str(folder), torch_device=device, is_trainable=False
         )
+        if rows:
+            keep_bias_of_head(adapted)
+        return adapted
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
             f"the adapter in {folder.name!r} cannot be put onto its base: {first_line(error)}; it "

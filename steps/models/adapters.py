@@ -3,12 +3,16 @@
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Qlora
 from steps.errors import UserError
 from steps.models.loading import new_modules
+from steps.models.new_tokens import keep_bias_of_head, trained_rows
 from steps.models.reached import linear_layers, reached_layers, reached_parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Architectures whose fused kernels read the weights of `out_proj` past the layer.
 WITH_FUSED_OUTPUT = ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")
@@ -25,7 +29,13 @@ def unwrapped(model: Any) -> Any:
     return model.get_base_model() if is_wrapped_by_peft(model) else model
 
 
-def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
+def add_adapter(
+    model: Any,
+    settings: Qlora,
+    objective: str,
+    windows: "Sequence[Tensor] | None" = None,
+    new_tokens: Sequence[int] = (),
+) -> Any:
     """Wrap a model with the adapter that the configuration describes.
 
     Modules whose weights were missing in the model's files (see `new_modules`) are trained
@@ -35,14 +45,16 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
         model: A `PreTrainedModel` from `load_model`, quantised or not.
         settings: The section `qlora`.
         objective: "causal" or "masked".
+        windows: Token ids of training text, which `qlora.initialization: eva` needs.
+        new_tokens: Ids whose rows of embeddings and head are trained alone.
 
     Returns:
         A `PeftModel` whose trained weights are float32 (the master copy); or the model itself
         with every weight in float32, and trainable where a text reaches it, for full fine-tuning.
 
     Raises:
-        UserError: A module is named that the model does not have or peft cannot adapt, or the model
-            does not compute in its number format.
+        UserError: A module is named that the model does not have or peft cannot adapt, the adapter
+            cannot begin as configured, or the model does not compute in its number format.
     """
     if not settings.adapts:
         return _trained_in_full(model)
@@ -52,7 +64,22 @@ def add_adapter(model: Any, settings: Qlora, objective: str) -> Any:
     # peft would put an adapter inside a module that is trained anyway.
     left_out = [*_names_ending_with(model, trained_whole), *_unreached_layers(model)]
     make_float32(model, trained_whole)
-    return _wrapped(model, settings, objective, trained_whole, left_out)
+    adapted = _wrapped(model, settings, objective, trained_whole, left_out, new_tokens)
+    _begin(adapted, settings, windows)
+    if new_tokens:
+        keep_bias_of_head(adapted)
+        # Else peft would save the embeddings whole, since there are more than the base has.
+        model.name_or_path = ""
+        adapted.peft_config["default"].base_model_name_or_path = None
+    return adapted
+
+
+def _begin(adapted: Any, settings: Qlora, windows: "Sequence[Tensor] | None" = None) -> None:
+    if settings.initialization != "default":
+        # It brings torch, which the check of a configuration does without.
+        from steps.models.initialisation import begin_adapter
+
+        begin_adapter(adapted, settings, windows)
 
 
 def check_adapter(model: Any, settings: Qlora, objective: str) -> None:
@@ -69,7 +96,7 @@ def check_adapter(model: Any, settings: Qlora, objective: str) -> None:
     if settings.adapts:
         _check_names(model, settings)
         left_out = _names_ending_with(model, settings.modules_to_save)
-        _wrapped(model, settings, objective, settings.modules_to_save, left_out)
+        _begin(_wrapped(model, settings, objective, settings.modules_to_save, left_out), settings)
 
 
 def _check_names(model: Any, settings: Qlora) -> None:
@@ -90,6 +117,7 @@ def _wrapped(
     objective: str,
     trained_whole: Sequence[str],
     left_out: Sequence[str],
+    new_tokens: Sequence[int] = (),
 ) -> Any:
     """A model with an adapter on it, besides the modules that are trained whole or left out."""
     from peft import LoraConfig, TaskType, get_peft_model
@@ -98,12 +126,13 @@ def _wrapped(
     left_out = [*left_out, *_fused_layers(model)]
     of_attention = _layers_of_attention(model, left_out)
     adapter = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
+        r=settings.adapter_rank,
+        lora_alpha=settings.adapter_alpha,
         lora_dropout=settings.lora_dropout,
         target_modules=targets if isinstance(targets, str) else list(targets),
         exclude_modules=left_out or None,
         modules_to_save=list(trained_whole) or None,
+        trainable_token_indices=_trained_rows(model, new_tokens, trained_whole),
         bias=settings.bias,
         use_dora=settings.resolved_method == "dora",
         use_rslora=settings.resolved_method == "rslora",
@@ -114,6 +143,24 @@ def _wrapped(
         return get_peft_model(model, adapter, low_cpu_mem_usage=is_skeleton)
     except ValueError as error:
         raise UserError(_why_it_does_not_fit(model, settings, str(error), of_attention)) from None
+
+
+def _trained_rows(
+    model: Any, new_tokens: Sequence[int], trained_whole: Sequence[str]
+) -> dict[str, list[int]] | None:
+    """The rows of embeddings and head that are trained alone.
+
+    Raises:
+        UserError: The embeddings or the head are trained whole as well.
+    """
+    rows = trained_rows(model, new_tokens)
+    for name in rows or ():
+        if twice := [one for one in trained_whole if f".{name}".endswith(f".{one}")]:
+            raise UserError(
+                f"qlora.modules_to_save trains {twice[0]} whole, and tokenizer.new_tokens rows of "
+                "it alone: leave the one or the other out"
+            )
+    return rows
 
 
 def _trained_in_full(model: Any) -> Any:
@@ -238,3 +285,13 @@ def check_modules(model: Any, wanted: Iterable[str], key: str, *, linear: bool) 
 def trainable_parameters(model: Any) -> int:
     """Number of weights that are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def embedding_parameters(model: Any) -> list[Any]:
+    """Parameters of the word embeddings and of the head that makes logits, copies included.
+
+    Args:
+        model: A `PreTrainedModel`, not wrapped by peft (adapted in its modules or not).
+    """
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [weight for module in modules if module is not None for weight in module.parameters()]

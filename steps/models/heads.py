@@ -46,14 +46,14 @@ class LogitHead:
 
     @property
     def weight(self) -> Tensor:
-        """`[vocabulary, width]`."""
+        """`[vocabulary, width]`; where rows are trained alone, with those rows in their place."""
         weight: Tensor = output_head(self.model).weight
         return weight
 
     @property
     def bias(self) -> Tensor | None:
         """`[vocabulary]`, or None."""
-        bias: Tensor | None = output_head(self.model).bias
+        bias: Tensor | None = _plain(output_head(self.model)).bias
         return bias
 
     def hidden_states(self, plain_forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Tensor:
@@ -104,6 +104,14 @@ def output_head(model: Any) -> Any:
     return head
 
 
+def _plain(head: Any) -> Any:
+    """The layer itself, of a head some of whose rows peft trains (`trainable_token_indices`)."""
+    peft = sys.modules.get("peft")
+    if peft is not None and isinstance(head, peft.utils.other.TrainableTokensWrapper):
+        return head.original_module
+    return head
+
+
 def find_logit_head(model: Any) -> LogitHead | None:
     """Take a causal model's head apart.
 
@@ -114,7 +122,7 @@ def find_logit_head(model: Any) -> LogitHead | None:
         None where the logits are anything else than a linear layer, scaled and capped: an
         adapter or a quantised weight in the head, words that are masked out, two heads.
     """
-    if type(output_head(model)) is not nn.Linear:
+    if type(_plain(output_head(model))) is not nn.Linear:
         return None
     was_training = model.training
     model.eval()

@@ -88,6 +88,11 @@ def check_stored(base: Base, training: Training) -> None:
             f"{is_so}, and qlora.method {qlora.resolved_method} asks for {qlora.bits}: set "
             f"{_settings_for(stored.bits, qlora.method)}, or {INSTEAD}"
         )
+    if qlora.initialization == "loftq":
+        raise UserError(
+            f"{is_so}, and qlora.initialization loftq makes up for what that lost, which takes the "
+            f"weights as they were: set training.qlora.initialization=default, or {INSTEAD}"
+        )
     if stored.bits == 8:
         return
     for key, is_stored in (

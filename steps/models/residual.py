@@ -53,6 +53,11 @@ def resolve_instruct(training: Training, base: Base) -> Base | None:
         ("qlora.modules_to_save", bool(qlora.modules_to_save)),
         (f"qlora.bias {qlora.bias}", qlora.bias != "none"),
         ("DoRA, which scales the weights that it stands on,", qlora.resolved_method == "dora"),
+        (
+            "qlora.initialization loftq, which makes up for what the base's own weights lost,",
+            qlora.initialization == "loftq",
+        ),
+        ("tokenizer.new_tokens", training.tokenizer.new_tokens is not None),
         ("DeepSpeed", training.distributed.uses_deepspeed),
     ):
         if wrong:
@@ -117,7 +122,7 @@ def onto_instruct(training: Training, instruct: Base, trained: AdaptedModel) -> 
         trained.dtype,
         trained.device,
     )
-    model = add_adapter(model, training.qlora, instruct.objective)
+    model = add_adapter(model, training.qlora.as_saved, instruct.objective)
     parameters = {n: one for n, one in model.named_parameters() if one.requires_grad}
     assert parameters.keys() == weights.keys()
     set_parameters(parameters, weights)

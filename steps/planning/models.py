@@ -48,6 +48,15 @@ class ModelToPlan:
                 f"{first_line(error)}), so its memory cannot be planned: name another model"
             ) from None
 
+    def with_more_tokens(self, number: int) -> "ModelToPlan":
+        """The model with so many tokens more in its vocabulary."""
+        if not number:
+            return self
+        content = self.config.to_dict()
+        text = content.get("text_config", content)
+        text["vocab_size"] = self.config.get_text_config().vocab_size + number
+        return model_from_config(content, self.name, self.objective)
+
     @cached_property
     def parameters(self) -> int:
         """Number of weights, tied ones counted once and all experts counted."""

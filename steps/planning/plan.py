@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
+from steps.config.tokenizer_section import NewGenes
 from steps.errors import UserError
 from steps.models.devices import Device, Placement
 from steps.models.fused import may_be_fused
+from steps.models.new_tokens import wanted_tokens
 from steps.planning.models import ModelToPlan
 from steps.planning.sizes import PARTS, StepSettings, optimizer_bytes, optimizer_scratch
 
@@ -154,7 +156,7 @@ def plan_memory(
     optimizer = optimizer_of(training.optimizer.type, optimizer_device)
     state = sum(n * optimizer_bytes(optimizer, *size) for size, n in step.reached.items())
     scratch = optimizer_scratch(
-        optimizer, placement.device, (size for size, _ in step.reached.elements())
+        optimizer, placement.device, (size for size, *_ in step.reached.elements())
     )
     scaled = {}
     for moment, held in step.moments.items():
@@ -201,7 +203,21 @@ def step_settings(
         length=length,
         masked_share=training.masking.probability,
         fused=may_be_fused(placement),
+        new_tokens=tokens_to_add(training),
     )
+
+
+def tokens_to_add(training: Training) -> int:
+    """Tokens that the vocabulary gets, as far as the configuration tells.
+
+    A run knows those that the tokenizer did not have; a file may be away where a plan is made.
+    """
+    wanted = training.tokenizer.new_tokens
+    if wanted is None:
+        return 0
+    if isinstance(wanted, NewGenes):
+        return wanted.genes
+    return len(wanted) if isinstance(wanted, tuple) else len(wanted_tokens(training.tokenizer, {}))
 
 
 def largest_micro_batch(
@@ -362,7 +378,7 @@ def placement_of(training: Training, device: Device = "cuda") -> Placement:
 
 
 def optimizer_of(wanted: str, device: Device) -> str:
-    """The rule of `steps.training.arguments.optimizer_name`, whose module imports torch."""
+    """The rule of `steps.training.optimizers.optimizer_name`, whose module imports torch."""
     name = {"adamw": "adamw_torch", "adam": "adamw_torch"}.get(wanted.lower(), wanted.lower())
     if name == "auto":
         return "paged_adamw_8bit" if device == "cuda" else "adamw_torch_fused"

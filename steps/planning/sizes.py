@@ -30,6 +30,7 @@ class StepSettings:
         rows: Rows of a micro-batch.
         length: Tokens of a row.
         masked_share: Share of the tokens that a masked model restores.
+        new_tokens: Tokens that the vocabulary gets, whose rows are trained.
         fused: Adapted layers may be one function each (see `steps.models.fused`).
     """
 
@@ -43,6 +44,7 @@ class StepSettings:
     length: int
     masked_share: float
     fused: bool
+    new_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -62,19 +64,25 @@ def optimizer_scratch(optimizer: str, device: Device, sizes: Iterable[int]) -> i
         device: On CUDA the `foreach` form takes the roots of all second moments at once.
         sizes: Weights of each trained tensor.
     """
+    if optimizer == "muon":
+        # The step in float32, and two matrices in bfloat16 on the way to an orthogonal one.
+        return 8 * max(sizes)
     if optimizer != "adamw_torch":
         return 0
     return 4 * (sum(sizes) if device == "cuda" else 2 * max(sizes))
 
 
-def optimizer_bytes(optimizer: str, weights: int, width: int) -> int:
+def optimizer_bytes(optimizer: str, weights: int, width: int, is_matrix: bool) -> int:
     """Bytes of one trained tensor's optimiser state: moments in its precision, or in 8 bits.
 
     Args:
         optimizer: Its name.
         weights: Of the tensor.
         width: Bytes of a weight.
+        is_matrix: Whether Muon takes it, which has one moment.
     """
+    if optimizer == "muon":
+        return (1 if is_matrix else 2) * weights * width
     if "8bit" in optimizer:
         if weights < OPTIMIZER_MIN_8BIT:
             return 8 * weights

@@ -41,6 +41,8 @@ _PADDED = {
     *("deberta", "deberta-v2", "mpnet", "esm", "longformer", "luke", "megatron-bert"),
     *("mobilebert", "squeezebert"),
 }
+# What peft calls the modules of its own.
+ADAPTER_PARTS = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
 _SINGLE = {"convbert", "funnel", "fnet", "nystromformer"}
 
 
@@ -164,7 +166,11 @@ def skeleton(model: ModelToPlan, settings: StepSettings, layout: LayoutKind | No
         UserError: An adapter does not fit it.
     """
     qlora = Qlora.model_validate_json(settings.qlora)
-    known = _cut(model, settings.dtype if qlora.adapts else "float32", settings.device)
+    known = _cut(
+        model.with_more_tokens(settings.new_tokens),
+        settings.dtype if qlora.adapts else "float32",
+        settings.device,
+    )
     # A copy, because cutting, quantising and adapting change it.
     inner, depths = copy.deepcopy((known.inner, known.depths))
     built = Skeleton(None, inner, layout or declared_layout(inner), depths)
@@ -235,7 +241,9 @@ def _checkpoint(inner: Any, offloads: bool) -> None:
 
 def _adapted(inner: Any, qlora: Qlora, objective: str, settings: StepSettings) -> Any:
     if qlora.adapts:
-        return add_adapter(inner, qlora, objective)
+        tokens = inner.get_input_embeddings().weight.shape[0]
+        added = range(tokens - settings.new_tokens, tokens)
+        return add_adapter(inner, qlora, objective, new_tokens=added)
     # It reads a text to see which weights one reaches.
     with running_on(settings.device, LiveTensors(settings.length, lambda entries: entries)):
         return add_adapter(inner, qlora, objective)
@@ -379,7 +387,7 @@ def tensors_of(model: Any) -> Iterator[tuple[torch.Tensor, str]]:
                     if isinstance(getattr(level, part, None), Planned):
                         yield getattr(level, part), "weights"
     for name, weight in model.named_parameters():
-        own = adapted and (".lora_" in name or ".modules_to_save." in name)
+        own = adapted and any(part in name for part in ADAPTER_PARTS)
         yield weight, "adapter" if own else "weights"
     for buffer in model.buffers():
         yield buffer, "weights"

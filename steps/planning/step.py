@@ -16,6 +16,7 @@ import torch
 from torch.autograd.graph import _engine_run_backward
 
 from steps.errors import first_line
+from steps.models.adapters import embedding_parameters
 from steps.models.attention import document_borders
 from steps.models.layout import LayoutKind
 from steps.models.losses import CHUNK
@@ -38,8 +39,9 @@ FULL_CHUNKS = 2 * CHUNK
 
 # Peak parts of each moment.
 Moments = dict[str, dict[str, int]]
-# How many tensors there are of so many weights, with so many bytes each.
-TensorCounts = Counter[tuple[int, int]]
+# How many tensors there are of so many weights, with so many bytes each, and whether they are
+# matrices inside the model, which Muon takes.
+TensorCounts = Counter[tuple[int, int, bool]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class TracedStep:
 
     Attributes:
         moments: Bytes of each part at the peak of each moment, without the optimiser's.
-        trained: Trained tensors by their weights and bytes a weight: how many there are of each.
+        trained: Trained tensors by weights, bytes a weight and kind: how many there are of each.
         reached: Those of them that get a gradient, and so have a state in the optimiser.
         host_bytes: The most that offloaded activations hold in the host's memory beside a GPU.
     """
@@ -61,7 +63,7 @@ class TracedStep:
     @property
     def trained_parameters(self) -> int:
         """Number of weights that are trained."""
-        return sum(weights * number for (weights, _), number in self.trained.items())
+        return sum(weights * number for (weights, *_), number in self.trained.items())
 
 
 @lru_cache(maxsize=256)
@@ -176,8 +178,12 @@ class _Trace:
             # Some are of the class and not of this step (a vision tower): no gradient, no state.
             rest = frozenset(id(one) for one in everything) - self.reached
             return _Trace(self.built, self.settings, self.objective, rest).run()
+        apart = {id(weight) for weight in embedding_parameters(self.built.inner)}
         return TracedStep(
-            self.live.peaks, _counts(everything), _counts(trained), self.live.most_on_host
+            self.live.peaks,
+            _counts(everything, apart),
+            _counts(trained, apart),
+            self.live.most_on_host,
         )
 
     def _positions(self, entries: int) -> int:
@@ -283,8 +289,11 @@ class _Trace:
         return {name: torch.zeros(shape, dtype=torch.int64) for name in names} | extra
 
 
-def _counts(weights: list[Any]) -> TensorCounts:
-    return Counter((one.numel(), one.element_size()) for one in weights)
+def _counts(weights: list[Any], embeddings: set[int]) -> TensorCounts:
+    return Counter(
+        (one.numel(), one.element_size(), one.ndim == 2 and id(one) not in embeddings)
+        for one in weights
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
+from steps.planning.plan import tokens_to_add
 
 if TYPE_CHECKING:
     from steps.models.sources import Base
@@ -171,13 +172,25 @@ def _settings(training: Training) -> dict[str, Any]:
     settings: dict[str, Any] = {"method": qlora.resolved_method}
     if qlora.adapts:
         targets = qlora.target_modules
+        initialisation: str = qlora.initialization
+        if qlora.halves_begin_alike:
+            initialisation += (
+                f" (half of the rank is trained, {qlora.r}; the other stays as it began)"
+            )
         settings |= {
-            "rank": qlora.r,
-            "alpha": f"{qlora.lora_alpha:g}",
+            "rank": qlora.adapter_rank,
+            "alpha": f"{qlora.adapter_alpha:g}",
+            "initialisation": initialisation,
             "dropout": qlora.lora_dropout,
             "target modules": targets if isinstance(targets, str) else ", ".join(targets),
             "bits of the frozen base": qlora.bits,
         }
+    extra = {
+        "learning rate of embeddings and head": values.embedding_learning_rate,
+        "learning rate of B by that of A": training.optimizer.loraplus_lr_ratio,
+        "new tokens": tokens_to_add(training) or None,
+    }
+    settings |= {key: value for key, value in extra.items() if value is not None}
     length = "max_steps" if values.max_steps > 0 else "num_epochs"
     return settings | {
         "tokens in a window": training.model.max_length,

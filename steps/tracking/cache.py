@@ -16,6 +16,7 @@ from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Model, Training
 from steps.digests import file_sha256
 from steps.models.chat import template_file
+from steps.models.new_tokens import wanted_tokens
 from steps.models.sources import config_digest
 from steps.tracking.names import (
     ADAPTER_FOLDER,
@@ -41,6 +42,7 @@ SECTIONS = {
     "preprocess": ("scientific_data",),
     "finetune": (
         "model",
+        "tokenizer",
         "qlora",
         "masking",
         "merge",
@@ -97,6 +99,9 @@ def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[
                 parts[key] = json.dumps(value, sort_keys=True)
     if step == "finetune":
         parts["sections"] = json.dumps(training.scientific_data.sections)
+        if isinstance(training.tokenizer.new_tokens, str):
+            # The file may be edited; the tokens in it are what counts.
+            parts["new tokens"] = json.dumps(wanted_tokens(training.tokenizer, {}))
     if step in ("finetune", "evaluate") and (Path(training.model.name) / "config.json").is_file():
         # A folder may be edited; the hub's commit and a package may not.
         parts["base configuration"] = config_digest(Path(training.model.name))

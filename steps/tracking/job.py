@@ -5,6 +5,7 @@ prepared.job.placement, prepared.job.resume
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,8 +29,9 @@ from steps.errors import UserError
 from steps.models.chat import Chat
 from steps.models.checks import check_base
 from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
+from steps.models.new_tokens import NewTokens, add_new_tokens, wanted_tokens
 from steps.models.residual import resolve_instruct
-from steps.models.sources import resolve_base, task_trained
+from steps.models.sources import Base, resolve_base, task_trained
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.instructions import InstructionItem
 from steps.papers.item_splits import read_split
@@ -129,6 +131,9 @@ def prepare_job(
             Chat.of(tokenizer, training.instructions.chat_template, base.name)
         if note and rank.is_first:
             say(f"note: {note}")
+        training, added = _with_new_tokens(training, tokenizer, train_papers, base)
+        if added and rank.is_first:
+            say(f"{len(added.ids)} tokens added to the vocabulary: {_some(added.texts)}")
         training = checkpointed_if_possible(training, model_class)
         instruct = resolve_instruct(training, base)
     content = _deepspeed_content(loaded)
@@ -144,6 +149,7 @@ def prepare_job(
         training=training,
         base=base,
         tokenizer=tokenizer,
+        new_tokens=added,
         placement=placement,
         train_papers=train_papers,
         validation_papers=validation_papers,
@@ -159,6 +165,30 @@ def prepare_job(
         if rank.is_first and training.mlflow.log_model:
             try_names(run.client, training.mlflow.registered_model_name, alias)
     return PreparedJob(job, stored, found, fingerprint, restarted, already, cache_parts)
+
+
+def _with_new_tokens(
+    training: Training,
+    tokenizer: Any,
+    examples: Sequence[PaperText | InstructionItem],
+    base: Base,
+) -> tuple[Training, NewTokens | None]:
+    """The tokenizer with what the configuration adds, and the configuration with it spelled out.
+
+    So a resumed run, the plan and a checkpoint's manifest know the tokens themselves.
+    """
+    if training.tokenizer.new_tokens is None:
+        return training, None
+    papers = (one for one in examples if isinstance(one, PaperText))
+    genes = Counter(paper.text[gene.start : gene.end] for paper in papers for gene in paper.genes)
+    entries = wanted_tokens(training.tokenizer, genes)
+    added = add_new_tokens(tokenizer, entries, base.name)
+    spelled_out = training.tokenizer.model_copy(update={"new_tokens": entries})
+    return training.model_copy(update={"tokenizer": spelled_out}), added
+
+
+def _some(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:5]) + (", …" if len(texts) > 5 else "")
 
 
 def check_distributed(loaded: LoadedConfig, processes: int | None = None) -> None:

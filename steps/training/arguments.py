@@ -13,6 +13,7 @@ from steps.metrics import METRICS, VALIDATION_METRICS
 from steps.models.devices import Placement
 from steps.models.sources import Task
 from steps.terminal import say
+from steps.training.optimizers import MUON, STAND_IN, optimizer_name
 
 
 def training_arguments(
@@ -40,6 +41,8 @@ def training_arguments(
     warmup = training.warmup_steps
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
+    # A shared-out state is small; and bitsandbytes' optimisers know no offload.
+    optimizer = optimizer_name(training.optimizer.type, "cpu" if deepspeed else device)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
@@ -52,8 +55,7 @@ def training_arguments(
         lr_scheduler_type=training.scheduler.type,
         weight_decay=values.weight_decay,
         max_grad_norm=values.max_grad_norm,
-        # A shared-out state is small; and bitsandbytes' optimisers know no offload.
-        optim=optimizer_name(training.optimizer.type, "cpu" if deepspeed else device),
+        optim=STAND_IN if optimizer == MUON else optimizer,
         adam_beta1=training.optimizer.beta1,
         adam_beta2=training.optimizer.beta2,
         adam_epsilon=training.optimizer.epsilon,
@@ -195,24 +197,3 @@ def early_stopping(
             "or set the patience to 0"
         )
     return transformers.EarlyStoppingCallback(early_stopping_patience=patience)
-
-
-def optimizer_name(wanted: str, device: str) -> str:
-    """Transformers' name of an optimiser; `auto` takes paged 8-bit AdamW on a GPU.
-
-    Raises:
-        UserError: Transformers knows no such optimiser.
-    """
-    from transformers.training_args import OptimizerNames
-
-    older = {"adamw": "adamw_torch", "adam": "adamw_torch", "auto": "auto"}
-    name = older.get(wanted.lower(), wanted.lower())
-    if name == "auto":
-        return "paged_adamw_8bit" if device == "cuda" else "adamw_torch_fused"
-    known = [member.value for member in OptimizerNames]
-    if name not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
-        raise UserError(f"optimizer.type is {wanted!r}; nearest known: {', '.join(near)} (or auto)")
-    return name

@@ -8,6 +8,7 @@ from typing import Any
 from steps.checkpoints.trainer_state import Progress, ResumePoint
 from steps.config.sections import Training
 from steps.models.devices import Placement
+from steps.models.new_tokens import NewTokens
 from steps.models.sources import Base
 from steps.papers.instructions import InstructionItem
 from steps.papers.text import PaperText
@@ -20,7 +21,8 @@ class Job:
     Attributes:
         training: The configuration, with `batch_size: auto` worked out.
         base: The base model, whose files lie on this disk.
-        tokenizer: The base's.
+        tokenizer: The base's, with what `tokenizer.new_tokens` adds.
+        new_tokens: What that is, or None.
         placement: Where it is trained.
         train_papers: What is learned from; instruction items for the objective `instruction`.
         validation_papers: What checkpoints are ranked by; may be empty.
@@ -33,6 +35,7 @@ class Job:
     training: Training
     base: Base
     tokenizer: Any
+    new_tokens: NewTokens | None
     placement: Placement
     train_papers: Sequence[PaperText | InstructionItem]
     validation_papers: Sequence[PaperText | InstructionItem]

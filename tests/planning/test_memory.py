@@ -352,9 +352,9 @@ def test_llama_2_7b_lies_between_the_published_figures_of_a_lean_and_a_plain_tra
 
 
 def test_the_optimiser_that_is_planned_is_the_one_that_trains() -> None:
-    from steps.training.arguments import optimizer_name
+    from steps.training.optimizers import optimizer_name
 
-    for wanted in ("auto", "AdamW", "adam", "sgd", "paged_adamw_8bit"):
+    for wanted in ("auto", "AdamW", "adam", "sgd", "paged_adamw_8bit", "muon"):
         for device in ("cpu", "cuda"):
             assert optimizer_of(wanted, device) == optimizer_name(wanted, device)
 

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from steps.config.sections import Training
+from steps.config.sections import Optimizer, Training
+from steps.config.tokenizer_section import Tokenizer
 from steps.models.adapters import add_adapter
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
 from steps.models.devices import Placement
@@ -24,9 +25,12 @@ from steps.models.fused import use_fused_adapters
 from steps.models.layout import RowLayout
 from steps.models.loading import load_model
 from steps.models.losses import use_chunked_loss, use_masked_loss
+from steps.models.new_tokens import NewTokens, give_embeddings
 from steps.models.sources import Base, Objective
 from steps.planning.models import model_from_config
 from steps.planning.plan import MemoryPlan, plan_memory
+from steps.training.muon import MuonWithAdamW
+from steps.training.optimizers import parameter_groups
 from steps.training.packing import Window, collate
 from tests.support.measured_memory import mask_some, measured_training, peak_bytes, tensors_of
 
@@ -50,6 +54,8 @@ class Case:
         self.dropout = draw.choice([0.0, 0.05])
         self.offloads = False
         self.saved: tuple[str, ...] = ()
+        self.initialization, self.optimizer = "default", "auto"
+        self.new_tokens = 0
         vars(self).update(fixed)
         heads = draw.choice([2, 4, 6])
         width = heads * draw.choice([8, 16, 32])
@@ -71,7 +77,7 @@ class Case:
 
     @property
     def training(self) -> Training:
-        return measured_training(
+        training = measured_training(
             self.method,
             self.accumulation,
             checkpointing=self.checkpointing,
@@ -79,11 +85,18 @@ class Case:
             r=self.rank,
             lora_dropout=self.dropout,
             modules_to_save=self.saved,
+            initialization=self.initialization,
         )
+        words = tuple(f"GENE{number}" for number in range(self.new_tokens))
+        update = {
+            "optimizer": Optimizer(type=self.optimizer),
+            "tokenizer": Tokenizer(new_tokens=words or None),
+        }
+        return training.model_copy(update=update)
 
     def plan(self, model: Any) -> MemoryPlan:
         return plan_memory(
-            model_from_config(model.config.to_dict()),
+            model_from_config({**model.config.to_dict(), "vocab_size": self.sizes["vocab_size"]}),
             self.training,
             micro_batch=self.rows,
             length=self.length,
@@ -102,6 +115,9 @@ class Case:
             model.save_pretrained(folder)
             base = Base("tiny", "folder", None, "", objective, "", folder)
             model = load_model(base, qlora.quantization, qlora.bits, frozen, "cpu")
+        new = tuple(self.sizes["vocab_size"] + number for number in range(self.new_tokens))
+        if new:
+            give_embeddings(model, NewTokens((), new, ((1, 2),) * len(new)))
         # As the trainer does: a cache would keep copies of all keys and values.
         model.config.use_cache = False
         register_per_document_attention()
@@ -110,7 +126,8 @@ class Case:
             use_chunked_loss(model)
         else:
             use_masked_loss(model)
-        adapted = add_adapter(model, qlora, objective)
+        windows = [torch.arange(64)[None] % self.sizes["vocab_size"]]
+        adapted = add_adapter(model, qlora, objective, windows, new)
         use_fused_adapters(adapted)
         if self.checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False}, offload=self.offloads)
@@ -142,7 +159,9 @@ class Case:
     def planned_and_measured(self, folder: Path) -> tuple[int, int]:
         model = self.build(folder)
         trained = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = torch.optim.AdamW(trained, fused=True)
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(trained, fused=True)
+        if self.optimizer == "muon":
+            optimizer = MuonWithAdamW(parameter_groups(self.training, model, ()), lr=1e-3)
         self.step(model, optimizer)
         measured = peak_bytes(lambda: self.step(model, optimizer), tensors_of(model, optimizer))
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -189,6 +208,27 @@ def test_the_plan_is_within_a_tenth_of_measured_tensors_with_a_head_that_is_trai
 ) -> None:
     case = Case(seed, family="llama", method="lora", saved=("lm_head",))
     check(case, tmp_path / "model")
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {"method": "lora", "initialization": "pissa"},
+        {"method": "lora", "initialization": "olora"},
+        {"method": "lora", "initialization": "eva"},
+        {"method": "qlora", "initialization": "loftq"},
+        {"method": "lora", "new_tokens": 20},
+        {"method": "lora", "optimizer": "muon"},
+        {"method": "full", "optimizer": "muon"},
+    ],
+    ids=lambda fixed: "-".join(map(str, fixed.values())),
+)
+def test_the_plan_is_within_a_tenth_of_measured_tensors_however_an_adapter_begins(
+    family: str, fixed: dict[str, Any], tmp_path: Path
+) -> None:
+    seed = random.Random(f"{family} {sorted(fixed.items())}").randrange(2**32)
+    check(Case(seed, family=family, rank=4, **fixed), tmp_path / "model")
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from steps.config.sections import (
     Logging,
     MemoryOptimization,
     Model,
+    Optimizer,
     Output,
     Qlora,
     Training,
 )
+from steps.config.tokenizer_section import Tokenizer
 from steps.training.trainer import ModelTrainer
 from tests.support.tiny_runs import build_trainer, papers
 
@@ -74,12 +76,17 @@ def settings(folder: Path, **sections: dict[str, Any]) -> Training:
         model=Model(name=str(folder), max_length=128),
         qlora=Qlora(**{"method": "lora", "r": 4, "lora_dropout": 0.2, **sections.get("qlora", {})}),
         hyperparameters=Hyperparameters(
-            batch_size=2,
-            gradient_accumulation_steps=2,
-            max_steps=14,
-            learning_rate=3e-2,
-            warmup_steps=2,
+            **{
+                "batch_size": 2,
+                "gradient_accumulation_steps": 2,
+                "max_steps": 14,
+                "learning_rate": 3e-2,
+                "warmup_steps": 2,
+                **sections.get("hyperparameters", {}),
+            }
         ),
+        tokenizer=Tokenizer(**sections.get("tokenizer", {})),
+        optimizer=Optimizer(**sections.get("optimizer", {})),
         logging=Logging(**logging),
         output=Output(**sections.get("output", {})),
         memory_optimization=MemoryOptimization(gradient_checkpointing=False),

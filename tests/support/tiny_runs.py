@@ -20,7 +20,9 @@ from steps.distributed.deepspeed import zero_stage
 from steps.distributed.ranks import Rank
 from steps.models.adapters import add_adapter
 from steps.models.devices import Placement
+from steps.models.initialisation import first_windows
 from steps.models.loading import load_model
+from steps.models.new_tokens import add_new_tokens, give_embeddings
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
@@ -64,8 +66,15 @@ def build_trainer(
         "cpu",
         storage=storage,
     )
-    model = add_adapter(model, training.qlora, base.objective)
     tokenizer = load_tokenizer(base.folder)
+    texts = (paper.text for paper in train_papers)
+    windows = first_windows(training.qlora, tokenizer, texts, training.model.max_length)
+    added = None
+    if isinstance(training.tokenizer.new_tokens, tuple):
+        added = add_new_tokens(tokenizer, training.tokenizer.new_tokens, base.name)
+        give_embeddings(model, added)
+    ids = added.ids if added else ()
+    model = add_adapter(model, training.qlora, base.objective, windows, ids)
     rank, deepspeed = keywords.get("rank", Rank()), keywords.get("deepspeed")
     placement = Placement("cpu", "float32", rank.count, zero_stage(deepspeed))
     context = TrainingContext(placement=placement, **keywords)

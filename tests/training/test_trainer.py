@@ -12,7 +12,7 @@ from steps.models.adapters import add_adapter, trainable_parameters
 from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
-from steps.training.arguments import optimizer_name
+from steps.training.optimizers import optimizer_name
 from steps.training.trainer import ModelTrainer
 from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer, papers
 from tests.support.tiny_runs import small_training as settings

@@ -408,8 +408,8 @@ def _best_folder(
 def _refuse_differences(
     run_id: str, stated: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> None:
-    # What checkpoints did not say while there was one process only.
-    alone = {"processes": 1, "deepspeed": None}
+    # What checkpoints did not say while there was one process only, and one way to begin.
+    alone = {"processes": 1, "deepspeed": None, "qlora.initialization": "default"}
     then, expected = {**alone, **stated.get("configuration", {})}, {**alone, **expected}
     # Nor with which config.json the base was read.
     then.setdefault(BASE_CONFIGURATION, expected.get(BASE_CONFIGURATION))
