@@ -1,13 +1,13 @@
 """What sections of a configuration ask of each other."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from steps.config.sections import Training
+from typing import Any
 
 
-def check_optimisation(training: "Training") -> None:
+def check_optimisation(training: Any) -> None:
     """Refuse ways of training that do not fit what is trained.
+
+    Args:
+        training: A `Training`, whose module calls this one.
 
     Raises:
         ValueError: Two settings exclude each other; the message names both and a way out.
