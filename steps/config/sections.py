@@ -5,7 +5,7 @@ them with their reasons, and a test holds the two together.
 """
 
 import itertools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -200,6 +200,57 @@ class Merge(Section):
     source: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     revision: str | None = None
+
+
+# Below this much of the tokens, papers would be what is mixed in.
+LARGEST_MIXED_SHARE = 0.9
+MixedShare = Annotated[float, Field(ge=0, le=LARGEST_MIXED_SHARE)]
+
+
+class Replay(Section):
+    """Texts of another domain, mixed into the training rows."""
+
+    source: str | None = None
+    share: MixedShare = 0.0
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> "Replay":
+        if self.share and self.source is None:
+            raise ValueError(
+                f"replay.share is {self.share:g}, but replay.source is null: name a file, folder "
+                "or pattern of texts, or set the share to 0"
+            )
+        return self
+
+
+StudyKind = Literal[
+    "gene_cloze",
+    "variant_cloze",
+    "title",
+    "section_order",
+    "gene_finding",
+    "variant_finding",
+    "abbreviation",
+    "keywords",
+    "number",
+]
+STUDY_KINDS: tuple[StudyKind, ...] = get_args(StudyKind)
+
+
+class StudyTexts(Section):
+    """Exercises made of the training papers, mixed into the training rows."""
+
+    share: MixedShare = 0.0
+    kinds: tuple[StudyKind, ...] = STUDY_KINDS
+
+    @model_validator(mode="after")
+    def _has_kinds(self) -> "StudyTexts":
+        if self.share and not self.kinds:
+            raise ValueError(
+                f"study_texts.share is {self.share:g}, but study_texts.kinds is empty: name some "
+                f"of {', '.join(STUDY_KINDS)}, or set the share to 0"
+            )
+        return self
 
 
 class Hyperparameters(Section):
@@ -436,6 +487,8 @@ class Training(Section):
     tokenizer: Tokenizer = Tokenizer()
     qlora: Qlora = Qlora()
     masking: Masking = Masking()
+    replay: Replay = Replay()
+    study_texts: StudyTexts = StudyTexts()
     hyperparameters: Hyperparameters = Hyperparameters()
     optimizer: Optimizer = Optimizer()
     scheduler: Scheduler = Scheduler()
@@ -466,6 +519,21 @@ class Training(Section):
     def _optimisation_fits_what_is_trained(self) -> "Training":
         check_optimisation(self)
         return self
+
+    @model_validator(mode="after")
+    def _papers_keep_a_share(self) -> "Training":
+        if self.mixed_share > LARGEST_MIXED_SHARE:
+            raise ValueError(
+                f"replay.share ({self.replay.share:g}) and study_texts.share "
+                f"({self.study_texts.share:g}) are more than {LARGEST_MIXED_SHARE:g} together: the "
+                "rest of the training tokens are those of the papers; lower one"
+            )
+        return self
+
+    @property
+    def mixed_share(self) -> float:
+        """Share of the training tokens that are not those of the papers themselves."""
+        return self.replay.share + self.study_texts.share
 
     @property
     def warmup_steps(self) -> int | None:

@@ -36,16 +36,13 @@ from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
 from steps.models.lengths import longest_text
 from steps.models.tokenizer import start_token, with_special_tokens
+from steps.papers.sentences import is_sentence, sentence_spans
 from steps.papers.text import PaperText, Span
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DISTRACTORS = 9
-
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(\[])")
-# A fragment says too little; what has more words than this is no sentence but a table.
-_LEAST_WORDS, _MOST_WORDS = 6, 80
 
 
 @dataclass(frozen=True)
@@ -285,9 +282,9 @@ def _sentences_with_one(
 
     A symbol that comes twice would only have to be copied.
     """
-    for start, end in _sentences(paper):
+    for start, end in sentence_spans(paper):
         sentence = paper.text[start:end]
-        if not _LEAST_WORDS <= len(sentence.split()) <= _MOST_WORDS:
+        if not is_sentence(sentence):
             continue
         for mention in mentions:
             if not start <= mention.start < mention.end <= end:
@@ -296,15 +293,6 @@ def _sentences_with_one(
             if sentence.count(answer) == 1:
                 before, after = paper.text[start : mention.start], paper.text[mention.end : end]
                 yield before, answer, after, mention
-
-
-def _sentences(paper: PaperText) -> Iterator[tuple[int, int]]:
-    for section in paper.sections:
-        start = section.start
-        for gap in SENTENCE_END.finditer(paper.text, section.start, section.end):
-            yield start, gap.start()
-            start = gap.end()
-        yield start, section.end
 
 
 def _take_turns(

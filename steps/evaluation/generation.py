@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.evaluation.byte_spans import tokens_and_bytes
-from steps.evaluation.cloze import SENTENCE_END
 from steps.evaluation.seeds import generator_for
 from steps.models.adapters import unwrapped
 from steps.models.attention import rounding_tolerance
 from steps.models.lengths import longest_text
 from steps.models.tokenizer import continuation, start_token
 from steps.papers.deduplication import hash_words, ngram_hashes
+from steps.papers.sentences import SENTENCE_END
 from steps.papers.text import PART_SEPARATOR, PaperText
 
 if TYPE_CHECKING:

@@ -2,17 +2,24 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from steps.config.sections import STUDY_KINDS
 from steps.papers.formats import FORMATS
 from steps.papers.pipeline import Preparation
+from steps.papers.study_texts import Exercise, study_texts
+from steps.papers.text import assemble_papers
 from steps.reports.page import PageFigure, PageSection, Table, inline_svg, render_page
 
 TOP = 20
 INPUTS_SHOWN = 10
+# A preview needs no more, and all papers of a large dataset would take minutes.
+STUDY_PAPERS = 500
+STUDY_SHOWN = 2
 
 
 def write_report(preparation: Preparation, path: Path) -> None:
@@ -48,6 +55,7 @@ def render_report(preparation: Preparation) -> str:
             _leakage(preparation),
             _mentions(preparation),
             _cleaning(preparation),
+            _study_texts(preparation),
             _rejected(preparation),
         ],
     )
@@ -181,6 +189,36 @@ def _cleaning(preparation: Preparation) -> PageSection:
         Table(("paper", "words cut"), rows, "Papers that lost more than a third of their words")
     ]
     return PageSection("Cleaning", [text], passages=passages, tables=tables if rows else [])
+
+
+def _study_texts(preparation: Preparation) -> PageSection:
+    """What training.study_texts would make of the first training papers."""
+    from datasets import Dataset
+
+    train = Dataset.load_from_disk(str(preparation.output / "dataset" / "train"))
+    papers = list(islice(assemble_papers(train), STUDY_PAPERS))
+    exercises = study_texts(papers)
+    counts = Counter(exercise.kind for exercise in exercises)
+    words = dict.fromkeys(STUDY_KINDS, 0)
+    shown: dict[str, list[Exercise]] = {kind: [] for kind in STUDY_KINDS}
+    for exercise in exercises:
+        words[exercise.kind] += len(exercise.text.split())
+        if len(shown[exercise.kind]) < STUDY_SHOWN:
+            shown[exercise.kind].append(exercise)
+    rows = [(kind, counts[kind], words[kind]) for kind in STUDY_KINDS]
+    return PageSection(
+        "Study texts",
+        [
+            f"Exercises that training.study_texts can mix into a training, made of the first "
+            f"{len(papers):,} training papers; each answer stands word for word in its paper."
+        ],
+        tables=[Table(("kind", "exercises", "words"), rows)],
+        passages=[
+            (f"{kind}, {exercise.paper_id}", exercise.text)
+            for kind, some in shown.items()
+            for exercise in some
+        ],
+    )
 
 
 def _rejected(preparation: Preparation) -> PageSection:

@@ -126,6 +126,14 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
             "set the one to default, or the other to null",
         ),
         ("training.variants.x.qlora.rank=8", "training.variants.x: unknown key"),
+        ("training.replay.share=0.2", "replay.share is 0.2, but replay.source is null"),
+        ("training.replay.share=0.95", "training.replay.share is 0.95, expected less than or eq"),
+        ("training.study_texts.share=0.5 training.study_texts.kinds=[]", "kinds is empty"),
+        ("training.study_texts.kinds=[gene]", 'training.study_texts.kinds.0 is "gene"'),
+        (
+            "training.replay.source=a training.replay.share=0.5 training.study_texts.share=0.5",
+            "are more than 0.9 together",
+        ),
         ("training.hardware.fp16=true training.hardware.bf16=true", "exclude each other"),
     ],
 )

@@ -134,6 +134,20 @@ def test_sources_notes_and_heavy_cuts_are_told(tmp_path: Path) -> None:
     assert re.search(r"lost more than a third of their words\s.*\s3\s+\d\d%\s", text, re.DOTALL)
 
 
+def test_study_texts_of_training_papers_are_shown_with_their_counts(
+    preparation: Preparation,
+) -> None:
+    text = Page(render_report(preparation)).text
+    training = preparation.manifest["splits"]["train"]["paper_ids"]
+    # A title of each, and one sentence with a gene and a variant.
+    for kind in ("title", "gene_cloze", "variant_cloze"):
+        assert re.search(rf"{kind}\s+{len(training)}\s", text)
+        shown = re.findall(rf"{kind}, (\d+)\s", text)
+        assert len(shown) == 2 and set(shown) <= set(training)
+    assert "Answer: V600E" in text and "Answer: BRAF" in text
+    assert re.search(r"keywords\s+0\s+0\s", text)
+
+
 def test_more_files_than_a_page_holds_are_counted(tmp_path: Path) -> None:
     files = []
     for number in range(1, 14):
