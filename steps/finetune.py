@@ -203,6 +203,7 @@ def finetune(
     from steps.models.devices import free_memory
     from steps.terminal import quieten_handlers
     from steps.tracking.job import describe_run, prepare_job, recording
+    from steps.tracking.mixtures import describe_sources
     from steps.tracking.publish import publish_files, publish_version
 
     quieten_handlers()
@@ -211,6 +212,7 @@ def finetune(
     describe_run(run, loaded, prepared, rank)
     with recording(run, prepared, rank) as (recorder, uploads):
         trainer = build_trainer(run, prepared, adapted, recorder, stop, rank)
+        describe_sources(run, trainer.made_rows.mixed_sources)
         announce(prepared, adapted, trainer, recorder)
         with uploads:
             with _saying_how_to_go_on(run, trainer):
@@ -273,6 +275,7 @@ def build_trainer(
 ) -> "ModelTrainer":
     """Put job, model and surroundings together."""
     from steps.training.context import TrainingContext
+    from steps.training.mixing import Mixture
     from steps.training.trainer import ModelTrainer
 
     job = prepared.job
@@ -292,6 +295,7 @@ def build_trainer(
         job.validation_papers,
         job.checkpoint_root,
         context=context,
+        mixture=Mixture(job.replay.texts if job.replay else (), job.studied),
     )
 
 
@@ -303,7 +307,7 @@ def announce(
     from steps.models.initialisation import initialisation_note
 
     job, found = prepared.job, prepared.found
-    base, placement, rows = job.base, job.placement, trainer.train_rows
+    base, placement, rows = job.base, job.placement, trainer.made_rows.paper_rows
     how = "" if placement.processes == 1 else f", {placement.processes} processes"
     how += f", DeepSpeed ZeRO-{placement.zero_stage}" if job.deepspeed else ""
     number_format = adapted.description["dtype"]
@@ -314,10 +318,17 @@ def announce(
         say(f"note: {note}")
     what = "items" if trainer.objective == "instruction" else "papers"
     say(f"training on {len(job.train_papers)} {what}: {rows.tokens:,} tokens in {len(rows)} rows")
+    if job.replay is not None:
+        left_out = ", ".join(f"{count} {why}" for why, count in job.replay.left_out.items())
+        say(f"replay of {len(job.replay.texts)} texts; left out: {left_out or 'none'}")
     if not job.validation_papers:
         say(f"none of the {what} is there to validate on: the last state is the result")
     recorder.metrics(
-        {"train/trainable_parameters": trainable, "train/tokens_per_epoch": rows.tokens}, 0
+        {
+            "train/trainable_parameters": trainable,
+            "train/tokens_per_epoch": trainer.train_rows.tokens,
+        },
+        0,
     )
     if found is not None:
         say(f"resumed from run {found.run_id}, checkpoint-{found.point.step} ({found.where})")
@@ -354,7 +365,7 @@ def save(
     """Write the adapter folder, with the logits that whoever loads it has to find; all ranks."""
     from steps.models.adapted import save_adapted
     from steps.models.residual import onto_instruct
-    from steps.models.sharded import gathered_parameters, wrapper_name
+    from steps.models.sharded import gathered_parameters, whole_weights, wrapper_name
     from steps.tracking.names import ADAPTER_FOLDER
     from steps.training.job import TrainingResult, figures_of
 
@@ -371,14 +382,15 @@ def save(
             saved.tokenizer,
             saved.description,
             saved,
-            weights=trainer.whole_weights(),
+            weights=None if adapts else whole_weights(trainer),
             writes=trainer.rank.is_first,
         )
     return TrainingResult(
         adapter=folder,
         figures=figures_of(trainer.state, trainer.progress),
         history=trainer.state.log_history,
-        tokens_of_an_epoch=trainer.train_rows.tokens,
+        tokens_of_an_epoch=trainer.made_rows.paper_rows.tokens,
+        mixed_sources=trainer.made_rows.mixed_sources,
         # Nothing wraps a model of which no step was left to train.
         wrapper=wrapper_name(trainer.model_wrapped) if trainer.steps_done else "",
     )

@@ -132,6 +132,7 @@ def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
     from steps.tracking.cache import finetune_inputs
     from steps.tracking.inputs import find_items, find_papers, input_digests, with_local_files
+    from steps.tracking.mixtures import replay_inputs
     from steps.tracking.nested import read_json, tracking_uri
     from steps.tracking.registry.model_reference import ModelReference, resolve_model
 
@@ -155,7 +156,8 @@ def run_pipeline(pipeline: Pipeline) -> None:
         trained[variant] = pipeline.step(
             "finetune",
             f"finetune {variant}",
-            finetune_inputs(overlaid.training, digest),
+            finetune_inputs(overlaid.training, digest)
+            | replay_inputs(overlaid.training, run.scratch / "input"),
             {"dataset": dataset},
             overlaid,
         )

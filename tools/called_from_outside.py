@@ -11,6 +11,7 @@ on_step_end
 on_log
 on_save
 _get_train_sampler
+compute_loss
 model_accepts_loss_kwargs
 optimizer_cls_and_kwargs
 _n_gpu

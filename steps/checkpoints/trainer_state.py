@@ -57,6 +57,7 @@ class Progress(msgspec.Struct):
         loss_since_report: Sum of the losses since the last reported one, of each rank.
         reported_step: Step of that report.
         total_loss: Sum of all losses reported.
+        source_sums: Of mixed rows, nats and targets by source since the last report, of each rank.
         evaluated_step: Step of the last validation, or -1.
         evaluation_due: A validation of this step was still to come.
         without_gain: Validations since the best one, for early stopping.
@@ -70,6 +71,7 @@ class Progress(msgspec.Struct):
     loss_since_report: list[float] = msgspec.field(default_factory=lambda: [0.0])
     reported_step: int = 0
     total_loss: float = 0.0
+    source_sums: list[list[float]] = []
     evaluated_step: int = -1
     evaluation_due: bool = False
     without_gain: int = 0

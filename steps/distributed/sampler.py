@@ -28,7 +28,7 @@ class ShuffledRows(Sampler[int]):
             seed: Of the orders.
         """
         self.rows = rows
-        self.filled = -(-rows // multiple) * multiple
+        self.filled = filled_up_to(rows, multiple)
         self.seed = seed
         self.epoch = 0
 
@@ -42,9 +42,20 @@ class ShuffledRows(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Yield each row once, then the blank ones."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        yield from torch.randperm(self.rows, generator=generator).tolist()
+        yield from shuffled(self.rows, self.seed, self.epoch)
         yield from range(self.rows, self.filled)
+
+
+def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
+    """The numbers below `rows` in the order of an epoch (counted from 0)."""
+    generator = torch.Generator().manual_seed(seed + epoch)
+    order: list[int] = torch.randperm(rows, generator=generator).tolist()
+    return order
+
+
+def filled_up_to(rows: int, multiple: int) -> int:
+    """The smallest number of rows, from `rows` on, that `multiple` divides."""
+    return -(-rows // multiple) * multiple
 
 
 class WithBlankRows(Dataset[Any]):

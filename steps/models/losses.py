@@ -11,6 +11,7 @@ not run on the CPU, and computes the head's gradient also where the head is froz
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from steps.models.heads import LogitHead, find_logit_head, scale_and_cap
 
 IGNORED = -100
+# Papers, replay and study texts, whose losses are told apart (see `steps.training.mixing`).
+SOURCES = 3
 CHUNK = 512
 # Of a chunk, so many positions at a time become float32 and probabilities: on a CPU they stay in
 # its cache meanwhile.
@@ -134,6 +137,27 @@ def linear_cross_entropy_sum(
     return loss
 
 
+def sums_by_source(
+    total_of: Callable[[Tensor], Tensor], targets: Tensor, sources: Tensor | None
+) -> Tensor:
+    """Summed losses of the targets of each source.
+
+    Args:
+        total_of: The summed loss of targets, `[positions]`, those with `IGNORED` left out.
+        targets: `[positions]` int64.
+        sources: Of each position, int64 `[positions]` from 0 to `SOURCES` - 1; None: all of one.
+
+    Returns:
+        `[SOURCES]`, or `[1]` without sources.
+    """
+    if sources is None:
+        return total_of(targets)[None]
+    sums = [torch.zeros((), device=targets.device)] * SOURCES
+    for source in torch.unique(sources).tolist():
+        sums[source] = total_of(targets.masked_fill(sources != source, IGNORED))
+    return torch.stack(sums)
+
+
 def answer_with_loss(model: Any, compute: Callable[..., Any]) -> None:
     """Let a model's `forward` compute its loss by `compute` when it is given labels.
 
@@ -144,18 +168,19 @@ def answer_with_loss(model: Any, compute: Callable[..., Any]) -> None:
         model: A `PreTrainedModel`, not wrapped by peft.
         compute: Called with the model's own forward, the labels, the targets of the whole
             accumulated batch over all ranks (None where the caller gives no
-            `num_items_in_batch`), and the other arguments; gives the model's output with a loss
-            divided by those targets, so that it does not depend on how a batch is cut into
-            micro-batches.
+            `num_items_in_batch`), the source of each token (None where the caller gives no
+            `sources`), and the other arguments; gives the model's output with a loss divided by
+            those targets, so that it does not depend on how a batch is cut into micro-batches,
+            and with `nats`, the sums of `sums_by_source`.
     """
     plain_forward = model.forward
 
     def forward(self: nn.Module, *args: Any, labels: Tensor | None = None, **kwargs: Any) -> Any:
-        count = kwargs.pop("num_items_in_batch", None)
+        count, sources = (kwargs.pop(name, None) for name in ("num_items_in_batch", "sources"))
         if labels is None:
             return plain_forward(*args, **kwargs)
         kwargs.pop("return_dict", None)
-        return compute(plain_forward, labels, count, *args, **kwargs)
+        return compute(plain_forward, labels, count, sources, *args, **kwargs)
 
     model.forward = types.MethodType(forward, model)
 
@@ -186,26 +211,33 @@ def use_loss_of_head(model: Any, head: LogitHead | None) -> None:
     """
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
-    def compute(plain: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(
+        plain: Any, labels: Tensor, count: Any, sources: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Any:
         targets = labels[:, 1:].flatten()
+        of_targets = None if sources is None else sources[:, 1:].flatten()
+        total_of: Callable[[Tensor], Tensor]
         if head is None:
             logits = plain(*args, **kwargs).logits[:, :-1].flatten(0, 1)
-            total = nn.functional.cross_entropy(
-                logits.float(), targets, ignore_index=IGNORED, reduction="sum"
+            total_of = partial(
+                nn.functional.cross_entropy, logits.float(), ignore_index=IGNORED, reduction="sum"
             )
         else:
             hidden = head.hidden_states(plain, *args, **kwargs)[:, :-1].flatten(0, 1)
-            total = linear_cross_entropy_sum(
+            total_of = partial(
+                linear_cross_entropy_sum,
                 hidden,
                 head.weight,
-                targets,
-                head.bias,
+                bias=head.bias,
                 scale=head.scale,
                 soft_cap=head.soft_cap,
             )
+        nats = sums_by_source(total_of, targets, of_targets)
         if count is None:
             count = (targets != IGNORED).sum()
-        return CausalLMOutputWithPast(loss=total / count)
+        output = CausalLMOutputWithPast(loss=nats.sum() / count)
+        output["nats"] = nats.detach()
+        return output
 
     answer_with_loss(model, compute)
 
@@ -221,15 +253,22 @@ def use_masked_loss(model: Any) -> None:
     """
     from transformers.modeling_outputs import MaskedLMOutput
 
-    def compute(plain_forward: Any, labels: Tensor, count: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute(
+        plain: Any, labels: Tensor, count: Any, sources: Tensor | None, *args: Any, **kwargs: Any
+    ) -> Any:
         wanted = (labels != IGNORED).flatten()
         with head_sees_only(model, wanted):
-            logits = plain_forward(*args, **kwargs).logits[0]
-        targets = labels.flatten()[wanted]
-        total = nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+            logits = plain(*args, **kwargs).logits[0]
+        total_of = partial(
+            nn.functional.cross_entropy, logits.float(), ignore_index=IGNORED, reduction="sum"
+        )
+        of_targets = None if sources is None else sources.flatten()[wanted]
+        nats = sums_by_source(total_of, labels.flatten()[wanted], of_targets)
         count = wanted.sum() if count is None else torch.as_tensor(count)
         # A batch in which nothing could be hidden has a loss of 0, not of 0 / 0.
-        return MaskedLMOutput(loss=total / count.clamp(min=1))
+        output = MaskedLMOutput(loss=nats.sum() / count.clamp(min=1))
+        output["nats"] = nats.detach()
+        return output
 
     answer_with_loss(model, compute)
 

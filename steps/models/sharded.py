@@ -65,6 +65,20 @@ def set_parameters(
             parameter.copy_(weights[name])
 
 
+def whole_weights(trainer: Any) -> dict[str, "torch.Tensor"] | None:
+    """All weights of a model that ZeRO-3 shares out, on rank 0's CPU; all ranks call it.
+
+    Args:
+        trainer: A transformers `Trainer` that has trained the model whole.
+
+    Returns:
+        None where the model's own `state_dict` will do.
+    """
+    if not is_partitioned(trainer.model):
+        return None
+    return dict(trainer.accelerator.get_state_dict(trainer.deepspeed))
+
+
 def share_out_use_of(head: "nn.Module", model: Any) -> None:
     """Have ZeRO-3 gather a head's weights for a loss that uses them outside the head's forward.
 

@@ -2,6 +2,7 @@
 
 import difflib
 import glob
+from collections.abc import Callable
 from pathlib import Path
 
 from steps.errors import UserError
@@ -11,13 +12,16 @@ from steps.papers.formats.detect import HEAD_BYTES, named_as_papers, recognised
 # --- finding files ---------------------------------------------------------------------
 
 
-def resolve_inputs(location: str, what: str = "papers") -> list[Path]:
+def resolve_inputs(
+    location: str, what: str = "papers", also: Callable[[Path], bool] = lambda _: False
+) -> list[Path]:
     """List the paper files that a local location names.
 
     Args:
         location: A file, a folder (its files that hold papers by their content, not those of
             subfolders), or a glob pattern (`**` reaches into subfolders).
         what: What an error calls them.
+        also: Which files of a folder are to be read besides.
 
     Returns:
         The files in sorted order, at least one.
@@ -27,7 +31,7 @@ def resolve_inputs(location: str, what: str = "papers") -> list[Path]:
             the files is not regular or may not be read.
     """
     try:
-        files = _find_files(location, what)
+        files = _find_files(location, what, also)
         for file in files:
             _check_readable(file, what)
     except OSError as error:
@@ -39,12 +43,13 @@ def resolve_inputs(location: str, what: str = "papers") -> list[Path]:
     return files
 
 
-def _find_files(location: str, what: str) -> list[Path]:
+def _find_files(location: str, what: str, also: Callable[[Path], bool]) -> list[Path]:
     path = Path(location).expanduser()
     if path.is_symlink() and not path.exists():
         return [path]
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if not p.is_dir() and _may_hold_papers(p))
+        files = (p for p in path.iterdir() if not p.is_dir())
+        found = sorted(p for p in files if also(p) or _may_hold_papers(p))
         if not found:
             raise UserError(
                 f"{what} folder {location!r} holds no papers: expected files of JSON, JSON Lines, "

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from steps.config.sections import STUDY_KINDS, StudyKind
+from steps.messages import Message
 from steps.papers.abbreviations import abbreviations_in
+from steps.papers.instructions import InstructionItem
 from steps.papers.sentences import is_sentence, sentence_spans, sentences_of
 from steps.papers.text import PaperText, Span
 
@@ -148,6 +150,13 @@ def as_paper_text(exercise: Exercise) -> PaperText:
         genes=(answer,) if exercise.kind.startswith("gene") else (),
         variants=(answer,) if exercise.kind.startswith("variant") else (),
     )
+
+
+def as_item(exercise: Exercise) -> InstructionItem:
+    """An exercise as a conversation, of which the answer is learned."""
+    messages = (Message("user", exercise.question), Message("assistant", exercise.answer))
+    name = _draw(exercise.paper_id, exercise.kind, exercise.question, exercise.answer)
+    return InstructionItem(f"study-{name:016x}", exercise.paper_id, messages)
 
 
 def _of_kind(paper: PaperText, kind: StudyKind) -> Iterator[Exercise]:

@@ -4,7 +4,7 @@ It states what is known when the training ends: base, data, method, figures meas
 limits. A licence is not made up: the base's and the papers' own apply.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,12 @@ Dataset `{{ data.digest }}`, made by the preprocess run `{{ data.run_id }}`.
 |---|--:|--:|
 {% for name, split in data.splits.items() %}| {{ name }} | {{ split.papers }} | {{ split.words }} |
 {% endfor %}
-The training split makes {{ data.tokens }} tokens a pass. The test split was not looked at.
+The training split makes {{ data.tokens }} tokens a pass. {% if data.mixed %}Mixed in between, \
+in rows of their own:
+
+{% for line in data.mixed %}- {{ line }}
+{% endfor %}
+{% endif %}The test split was not learned from.
 
 ## Method
 
@@ -87,12 +92,14 @@ class TrainingData:
         run_id: The preprocess run that made it.
         splits: `splits` of its manifest.
         tokens: Tokens of the training split.
+        mixed: What was mixed in between its rows, in a sentence each.
     """
 
     digest: str
     run_id: str
     splits: Mapping[str, Mapping[str, Any]]
     tokens: int
+    mixed: Sequence[str] = ()
 
 
 def write_model_card(
@@ -140,6 +147,7 @@ def write_model_card(
             "run_id": data.run_id,
             "splits": data.splits,
             "tokens": f"{data.tokens:,}",
+            "mixed": data.mixed,
         },
         settings=_settings(training),
         figures={name: f"{value:,.6g}" for name, value in figures.items()},

@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+_LOSSES = (
+    ("loss", "training"),
+    ("replay_loss", "replay"),
+    ("study_loss", "study texts"),
+    ("eval_loss", "validation"),
+)
 # Of the history that transformers' Trainer keeps: key, name in the legend.
 PANELS = (
-    ("Loss, nats per token", (("loss", "training"), ("eval_loss", "validation"))),
+    ("Loss, nats per token", _LOSSES),
     ("Validation, nats per masked token", (("eval_mlm_loss", "validation"),)),
     ("Validation, bits per byte", (("eval_bits_per_byte", "validation"),)),
     ("Learning rate", (("learning_rate", "learning rate"),)),

@@ -46,6 +46,8 @@ SECTIONS = {
         "qlora",
         "masking",
         "merge",
+        "replay",
+        "study_texts",
         "hyperparameters",
         "optimizer",
         "scheduler",
@@ -66,6 +68,9 @@ SOURCES = {
         "distributed",
         "checkpoints",
         "planning",
+        "papers/cleaning",
+        "papers/replay.py",
+        "papers/study_texts.py",
         "papers/text.py",
         "papers/item_splits.py",
         "papers/instructions.py",
@@ -86,7 +91,12 @@ FILES = {
 }
 
 # Changes where or how loudly a step works, not what it makes.
-WITHOUT_EFFECT = {"scientific_data.num_workers", "scientific_data.data_file"}
+WITHOUT_EFFECT = {
+    "scientific_data.num_workers",
+    "scientific_data.data_file",
+    # The digest of what lies there is an input.
+    "replay.source",
+}
 
 
 def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from steps.config.paper_sections import ScientificData
@@ -11,7 +11,12 @@ from steps.config.sections import Training
 from steps.errors import UserError
 
 
-def find_papers(location: str, scratch: Path, what: str = "papers") -> list[Path]:
+def find_papers(
+    location: str,
+    scratch: Path,
+    what: str = "papers",
+    also: Callable[[Path], bool] = lambda _: False,
+) -> list[Path]:
     """Find local paper files, or download those of an artifact URI.
 
     Args:
@@ -19,6 +24,7 @@ def find_papers(location: str, scratch: Path, what: str = "papers") -> list[Path
             URI that MLflow can read (`runs:/ID/path`, `mlflow-artifacts:/…`, `s3://…`).
         scratch: Where a download goes.
         what: What an error calls them.
+        also: Which files of a folder are to be read besides.
 
     Raises:
         UserError: Nothing is there, or it may not be read.
@@ -28,11 +34,11 @@ def find_papers(location: str, scratch: Path, what: str = "papers") -> list[Path
     if "://" in location or location.startswith(("runs:/", "mlflow-artifacts:/", "models:/")):
         from steps.tracking.datasets import download
 
-        return resolve_inputs(str(download(location, scratch, what)), what)
+        return resolve_inputs(str(download(location, scratch, what)), what, also)
     in_project = str(PROJECT_ROOT / location)
     if not _is_something(location) and _is_something(in_project):
-        return resolve_inputs(in_project, what)
-    return resolve_inputs(location, what)
+        return resolve_inputs(in_project, what, also)
+    return resolve_inputs(location, what, also)
 
 
 def find_items(training: Training, scratch: Path) -> list[Path]:

@@ -35,6 +35,7 @@ from steps.models.sources import Base, resolve_base, task_trained
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.instructions import InstructionItem
 from steps.papers.item_splits import read_split
+from steps.papers.replay import ReplayTexts
 from steps.papers.text import PaperText, read_papers
 from steps.recorder import SilentRecorder
 from steps.terminal import say
@@ -57,6 +58,7 @@ from steps.tracking.checkpoints.uploads import CheckpointUploads, NoUploads
 from steps.tracking.credentials import masked
 from steps.tracking.datasets import StoredDataset, fetch_dataset, log_dataset_input
 from steps.tracking.environment import git_state, library_versions, write_environment
+from steps.tracking.mixtures import fetch_replay, log_replay_input, replay_inputs, replay_tags
 from steps.tracking.plans import measured_rate, record_plan
 from steps.tracking.recorder import MlflowRecorder, sampling_machine
 from steps.tracking.registry.naming import try_names
@@ -117,8 +119,11 @@ def prepare_job(
     with raise_on_all_ranks():
         check_distributed(loaded, rank.count)
     stored = _fetch_on_all_ranks(run, dataset, rank)
-    cache_parts = key_parts("finetune", training, finetune_inputs(training, stored.digest))
     with raise_on_all_ranks():
+        inputs = finetune_inputs(training, stored.digest) | replay_inputs(training, run.scratch)
+        cache_parts = key_parts("finetune", training, inputs)
+        replay = _replay(run, training, stored, rank)
+        studied = _studied(training, stored)
         train_papers = examples_of(stored, "train", training)
         validation_papers = examples_of(stored, "validation", training)
         base = resolve_base(training.model)
@@ -138,7 +143,7 @@ def prepare_job(
         instruct = resolve_instruct(training, base)
     content = _deepspeed_content(loaded)
     placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
-    fingerprint = resume_fingerprint(training, base, stored.digest)
+    fingerprint = resume_fingerprint(training, base, stored.digest, replay.digest if replay else "")
     fingerprint |= {"processes": rank.count, "deepspeed": content}
     check_ranks_agree({**fingerprint, **library_versions(), "number format": str(dtype)})
     checkpoint_root = _checkpoint_root(training, run, rank)
@@ -153,6 +158,8 @@ def prepare_job(
         placement=placement,
         train_papers=train_papers,
         validation_papers=validation_papers,
+        replay=replay,
+        studied=studied,
         checkpoint_root=checkpoint_root,
         resume=found.point if found else None,
         deepspeed=None,
@@ -245,7 +252,9 @@ def _plan(run: StepRun, job: Job, rank: Rank, *, records: bool) -> Training:
             job.base,
             budget,
             job.placement,
-            tokens=estimate_tokens(job.train_papers, job.tokenizer),
+            tokens=round(
+                estimate_tokens(job.train_papers, job.tokenizer) / (1 - job.training.mixed_share)
+            ),
             tokens_per_second=measured_rate(run, job.base, job.training, job.placement),
             earlier=micro_batch_of(point.folder) if point else None,
         )
@@ -278,6 +287,7 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         trained_items=_items(job),
         processes=str(rank.count),
         machines=str(rank.machines),
+        **replay_tags(job.training, job.replay),
         **resumable_tags(job.checkpoint_root, prepared.fingerprint),
         **git_state(),
         **{f"version.{name}": number for name, number in library_versions().items()},
@@ -291,6 +301,8 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         run.artifact(run.scratch / "environment")
         if not prepared.restarted:
             log_dataset_input(stored.run_id, "papers", stored.digest, context="training")
+            if job.replay is not None:
+                log_replay_input(job.training, job.replay)
 
 
 @contextmanager
@@ -376,6 +388,29 @@ def papers_of(
             "add papers, and run preprocess again"
         )
     return []
+
+
+def _replay(
+    run: StepRun, training: Training, stored: StoredDataset, rank: Rank
+) -> ReplayTexts | None:
+    """The texts of `replay.source`, where they have a share."""
+    if training.replay.share:
+        held_out: list[PaperText | InstructionItem] = []
+        for split in ("validation", "test"):
+            held_out += papers_of(stored, split, None)
+            if training.model.objective == "instruction":
+                held_out += read_split(stored.folder, split)
+        return fetch_replay(training, run.scratch, held_out)
+    if training.replay.source is not None and rank.is_first:
+        say("note: replay.share is 0: replay.source is not read")
+    return None
+
+
+def _studied(training: Training, stored: StoredDataset) -> Sequence[PaperText]:
+    """The training papers, where items are learned from and exercises on the papers besides."""
+    if training.model.objective != "instruction" or not training.study_texts.share:
+        return ()
+    return papers_of(stored, "train", training.scientific_data.sections)
 
 
 def _deepspeed_content(loaded: LoadedConfig) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """What a finished training leaves behind: card and curves, and a registered version."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from steps.tracking.job import PreparedJob
 from steps.tracking.registry.versions import register
 from steps.tracking.runs import StepRun
 from steps.training.job import TrainingResult
+from steps.training.mixing import MixedSource
 
 
 def publish_files(
@@ -31,7 +33,11 @@ def publish_files(
 
     job, stored = prepared.job, prepared.dataset
     data = TrainingData(
-        stored.digest, stored.run_id, stored.manifest["splits"], result.tokens_of_an_epoch
+        stored.digest,
+        stored.run_id,
+        stored.manifest["splits"],
+        result.tokens_of_an_epoch,
+        mixed_in(prepared, result.mixed_sources),
     )
     card = result.adapter / "README.md"
     write_model_card(card, job.training, job.base, data, result.figures, library_versions())
@@ -41,6 +47,23 @@ def publish_files(
     recorder.artifact(figures)
     if run.spool.last_error:
         say(f"the tracking store is away ({run.spool.last_error}): waiting for it")
+
+
+def mixed_in(prepared: PreparedJob, sources: Sequence[MixedSource]) -> list[str]:
+    """What was mixed in between the papers, in a sentence each."""
+    job = prepared.job
+    sentences = []
+    for source in sources:
+        origin = f"exercises from the training papers ({', '.join(job.training.study_texts.kinds)})"
+        if source.section == "replay" and job.replay is not None:
+            # A card goes to other machines: no folders of this one.
+            name = Path(str(job.training.replay.source)).name
+            origin = f"{len(job.replay.texts):,} texts of `{name}`, digest `{job.replay.digest}`"
+        sentences.append(
+            f"{source.section}: {origin}; {source.tokens_an_epoch:,} of {source.tokens:,} tokens "
+            f"a pass, {source.share:.1%} of all."
+        )
+    return sentences
 
 
 def publish_version(

@@ -59,6 +59,11 @@ class ItemWindows:
     left_out: Counter[str]
 
     @property
+    def target_counts(self) -> npt.NDArray[np.int32]:
+        """Target tokens of each window, int32 `[windows]`."""
+        return np.add.reduceat(self.learned.astype(np.int32), self.starts)
+
+    @property
     def targets(self) -> int:
         """Target tokens of all windows."""
         return int(self.learned.sum(dtype=np.int64))

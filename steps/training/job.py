@@ -11,7 +11,9 @@ from steps.models.devices import Placement
 from steps.models.new_tokens import NewTokens
 from steps.models.sources import Base
 from steps.papers.instructions import InstructionItem
+from steps.papers.replay import ReplayTexts
 from steps.papers.text import PaperText
+from steps.training.mixing import MixedSource
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Job:
         placement: Where it is trained.
         train_papers: What is learned from; instruction items for the objective `instruction`.
         validation_papers: What checkpoints are ranked by; may be empty.
+        replay: Texts of another domain that are mixed in; None: none.
+        studied: The papers that study texts are made of, where they are not `train_papers`.
         checkpoint_root: Where checkpoints are written.
         resume: The checkpoint that it goes on from, or None.
         deepspeed: DeepSpeed's settings, or None without DeepSpeed.
@@ -39,6 +43,8 @@ class Job:
     placement: Placement
     train_papers: Sequence[PaperText | InstructionItem]
     validation_papers: Sequence[PaperText | InstructionItem]
+    replay: ReplayTexts | None
+    studied: Sequence[PaperText]
     checkpoint_root: Path
     resume: ResumePoint | None
     deepspeed: Mapping[str, Any] | None
@@ -53,7 +59,8 @@ class TrainingResult:
         adapter: The folder of the adapter (or of the whole model, for `full`).
         figures: What was measured, for the card and the version, by the store's names.
         history: All that was reported, as transformers' `TrainerState.log_history`.
-        tokens_of_an_epoch: Tokens of the training rows.
+        tokens_of_an_epoch: Tokens of the papers' rows.
+        mixed_sources: What was mixed in between them.
         wrapper: What held the model: none, DDP, or DeepSpeed with its stage; "" without a step.
     """
 
@@ -61,6 +68,7 @@ class TrainingResult:
     figures: Mapping[str, float]
     history: Sequence[Mapping[str, Any]]
     tokens_of_an_epoch: int
+    mixed_sources: Sequence[MixedSource]
     wrapper: str
 
 

@@ -334,6 +334,11 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         """Hide the words of this epoch (counted from 0) from now on."""
         self.epoch = epoch
 
+    @property
+    def row_tokens(self) -> npt.NDArray[np.int64]:
+        """Tokens of each row, special ones included, int64 `[rows]`."""
+        return self.rows.sums(self.windows.lengths)
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)

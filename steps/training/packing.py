@@ -71,9 +71,14 @@ class Windows:
     first_targets: npt.NDArray[np.int32]
 
     @property
+    def target_counts(self) -> npt.NDArray[np.int32]:
+        """Target tokens of each window, int32 `[windows]`."""
+        return self.lengths - self.first_targets
+
+    @property
     def targets(self) -> int:
         """Target tokens of all windows."""
-        return int(self.lengths.sum(dtype=np.int64)) - int(self.first_targets.sum(dtype=np.int64))
+        return int(self.target_counts.sum(dtype=np.int64))
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -155,6 +160,10 @@ class RowIndex:
         numbers: list[int] = self.windows[self.borders[row] : self.borders[row + 1]].tolist()
         return numbers
 
+    def sums(self, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """Sums over the windows of each row, int64 `[rows]`, of one value a window."""
+        return np.add.reduceat(values[self.windows].astype(np.int64), self.borders[:-1])
+
 
 def one_a_row(windows: int) -> RowIndex:
     """Rows of one window each, in order."""
@@ -221,6 +230,14 @@ class PaperRows(Dataset[list["HasLabels"]]):
         self.tokens = int(windows.lengths.sum(dtype=np.int64))
         self.targets = windows.targets
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Nothing: a causal model reads the same in each epoch."""
+
+    @property
+    def row_tokens(self) -> npt.NDArray[np.int64]:
+        """Target tokens of each row, int64 `[rows]`."""
+        return self.rows.sums(self.windows.target_counts)
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
@@ -264,9 +281,13 @@ def collate(
     return {**padded_batch(tokens, pad_id), "labels": filled_up(labels, IGNORED)}
 
 
-def longest_and_shortest(windows: Any) -> list[TokenIds]:
-    """The tokens of the longest window and of the shortest, of each length the first."""
-    return [windows[int(pick(windows.lengths))].tokens for pick in (np.argmax, np.argmin)]
+def longest_and_shortest(*sources: Any) -> list[TokenIds]:
+    """The tokens of the longest window of all sources and of the shortest, each the first."""
+    longest, shortest = (
+        [windows[int(pick(windows.lengths))].tokens for windows in sources]
+        for pick in (np.argmax, np.argmin)
+    )
+    return [max(longest, key=len), min(shortest, key=len)]
 
 
 def padding_share(lengths: npt.ArrayLike, rows_at_once: int) -> float:

@@ -10,6 +10,8 @@ import torch
 
 from steps.config.sections import Training
 from steps.distributed.collectives import broadcast
+from steps.distributed.sampler import ShuffledRows
+from steps.errors import UserError
 from steps.models.attention import PER_DOCUMENT_SDPA, register_per_document_attention
 from steps.models.chat import Chat
 from steps.models.heads import output_head
@@ -19,10 +21,24 @@ from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
 from steps.models.sharded import share_out_use_of
 from steps.models.sources import Task
 from steps.papers.instructions import InstructionItem
+from steps.papers.study_texts import as_item, as_paper_text, study_texts
 from steps.papers.text import PaperText
 from steps.training.arguments import rows_of_a_step
 from steps.training.instructions import ItemWindows, item_windows
 from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
+from steps.training.mixing import (
+    PAPERS,
+    REPLAY,
+    SECTIONS,
+    STUDY,
+    MixedOrder,
+    MixedRow,
+    MixedRows,
+    MixedSource,
+    Mixture,
+    Rows,
+    collate_mixed,
+)
 from steps.training.packing import (
     PaperRows,
     Window,
@@ -42,7 +58,7 @@ class TrainingRows:
     """What is trained on.
 
     Attributes:
-        rows: The rows; `len` is their number, `tokens` those of all rows together.
+        rows: The rows; `len` is their number, `tokens` those of an epoch.
         blank: A row that predicts nothing, by which ranks with fewer rows are filled up.
         collate: Makes the model's arguments of a list of rows.
         rows_at_once: Rows of one forward pass: the configured ones, or 1 where the model reads
@@ -50,18 +66,43 @@ class TrainingRows:
         notes: What the reader of a run has to know about them.
     """
 
-    rows: PaperRows | MaskedPapers
+    rows: PaperRows | MaskedPapers | MixedRows
     blank: Any
     collate: Callable[[list[Any]], dict[str, Any]]
     rows_at_once: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def paper_rows(self) -> Rows:
+        """The rows of the papers alone."""
+        return self.rows.papers if isinstance(self.rows, MixedRows) else self.rows
+
+    @property
+    def mixed_sources(self) -> tuple[MixedSource, ...]:
+        """What is mixed in between them."""
+        return self.rows.sources if isinstance(self.rows, MixedRows) else ()
+
+    def sampler(self, rows_at_once: int, seed: int) -> ShuffledRows | MixedOrder:
+        """The order of the rows.
+
+        Args:
+            rows_at_once: Rows that all ranks take at once.
+            seed: Of the order; of mixed rows that of the configuration holds.
+        """
+        if isinstance(self.rows, MixedRows):
+            return MixedOrder(self.rows, rows_at_once)
+        return ShuffledRows(len(self.rows), rows_at_once, seed)
+
+
+Examples = Sequence[PaperText | InstructionItem]
 
 
 def training_rows(
     training: Training,
     model: Any,
     tokenizer: Any,
-    papers: Sequence[PaperText | InstructionItem],
+    papers: Examples,
+    mixture: Mixture | None = None,
     *,
     zero_stage: int = 0,
 ) -> TrainingRows:
@@ -75,45 +116,43 @@ def training_rows(
         model: A `PreTrainedModel`, the one inside any adapter; its attention and loss change.
         tokenizer: From `load_tokenizer`.
         papers: What is learned from.
+        mixture: What may have a share of the tokens besides; None: at most study texts.
         zero_stage: DeepSpeed's ZeRO stage; under 3 the output head is shared out too.
 
     Raises:
-        UserError: The tokenizer does not fit, or the model reads documents in no steady way.
+        UserError: The tokenizer does not fit, the model reads documents in no steady way, or
+            there are too few texts for the share that they are to have.
     """
     length = training.model.max_length
-    overlap = min(WINDOW_OVERLAP, length // 4)
+    examples = examples_to_mix(training, papers, mixture or Mixture())
     blank: Window | MaskedWindow
-    rows: PaperRows | MaskedPapers
+    made: dict[int, PaperRows] | dict[int, MaskedPapers]
     notes: tuple[str, ...] = ()
     if objective_of(model) == "causal":
-        windows: Windows | ItemWindows
-        if training.model.objective == "instruction":
-            chat = Chat.of(tokenizer, training.instructions.chat_template)
-            windows = item_windows(cast(Sequence[InstructionItem], papers), chat, length)
-            notes = windows.notes
-        else:
-            windows = causal_windows(cast(Sequence[PaperText], papers), tokenizer, length, overlap)
-        tried = longest_and_shortest(windows)
+        windows = _causal(training, tokenizer, examples)
+        learned_from = windows[PAPERS]
+        notes = learned_from.notes if isinstance(learned_from, ItemWindows) else ()
+        tried = longest_and_shortest(*windows.values())
         layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id))
-        rows = PaperRows(windows, length, packed=layout.kind == "packed")
+        packed = layout.kind == "packed"
+        made = {s: PaperRows(one, length, packed=packed) for s, one in windows.items()}
         blank = Window(np.array([tokenizer.eos_token_id], dtype=np.int32), 1)
         chunked = use_chunked_loss(model)
         if zero_stage == 3 and chunked:
             share_out_use_of(output_head(model), model)
     else:
-        texts = cast(Sequence[PaperText], papers)
-        hideable = masked_windows(texts, tokenizer, length, overlap)
-        tried = longest_and_shortest(hideable)
+        hideable = {
+            source: masked_windows(texts, tokenizer, length, min(WINDOW_OVERLAP, length // 4))
+            for source, texts in cast(dict[int, Sequence[PaperText]], examples).items()
+        }
+        tried = longest_and_shortest(*hideable.values())
         mask_id = tokenizer.mask_token_id
         layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id, mask_id))
-        rows = MaskedPapers(
-            hideable,
-            tokenizer,
-            length,
-            training.masking,
-            training.hyperparameters.seed,
-            packed=layout.kind == "packed",
-        )
+        packed, seed = layout.kind == "packed", training.hyperparameters.seed
+        made = {
+            s: MaskedPapers(one, tokenizer, length, training.masking, seed, packed=packed)
+            for s, one in hideable.items()
+        }
         nothing = (np.array([i], dtype=np.int32) for i in (tokenizer.pad_token_id, IGNORED))
         blank = MaskedWindow(*nothing)
         use_masked_loss(model)
@@ -123,13 +162,74 @@ def training_rows(
         model.set_attn_implementation(PER_DOCUMENT_SDPA)
     model.config.use_cache = False
     rows_at_once, _ = rows_of_a_step(training, 1 if layout.kind == "single" else None)
-    return TrainingRows(
-        rows,
-        [blank],
-        partial(collate, layout=layout, pad_id=tokenizer.pad_token_id),
-        rows_at_once,
-        (*notes, *_notes(model, layout, rows, rows_at_once, chunked)),
-    )
+    notes = (*notes, *_notes(model, layout, made[PAPERS], rows_at_once, chunked))
+    return _laid_out(training, made, blank, layout, tokenizer.pad_token_id, rows_at_once, notes)
+
+
+def _laid_out(
+    training: Training,
+    made: dict[int, PaperRows] | dict[int, MaskedPapers],
+    blank: Window | MaskedWindow,
+    layout: RowLayout,
+    pad_id: int,
+    rows_at_once: int,
+    notes: tuple[str, ...],
+) -> TrainingRows:
+    """Rows of one source as they are, rows of several mixed."""
+    papers = made.pop(PAPERS)
+    if not made:
+        alone = partial(collate, layout=layout, pad_id=pad_id)
+        return TrainingRows(papers, [blank], alone, rows_at_once, notes)
+    rows = MixedRows(papers, made, shares_of(training), training.hyperparameters.seed)
+    mixed = partial(collate_mixed, layout=layout, pad_id=pad_id)
+    notes = (*notes, *map(str, rows.sources))
+    return TrainingRows(rows, MixedRow([blank], PAPERS), mixed, rows_at_once, notes)
+
+
+def _causal(
+    training: Training, tokenizer: Any, examples: Mapping[int, Examples]
+) -> dict[int, Windows | ItemWindows]:
+    """The windows of each source: conversations where items are learned from, but for replay."""
+    length = training.model.max_length
+    made: dict[int, Windows | ItemWindows] = {}
+    for source, some in examples.items():
+        if training.model.objective == "instruction" and source != REPLAY:
+            chat = Chat.of(tokenizer, training.instructions.chat_template)
+            made[source] = item_windows(cast(Sequence[InstructionItem], some), chat, length)
+        else:
+            overlap = min(WINDOW_OVERLAP, length // 4)
+            texts = cast(Sequence[PaperText], some)
+            made[source] = causal_windows(texts, tokenizer, length, overlap)
+    return made
+
+
+def examples_to_mix(training: Training, papers: Examples, mixture: Mixture) -> dict[int, Examples]:
+    """What is learned from, by source, of each source that has a share of the tokens.
+
+    Raises:
+        UserError: There is nothing of a source that is to have a share.
+    """
+    asks = training.model.objective == "instruction"
+    examples: dict[int, Examples] = {PAPERS: papers}
+    if training.replay.share:
+        examples[REPLAY] = mixture.replay
+    if training.study_texts.share:
+        studied = mixture.studied if asks else cast(Sequence[PaperText], papers)
+        exercises = study_texts(studied, training.study_texts.kinds)
+        examples[STUDY] = [as_item(one) if asks else as_paper_text(one) for one in exercises]
+    for source, section in SECTIONS.items():
+        if source in examples and not examples[source]:
+            raise UserError(
+                f"{section}.share is {shares_of(training)[source]:g}, and there is no text of "
+                f"{section}: set it to 0, or see what its other keys say"
+            )
+    return examples
+
+
+def shares_of(training: Training) -> dict[int, float]:
+    """The share of the tokens of each source that is mixed in."""
+    shares = {REPLAY: training.replay.share, STUDY: training.study_texts.share}
+    return {source: share for source, share in shares.items() if share}
 
 
 def _agreed(layout: RowLayout) -> RowLayout:

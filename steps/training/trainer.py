@@ -5,10 +5,9 @@
     trainer.evaluate()          # {"eval_loss": ..., "eval_bits_per_byte": ...}
     trainer.save_model("adapter")
 
-The API for people with their own scripts as well as for the `finetune` step. It is transformers'
-Trainer (accumulation, precision, schedules, DDP, DeepSpeed) with packed papers, fused adapters, a
-chunked loss normalised over the whole accumulated batch, validation by bits per byte, atomic
-checkpoints, and a `Recorder` in place of its integrations.
+For scripts of one's own as well as for the `finetune` step: transformers' Trainer (accumulation,
+precision, schedules, DDP, DeepSpeed) with packed papers, fused adapters, a chunked loss normalised
+over the whole accumulated batch, validation, atomic checkpoints, and a `Recorder`.
 """
 
 import signal
@@ -56,8 +55,12 @@ from steps.terminal import show_notices
 from steps.training.arguments import checkpointed_if_possible, early_stopping, training_arguments
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
 from steps.training.context import TrainingContext, default_placement
+<<<<<<< HEAD
 from steps.training.masking import MaskedPapers
 from steps.training.optimizers import own_optimizer
+=======
+from steps.training.mixing import MixedOrder, MixedRows, Mixture, SourceLosses
+>>>>>>> e9871b4 (feat: replay and study texts are mixed between the papers by a share of the tokens)
 from steps.training.rows import task_of, tokens_of_batch, training_rows
 from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
 
@@ -69,8 +72,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         train_rows: The training rows (with their `tokens` and `len`).
         objective: "causal" or "masked", by the model's class; "instruction" as configured.
         progress: What the run remembers from one launch to the next: `progress.tokens_seen`
-            (target tokens; of a masked model tokens read, as its targets are but the masked
-            ones), what was reported, and more. A checkpoint holds it as it is.
+            (target tokens; of a masked model those read), what was reported, and more.
         steps_done: Optimiser steps that this process has done (after a resume, the later ones).
     """
 
@@ -84,6 +86,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         folder: Path,
         *,
         context: TrainingContext | None = None,
+        mixture: Mixture | None = None,
     ) -> None:
         """Prepare a run: tokenise the papers, and fit the model's attention and loss to them.
 
@@ -96,6 +99,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
                 is validated and the last state is the result.
             folder: Where checkpoints are written.
             context: Placement, recorder, signals and ranks; None: one process that reports nowhere.
+            mixture: What has a share of the tokens besides; None: at most study texts.
 
         Raises:
             UserError: No paper, an unfit model, head or tokenizer, or a setting that does not fit.
@@ -113,8 +117,9 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.objective, stage = task_of(training, inner), self.placement.zero_stage
-        made = training_rows(training, inner, tokenizer, train_papers, zero_stage=stage)
-        self.train_rows = made.rows
+        made = training_rows(training, inner, tokenizer, train_papers, mixture, zero_stage=stage)
+        self.made_rows, self.train_rows = made, made.rows
+        self.source_losses = SourceLosses(mixed=isinstance(made.rows, MixedRows))
         show_notices((*made.notes, *fuse_adapters(model, self.placement).notes))
         arguments = training_arguments(
             training,
@@ -161,10 +166,9 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self._resuming = False
         self._started = time.monotonic()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows:
+    def _get_train_sampler(self, train_dataset: Any = None) -> ShuffledRows | MixedOrder:
         rows_at_once = self._train_batch_size * self.rank.count
-        seed = int(self.args.data_seed or 0)
-        self.sampler = ShuffledRows(len(self.train_rows), rows_at_once, seed)
+        self.sampler = self.made_rows.sampler(rows_at_once, int(self.args.data_seed or 0))
         return self.sampler
 
     @property
@@ -180,8 +184,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def begin_epoch(self, epoch: int) -> None:
         """Take the order and the masks of this epoch, counted from 0."""
         self.sampler.set_epoch(epoch)
-        if isinstance(self.train_rows, MaskedPapers):
-            self.train_rows.begin_epoch(epoch)
+        self.train_rows.begin_epoch(epoch)
 
     def sync_ranks(self) -> bool:
         """Tell the other ranks, at the end of a step, what this one knows; all call it.
@@ -277,18 +280,6 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         """Copies of the trained parameters on the CPU; under ZeRO-3 all ranks call it."""
         return copy_parameters(self.trained())
 
-    def whole_weights(self) -> dict[str, torch.Tensor] | None:
-        """All weights of a model that ZeRO-3 shares out and trains whole, on rank 0's CPU.
-
-        All ranks call it.
-
-        Returns:
-            None where the model's own `state_dict` will do.
-        """
-        if not is_partitioned(self.model) or self.training_config.qlora.adapts:
-            return None
-        return dict(self.accelerator.get_state_dict(self.deepspeed))
-
     def train(self, *arguments: Any, resume: ResumePoint | None = None, **keywords: Any) -> Any:
         """Train, and end on the best validated weights if the configuration says so.
 
@@ -367,6 +358,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self._tr_loss = torch.tensor(loss, device=self.args.device)
         self._globalstep_last_logged = progress.reported_step
         self._total_loss_scalar = progress.total_loss
+        self.source_losses.restore(progress.source_sums, self.rank.index)
         # The checkpoint's own intervals may have been changed since.
         self.state.compute_steps(self.args, self.state.max_steps)
         if progress.evaluation_due:
@@ -386,6 +378,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         progress.loss_since_report = all_gather(float(self._tr_loss))
         progress.reported_step = self._globalstep_last_logged
         progress.total_loss = self._total_loss_scalar
+        progress.source_sums = self.source_losses.state()
         if self.early_stopping is not None:
             progress.without_gain = self.early_stopping.early_stopping_patience_counter
         return progress
@@ -425,8 +418,17 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         self._unseen_loss = self._unseen_loss.to(loss.device) + loss.detach()
         return loss
 
+    def compute_loss(self, model: Any, inputs: Any, *others: Any, **keywords: Any) -> Any:
+        """The loss of a batch; of mixed rows, each source's is added up besides."""
+        keywords["return_outputs"] = True
+        loss, outputs = super().compute_loss(model, inputs, *others, **keywords)
+        self.source_losses.add(outputs, inputs)
+        return loss
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Hand metrics to the recorder, under the project's names."""
+        if "loss" in logs:
+            logs = self.source_losses.tell_apart(logs)
         super().log(logs, start_time)
         # The rank that holds most is the one that runs out.
         self._peak = max(all_gather(peak_memory_bytes()))
@@ -438,7 +440,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
     def named(self, logs: Mapping[str, float]) -> dict[str, float]:
         """Give Trainer's figures the project's names, and leave out what has none."""
         named = {STORE_NAMES[key]: float(logs[key]) for key in logs if key in STORE_NAMES}
-        if "train/loss" in named:
+        if "train/learning_rate" in named:
             named["train/tokens_seen"] = float(self.progress.tokens_seen)
             named["train/tokens_per_second"] = self.progress.tokens_seen / max(self.seconds, 1e-9)
             named["train/epoch"] = float(self.state.epoch or 0.0)

@@ -19,6 +19,8 @@ VALIDATION_TOKENS = 2048
 # Trainer's names of what it reports, and the store's.
 STORE_NAMES = {
     "loss": "train/loss",
+    "replay_loss": "train/replay_loss",
+    "study_loss": "train/study_loss",
     "grad_norm": "train/gradient_norm",
     "learning_rate": "train/learning_rate",
     **{

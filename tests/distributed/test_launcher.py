@@ -134,6 +134,7 @@ class Trained:
         self.wrapper: str = result["wrapper"]
         self.tokens_seen: int = result["tokens_seen"]
         self.steps_done: int = result["steps_done"]
+        self.rows_an_epoch: int = result["rows_an_epoch"]
         self.weights = load_file(out / "weights.safetensors")
         files = [out / f"rows-{index}.json" for index in range(ranks)]
         self.rows: list[list[int]] = [json.loads(file.read_text()) for file in files]
@@ -172,6 +173,7 @@ def specification(folder: Path, model: Path, name: str, **changes: Any) -> dict[
         "logging": {"log_steps": 1, "eval_steps": 6, "save_steps": 8},
         "memory_optimization": {"gradient_checkpointing": False},
         "hardware": {"bf16": False},
+        **changes.get("sections", {}),
     }
     return {
         "training": training,
@@ -225,6 +227,28 @@ def test_two_ranks_read_every_row_once_and_learn_what_one_does(
     epoch = [rows[: (count + 1) // 2] for rows in two.rows]
     read = sorted(epoch[0] + epoch[1][: count // 2])
     assert read == list(range(count))
+
+
+def test_two_ranks_learn_from_mixed_rows_what_one_does_and_share_them_out(
+    tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    sections = {
+        "replay": {"source": "others", "share": 0.3},
+        "study_texts": {"share": 0.1, "kinds": ["section_order"]},
+    }
+    said = specification(tmp_path, tiny_llama_folder, "one", accumulation=2, sections=sections)
+    one = trained(said, 1)
+    two = trained(specification(tmp_path, tiny_llama_folder, "two", sections=sections), 2)
+    two.assert_equals(one)
+    assert two.tokens_seen == one.tokens_seen
+    assert {name.split()[1] for name in one.losses} >= {"loss", "replay_loss", "study_loss"}
+    # What one rank reads in an epoch, the two of them read in turns.
+    epoch = one.rows[0][: one.rows_an_epoch]
+    half = -(-len(epoch) // 2)
+    assert [rows[:half][: len(epoch[rank::2])] for rank, rows in enumerate(two.rows)] == [
+        epoch[0::2],
+        epoch[1::2],
+    ]
 
 
 ZERO = [f"configs/deepspeed/{name}.json" for name in ("zero2", "zero3", "zero3_offload")]

@@ -12,6 +12,7 @@ from steps.papers.study_texts import (
     MOST_A_PAPER,
     WORDINGS,
     Exercise,
+    as_item,
     as_paper_text,
     study_texts,
 )
@@ -164,6 +165,18 @@ def test_an_exercise_is_a_text_whose_gene_or_variant_is_marked() -> None:
             marked = [paper.text[s.start : s.end] for s in (*paper.genes, *paper.variants)]
             entity = kind.startswith(("gene", "variant"))
             assert marked == ([exercise.answer] if entity else [])
+
+
+def test_an_exercise_is_a_conversation_of_its_paper() -> None:
+    exercises = study_texts([PAPER])
+    items = [as_item(exercise) for exercise in exercises]
+    for exercise, item in zip(exercises, items, strict=True):
+        assert [(turn.role, turn.content) for turn in item.messages] == [
+            ("user", exercise.question),
+            ("assistant", exercise.answer),
+        ]
+        assert item.paper_id == exercise.paper_id
+    assert len({item.item_id for item in items}) == len(items)
 
 
 def test_a_paper_with_nothing_to_ask_for_makes_none() -> None:

@@ -93,7 +93,7 @@ def main(specification: Path) -> None:
             losses = {
                 f"{entry['step']} {name}": entry[name]
                 for entry in trainer.state.log_history
-                for name in ("loss", "eval_bits_per_byte", "grad_norm")
+                for name in ("loss", "replay_loss", "study_loss", "eval_bits_per_byte", "grad_norm")
                 if name in entry
             }
             result = {
@@ -101,6 +101,7 @@ def main(specification: Path) -> None:
                 "wrapper": wrapper_name(trainer.model_wrapped),
                 "steps_done": trainer.steps_done,
                 "tokens_seen": trainer.progress.tokens_seen,
+                "rows_an_epoch": getattr(trainer.train_rows, "rows_an_epoch", len(noted)),
             }
             (out / "losses.json").write_text(json.dumps(result, indent=1))
 

@@ -20,6 +20,8 @@ from steps.config.sections import (
     Optimizer,
     Output,
     Qlora,
+    Replay,
+    StudyTexts,
     Training,
 )
 from steps.config.tokenizer_section import Tokenizer
@@ -91,6 +93,8 @@ def settings(folder: Path, **sections: dict[str, Any]) -> Training:
         output=Output(**sections.get("output", {})),
         memory_optimization=MemoryOptimization(gradient_checkpointing=False),
         hardware=Hardware(bf16=False, **sections.get("hardware", {})),
+        replay=Replay(**sections.get("replay", {})),
+        study_texts=StudyTexts(**sections.get("study_texts", {})),
     )
 
 

@@ -1,5 +1,6 @@
 """Training runs of tiny models, and what must hold for any of them."""
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.context import TrainingContext
+from steps.training.mixing import Mixture
 from steps.training.trainer import ModelTrainer
+from tests.support.made_up_papers import made_up_abstract
 from tests.support.project import demo_texts
 
 
@@ -38,6 +41,13 @@ def papers(count: int) -> list[PaperText]:
     return [PaperText(f"p{i}", t, (Span(0, len(t), "abstract"),)) for i, t in enumerate(cut)]
 
 
+def other_texts(count: int = 12) -> list[PaperText]:
+    """Texts of another domain than the papers, of unequal lengths."""
+    rng = random.Random(1)
+    texts = [made_up_abstract(rng, 2 + number % 5) for number in range(count)]
+    return [PaperText(f"o{i}", t, (Span(0, len(t), "other"),)) for i, t in enumerate(texts)]
+
+
 def build_trainer(
     training: Training,
     folder: Path,
@@ -46,6 +56,8 @@ def build_trainer(
     **keywords: Any,
 ) -> ModelTrainer:
     """A trainer in float32 on the CPU, drawn from the configuration's seed.
+
+    Where `replay.share` is above 0, `other_texts` are replayed.
 
     Args:
         training: The configuration.
@@ -79,7 +91,14 @@ def build_trainer(
     placement = Placement("cpu", "float32", rank.count, zero_stage(deepspeed))
     context = TrainingContext(placement=placement, **keywords)
     return ModelTrainer(
-        training, model, tokenizer, train_papers, validation_papers, folder, context=context
+        training,
+        model,
+        tokenizer,
+        train_papers,
+        validation_papers,
+        folder,
+        context=context,
+        mixture=Mixture(replay=other_texts(), studied=papers(8)),
     )
 
 

@@ -53,8 +53,13 @@ if TYPE_CHECKING:
 
 # The sections that a training depends on; the model is compared by its weights, not by where it
 # lies. The others describe other steps, or where things lie.
-# What becomes of the adapter in the end (merge) changes no step of the training.
-SECTIONS = tuple(name for name in reuse.SECTIONS["finetune"] if name not in ("model", "merge"))
+# What becomes of the adapter in the end (merge) changes no step of the training, and what is mixed
+# into it stands in a fingerprint only where it is.
+SECTIONS = tuple(
+    name
+    for name in reuse.SECTIONS["finetune"]
+    if name not in ("model", "merge", "replay", "study_texts")
+)
 
 # What may change between a run and its resumption: it bends neither the schedule nor a weight.
 # Listed in the README.
@@ -107,8 +112,16 @@ class _Place:
         return "local disk" if self.folder else "artifact store"
 
 
-def resume_fingerprint(training: Training, base: "Base", dataset_digest: str) -> dict[str, Any]:
+def resume_fingerprint(
+    training: Training, base: "Base", dataset_digest: str, replay_digest: str = ""
+) -> dict[str, Any]:
     """What a checkpoint has to agree with: the dataset, the base, and the configuration.
+
+    Args:
+        training: The configuration.
+        base: The base model.
+        dataset_digest: Of the papers.
+        replay_digest: Of the texts of `replay.source`, where it has a share.
 
     Returns:
         JSON values by their name; configuration keys carry their path below `training`.
@@ -131,6 +144,11 @@ def resume_fingerprint(training: Training, base: "Base", dataset_digest: str) ->
         for key, value in flatten(section, content):
             if key not in MAY_CHANGE:
                 expected[key] = value
+    # Checkpoints of earlier commits say nothing of these, and their runs had none.
+    if training.replay.share:
+        expected |= {"replay.share": training.replay.share, "replay.source": replay_digest}
+    if training.study_texts.share:
+        expected |= dict(flatten("study_texts", training.study_texts.model_dump(mode="json")))
     content = json.loads(json.dumps(expected))
     assert isinstance(content, dict)
     return content
