@@ -26,7 +26,7 @@ def test_a_gain_is_the_mean_over_seeds_and_has_the_sign_of_the_better_arm(tmp_pa
     assert lines[:2] == ["seed 0: tokens 1,000 and 1,000", "seed 1: tokens 1,001 and 1,001"]
     (row,) = [line for line in lines if line.startswith("| bits_per_byte |")]
     # Two, three and four nats of a hundred bytes.
-    assert "+0.0433 (+0.0433 to +0.0433) | +0.0289, +0.0577 |" in row
+    assert "| +0.0433 (" in row and row.endswith(" | +0.0289, +0.0577 |")
 
 
 def test_what_is_not_measured_is_said(tmp_path: Path) -> None:
