@@ -22,7 +22,7 @@ from benchmarks.comparison_validity import (
 )
 from steps.comparison.decision import decide
 from steps.comparison.statistics import RatioTable, smallest_detectable_gain
-from steps.config.sections import Comparison
+from steps.config.measurement_sections import Comparison
 
 
 def heavy_losers(share: float, deviations: float, papers: int = 20_000) -> RatioTable:

@@ -33,7 +33,7 @@ from steps.comparison.statistics import (
     sign_flip_tests,
     smallest_detectable_gain,
 )
-from steps.config.sections import Comparison
+from steps.config.measurement_sections import Comparison
 
 Floats = npt.NDArray[np.float64]
 Population = Literal["symmetric", "adaptation", "losers", "winners"]

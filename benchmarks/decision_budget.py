@@ -21,7 +21,7 @@ from benchmarks.comparison_validity import (
 from steps.comparison.budget import FIRST_SHARE
 from steps.comparison.decision import decide
 from steps.comparison.statistics import RatioTable, smallest_detectable_gain
-from steps.config.sections import Comparison
+from steps.config.measurement_sections import Comparison
 
 
 def challengers(papers: RatioTable, number: int, seed: int) -> list[RatioTable]:

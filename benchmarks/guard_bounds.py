@@ -28,7 +28,7 @@ def main(adapter: Path, file: Path, config_path: str, count: int, few: int) -> N
     from steps.comparison.comparable import EvaluatedModel
     from steps.comparison.guards import check_guard
     from steps.config.file import load_config
-    from steps.config.sections import Guard
+    from steps.config.measurement_sections import Guard
     from steps.evaluation.measure import measure
     from steps.metrics import METRIC_VERSION
     from steps.papers.text import PaperText, Span

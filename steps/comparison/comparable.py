@@ -18,7 +18,7 @@ from steps.metrics import LIKELIHOODS, METRICS, likelihood_of
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steps.config.sections import Comparison
+    from steps.config.measurement_sections import Comparison
 
 
 # In front of a metric's name: it is read from the frame of general texts.

@@ -44,7 +44,7 @@ from steps.comparison.statistics import (
 from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS, PRIMARY, find_metric
 
 if TYPE_CHECKING:
-    from steps.config.sections import Comparison
+    from steps.config.measurement_sections import Comparison
 
 
 Outcome = Literal["promote", "keep", "inconclusive"]

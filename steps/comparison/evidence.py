@@ -22,7 +22,7 @@ from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from steps.config.sections import Comparison
+    from steps.config.measurement_sections import Comparison
 
 CONFIDENCE = 0.95
 

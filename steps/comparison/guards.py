@@ -24,7 +24,7 @@ from steps.comparison.statistics import (
 from steps.errors import UserError
 
 if TYPE_CHECKING:
-    from steps.config.sections import Comparison, Guard
+    from steps.config.measurement_sections import Comparison, Guard
 
 
 GuardOutcome = Literal["holds", "fails", "unproven", "no data", "not checked"]

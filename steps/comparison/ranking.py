@@ -25,7 +25,7 @@ from steps.comparison.statistics import (
 from steps.errors import UserError
 
 if TYPE_CHECKING:
-    from steps.config.sections import Comparison
+    from steps.config.measurement_sections import Comparison
 
 
 @dataclass(frozen=True)

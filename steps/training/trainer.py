@@ -55,12 +55,8 @@ from steps.terminal import show_notices
 from steps.training.arguments import checkpointed_if_possible, early_stopping, training_arguments
 from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWatch
 from steps.training.context import TrainingContext, default_placement
-<<<<<<< HEAD
-from steps.training.masking import MaskedPapers
-from steps.training.optimizers import own_optimizer
-=======
 from steps.training.mixing import MixedOrder, MixedRows, Mixture, SourceLosses
->>>>>>> e9871b4 (feat: replay and study texts are mixed between the papers by a share of the tokens)
+from steps.training.optimizers import own_optimizer
 from steps.training.rows import task_of, tokens_of_batch, training_rows
 from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
 

@@ -4,7 +4,7 @@ import pytest
 
 from steps.comparison.budget import budget_for, budget_words, level_of
 from steps.comparison.decision import decide
-from steps.config.sections import Comparison
+from steps.config.measurement_sections import Comparison
 from tests.support.synthetic_results import make_sides
 
 RULE = Comparison(bootstrap_samples=1000, permutations=20000, guards=())

@@ -13,7 +13,7 @@ import pytest
 from steps.comparison.comparable import EvaluatedModel, check_comparable
 from steps.comparison.decision import decide
 from steps.comparison.ranking import rank
-from steps.config.sections import Comparison, Guard
+from steps.config.measurement_sections import Comparison, Guard
 from steps.errors import UserError
 from tests.support.synthetic_results import make_sides
 

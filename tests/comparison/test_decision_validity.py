@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.comparison_validity import Population, decision_rates, synthetic_papers
 from steps.comparison.statistics import smallest_detectable_gain
-from steps.config.sections import Comparison
+from steps.config.measurement_sections import Comparison
 
 EXPERIMENTS = 2000
 # Fewer resamples than the rule's default: p-values count the observed one, so the level

@@ -8,7 +8,7 @@ import pytest
 
 from steps.comparison.comparable import EvaluatedModel
 from steps.comparison.decision import beaten, decide, not_moved
-from steps.config.sections import Comparison
+from steps.config.measurement_sections import Comparison
 from steps.errors import UserError
 from tests.support.synthetic_results import make_sides
 

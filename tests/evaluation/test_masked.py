@@ -68,7 +68,7 @@ def test_models_of_different_tokenizers_compare_as_the_refusal_advises(
     from transformers import PreTrainedTokenizerFast
 
     from steps.comparison.decision import decide
-    from steps.config.sections import Comparison
+    from steps.config.measurement_sections import Comparison
     from tests.support.synthetic_results import make_sides
 
     # One token a letter: as far from word pieces as a tokenizer can be.

@@ -9,7 +9,7 @@ import pytest
 
 from steps.comparison.comparable import EvaluatedModel
 from steps.comparison.decision import Decision, decide
-from steps.config.sections import Comparison, Guard
+from steps.config.measurement_sections import Comparison, Guard
 from steps.reports.comparison_report import paper_gains, write_comparison_report
 from tests.support.synthetic_results import frame_of_papers
 
