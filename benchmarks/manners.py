@@ -31,12 +31,15 @@ from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText
 from steps.training.context import TrainingContext
+from steps.training.mixing import Mixture
 from steps.training.trainer import ModelTrainer
 
-HELD_OUT = 24
+HELD_OUT = 16
 
 
-def adapted(training: Training, papers: Sequence[PaperText] | None) -> tuple[Any, Any]:
+def adapted(
+    training: Training, papers: Sequence[PaperText] | None, replayed: Sequence[PaperText]
+) -> tuple[Any, Any]:
     """The instruct model with an adapter, trained on papers where there are some."""
     base = resolve_base(training.model)
     torch.manual_seed(training.hyperparameters.seed)
@@ -48,7 +51,14 @@ def adapted(training: Training, papers: Sequence[PaperText] | None) -> tuple[Any
     with tempfile.TemporaryDirectory() as folder:
         context = TrainingContext(placement=Placement("cpu", "float32"))
         trainer = ModelTrainer(
-            training, model, tokenizer, papers, [], Path(folder), context=context
+            training,
+            model,
+            tokenizer,
+            papers,
+            [],
+            Path(folder),
+            context=context,
+            mixture=Mixture(replayed),
         )
         trainer.train()
     return model, tokenizer
@@ -119,21 +129,19 @@ def main(
         f"training.hyperparameters.max_steps={steps} training.hyperparameters.learning_rate=2e-4 "
         f"training.logging.save_strategy=no training.logging.log_steps=5 {overrides}"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        replayed = Path(folder) / "general.json"
-        texts = [{"id": f"g{n}", "text": text.text} for n, text in enumerate(others[HELD_OUT:])]
-        replayed.write_text(json.dumps({"texts": texts}), encoding="utf-8")
-        replay = f"training.replay.source={replayed} training.replay.share={share}"
-        sides = {"before": None, "papers": settings, "papers and replay": f"{settings} {replay}"}
-        found = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
-        for name, given in sides.items():
-            if name in found:
-                continue
-            training = load_config("configs/demo.yaml", given or settings).training
-            learned = None if given is None else own[HELD_OUT:]
-            found[name] = measured(*adapted(training, learned), *held_out)
-            results.write_text(json.dumps(found), encoding="utf-8")
-            click.echo(f"{name} is measured")
+    replay = f"training.replay.source={general} training.replay.share={share}"
+    sides = {"before": None, "papers": settings, "papers and replay": f"{settings} {replay}"}
+    found = json.loads(results.read_text(encoding="utf-8")) if results.is_file() else {}
+    for name, given in sides.items():
+        if name in found:
+            continue
+        training = load_config("configs/demo.yaml", given or settings).training
+        learned = None if given is None else own[HELD_OUT:]
+        # The configuration says the share; the texts are those that nothing is measured on.
+        replayed = others[HELD_OUT:] if training.replay.share else []
+        found[name] = measured(*adapted(training, learned, replayed), *held_out)
+        results.write_text(json.dumps(found), encoding="utf-8")
+        click.echo(f"{name} is measured")
     for line in lines(found):
         click.echo(line)
 
