@@ -78,6 +78,15 @@ MAY_CHANGE = {
     "distributed.stop_seconds",
 }
 
+# Keys that checkpoints of earlier commits do not state. Where one has its default it is left out,
+# as those runs trained by the default.
+LATER_KEYS = {
+    "hyperparameters.embedding_learning_rate",
+    "optimizer.loraplus_lr_ratio",
+    "qlora.initialization",
+    "tokenizer.new_tokens",
+}
+
 
 # The name in a fingerprint that runs of earlier commits do not have.
 BASE_CONFIGURATION = "base model configuration"
@@ -140,8 +149,11 @@ def resume_fingerprint(
     if base.config_sha256 is not None:
         expected[BASE_CONFIGURATION] = base.config_sha256
     for section in SECTIONS:
+        default = dict(flatten(section, getattr(Training(), section).model_dump(mode="json")))
         content = getattr(training, section).model_dump(mode="json")
         for key, value in flatten(section, content):
+            if key in LATER_KEYS and value == default[key]:
+                continue
             if key not in MAY_CHANGE:
                 expected[key] = value
     # Checkpoints of earlier commits say nothing of these, and their runs had none.
