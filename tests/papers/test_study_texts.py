@@ -103,6 +103,11 @@ def test_what_is_named_no_more_than_another_is_not_what_a_study_is_about() -> No
     assert of_kind("gene_finding", tied) == []
 
 
+def test_what_a_sentence_names_twice_would_only_have_to_be_copied() -> None:
+    twice = "Loss of MYC and of targets of MYC was seen in all of the cells."
+    assert of_kind("gene_cloze", paper_of("p9", ("abstract", twice))) == []
+
+
 def test_a_band_of_a_chromosome_is_no_variant() -> None:
     text = "Loss of 5q31.1 was seen in most of the cells of mice."
     band = Span(text.index("5q"), text.index(" was"), "cytoband")
