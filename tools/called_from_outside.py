@@ -29,7 +29,6 @@ tie_word_embeddings
 
 # peft, of a configuration of its own.
 base_model_name_or_path
-eva_config
 
 # The `evaluate` library, which finds the one metric class of each folder.
 BitsPerByte

@@ -25,11 +25,6 @@ def check_optimisation(training: Any) -> None:
             f"{qlora.initialization!r}: it would pull the base's own principal part towards 0, "
             "so set it to 0, or qlora.initialization to default"
         )
-    if training.tokenizer.new_tokens is not None and qlora.initialization == "eva":
-        raise ValueError(
-            "qlora.initialization is 'eva' with tokenizer.new_tokens, and peft would look at "
-            "the new rows as at a layer: set the one to default, or the other to null"
-        )
     special = {
         "qlora.initialization": None if qlora.initialization == "default" else qlora.initialization,
         "optimizer.loraplus_lr_ratio": ratio,

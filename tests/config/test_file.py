@@ -121,10 +121,6 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
             "qlora.initialization is 'eva', which DeepSpeed's",
         ),
         ('training.tokenizer.new_tokens=["BRCA1 gene"]', "a token is one word without spaces"),
-        (
-            "training.tokenizer.new_tokens=[BRCA1] training.qlora.initialization=eva",
-            "set the one to default, or the other to null",
-        ),
         ("training.variants.x.qlora.rank=8", "training.variants.x: unknown key"),
         ("training.replay.share=0.2", "replay.share is 0.2, but replay.source is null"),
         ("training.replay.share=0.95", "training.replay.share is 0.95, expected less than or eq"),

@@ -198,8 +198,7 @@ def test_eva_looks_where_the_inputs_of_the_training_texts_vary_most(
         seen = torch.cat(inputs[name])
         seen = seen - seen.mean(0)
         best = torch.linalg.svdvals(seen)[:RANK].square().sum()
-        # As near as peft's stopping rule comes; other directions hold a fraction of it.
-        assert (seen @ a.T).square().sum() >= 0.8 * best
+        assert (seen @ a.T).square().sum() >= 0.9 * best
         random = torch.linalg.qr(torch.randn(a.shape[1], RANK))[0]
         assert (seen @ random).square().sum() < 0.6 * best
 
@@ -228,7 +227,7 @@ def test_eva_without_text_and_with_short_texts_is_refused(tiny_llama_folder: Pat
     with pytest.raises(UserError, match="add_adapter was given none"):
         add_adapter(loaded(tiny_llama_folder), qlora, "causal")
     tokenizer = load_tokenizer(tiny_llama_folder)
-    with pytest.raises(UserError, match=r"at least 8 tokens \(twice qlora.r\)"):
+    with pytest.raises(UserError, match=r"at least 4 tokens \(qlora.r\)"):
         first_windows(qlora, tokenizer, ["a"], 64)
 
 

@@ -40,6 +40,10 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "loftq": {"qlora": {"initialization": "loftq", "method": "qlora"}},
     "LoRA+": {"optimizer": {"loraplus_lr_ratio": 4}},
     "embeddings": {"hyperparameters": {"embedding_learning_rate": 1e-3}},
+    "new tokens, eva": {
+        "qlora": {"initialization": "eva"},
+        "tokenizer": {"new_tokens": GENES},
+    },
     "new tokens": {"tokenizer": {"new_tokens": GENES}},
     "new tokens, 4 bits": {"qlora": {"method": "qlora"}, "tokenizer": {"new_tokens": GENES}},
     "new tokens, full": {
