@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from steps.config.sections import Training
-from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS
+from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS, PRIMARY
 
 
 class FinishedRun(Protocol):
@@ -70,7 +70,7 @@ def _outcome(decision: Mapping[str, Any]) -> str:
 
 
 def _figure(metrics: Mapping[str, float], end: str = "", front: str = "") -> str:
-    for name in ("bits_per_byte", "mlm_loss"):
+    for name in PRIMARY.values():
         value = metrics.get(f"test/{front}{name}{end}")
         if value is not None:
             return f"{value:.3f}"
@@ -104,11 +104,13 @@ def show_summary(
     decisions: dict[str, Any] = {d["challenger_uri"]: d for d in decision["decisions"]}
     papers = next(iter(decisions.values()))["papers"]
     note = measured["base"].data.tags.get("forge.base_note", "")
+    objective = measured["base"].data.tags.get("forge.objective", "causal")
+    unit = PRIMARY[objective].replace("_", " ")
     # Narrow, so that it fits a terminal of 80 columns.
     table = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        title=f"{training.model.name}: bits per byte on {papers} held-out papers",
+        title=f"{training.model.name}: {unit} on {papers} held-out papers",
     )
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
