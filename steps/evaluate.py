@@ -14,6 +14,7 @@ import click
 
 from steps.cli import step_command
 from steps.config.file import load_config
+from steps.papers.instructions import ITEM_PREFIX
 from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def what_was_scored(per_paper: "pd.DataFrame") -> str:
     """How many papers an evaluation has scored, or items and what they are about."""
     if "items" not in per_paper:
         return f"{len(per_paper)} papers"
-    return f"{int(per_paper['items'].sum())} items, about {len(per_paper)} papers or alone"
+    alone = int(per_paper["paper_id"].str.startswith(ITEM_PREFIX).sum())
+    items, papers = int(per_paper["items"].sum()), len(per_paper) - alone
+    without = f", {alone} of no paper" if alone else ""
+    return f"{items} items of {papers} papers{without}"
 
 
 def headline(metrics: dict[str, float]) -> list[str]:

@@ -322,7 +322,7 @@ def announce(
         left_out = ", ".join(f"{count} {why}" for why, count in job.replay.left_out.items())
         say(f"replay of {len(job.replay.texts)} texts; left out: {left_out or 'none'}")
     if not job.validation_papers:
-        say(f"none of the {what} is there to validate on: the last state is the result")
+        say(f"no {what} to validate on: the last state is the result, whatever its quality")
     recorder.metrics(
         {
             "train/trainable_parameters": trainable,

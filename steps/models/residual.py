@@ -128,9 +128,13 @@ def onto_instruct(training: Training, instruct: Base, trained: AdaptedModel) -> 
     set_parameters(parameters, weights)
     description = describe(training, instruct, trained.dtype)
     description["trained_on"] = trained.description["base"]
+    tokenizer = load_tokenizer(instruct.folder)
+    if trained.task == "instruction":
+        # It answers by the template that it was trained with.
+        tokenizer.chat_template = trained.tokenizer.chat_template
     return AdaptedModel(
         model,
-        load_tokenizer(instruct.folder),
+        tokenizer,
         instruct.objective,
         trained.dtype,
         trained.device,

@@ -39,6 +39,8 @@ _ROLES = {
     "bot": "assistant",
     "model": "assistant",
 }
+# Of the names of items.
+ITEM_PREFIX = "item-"
 LAYOUTS = (
     "messages",
     "prompt and completion",
@@ -166,7 +168,7 @@ def item_of(fields: Mapping[str, Any]) -> InstructionItem:
     digest = hashlib.sha256(msgspec.json.encode(messages)).hexdigest()
     identifiers = _identifiers(fields)
     paper_id = identifiers[0] if identifiers else ""
-    return InstructionItem(f"item-{digest[:16]}", paper_id, messages, identifiers)
+    return InstructionItem(f"{ITEM_PREFIX}{digest[:16]}", paper_id, messages, identifiers)
 
 
 def _identifiers(fields: Mapping[str, Any]) -> tuple[str, ...]:
