@@ -286,7 +286,7 @@ def _refuse_strangers(
             )
         if reference.run_id is None:
             base = resolve_base(training.model)
-            objectives[reference.name] = task_trained(training, base)
+            objectives[reference.name] = task_trained(training, base.objective)
         else:
             objectives[reference.name] = trained_objective(run.client, reference)
     known = {name: one for name, one in objectives.items() if one}

@@ -11,6 +11,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,61 +124,97 @@ def write_answers(
     """
     import pandas as pd
 
-    stops = chat.stops
     longest = longest_text(model.config) or 10**9
-    rows = []
     asked = []
     for item in items:
-        answer = item.messages[-1]
-        budget = max(max_new_tokens, _ROOM * len(_ids(chat, answer.content)))
+        budget = max(max_new_tokens, _ROOM * len(chat.ids(item.messages[-1].content)))
         try:
-            prompt = _prompt_ids(chat, item, max(1, longest - budget))
+            asked.append((item, _prompt_ids(chat, item, max(1, longest - budget)), budget))
         except CannotRender:
             continue
-        asked.append((item, prompt, budget))
     # Those of a call take about as long.
     asked.sort(key=lambda one: (one[2], len(one[1]), one[0].item_id))
-    for first in range(0, len(asked), batch_size):
-        batch = asked[first : first + batch_size]
-        written = write_on(
-            model,
-            chat.tokenizer,
-            [prompt for _, prompt, _ in batch],
-            max_new_tokens=max(budget for *_, budget in batch),
-            stops=stops,
-        )
-        for (item, prompt, budget), ids in zip(batch, written, strict=True):
-            rows.append(_row(chat, item, prompt, ids[:budget], stops))
-        if progress is not None:
-            progress(min(first + batch_size, len(asked)), len(asked))
+    said = say_next(
+        model,
+        chat,
+        [prompt for _, prompt, _ in asked],
+        max_new_tokens=[budget for *_, budget in asked],
+        batch_size=batch_size,
+        progress=progress,
+    )
+    rows = [_row(item, one) for (item, *_), one in zip(asked, said, strict=True)]
     columns = ["item_id", "paper_id", "prompt", "generation", "reference"]
     columns += ["exact_match", "token_f1", "format_failure"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _row(
-    chat: Chat, item: InstructionItem, prompt: list[int], written: list[int], stops: list[int]
-) -> dict[str, Any]:
-    ended = next((place for place, one in enumerate(written) if one in stops), None)
-    text = continuation(chat.tokenizer, prompt, written[:ended]).strip()
-    text = text.removeprefix(chat.preface).strip()
+@dataclass(frozen=True)
+class Said:
+    """What a model has said.
+
+    Attributes:
+        text: Its words, without what its template writes before an answer.
+        ended: Whether it ended where a turn ends.
+    """
+
+    text: str
+    ended: bool
+
+
+def say_next(
+    model: Any,
+    chat: Chat,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: Sequence[int],
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> list[Said]:
+    """Let a model take the next turn of conversations, greedily.
+
+    Args:
+        model: As in `score_answers`.
+        chat: As in `score_answers`.
+        prompts: Token ids up to where the model begins to write.
+        max_new_tokens: Most tokens of each turn.
+        batch_size: Conversations of one call.
+        progress: Called with conversations done and all.
+    """
+    written = write_on(
+        model,
+        chat.tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        stops=chat.stops,
+        progress=progress,
+    )
+    said = []
+    for prompt, ids in zip(prompts, written, strict=True):
+        ended = next((place for place, one in enumerate(ids) if one in chat.stops), None)
+        text = continuation(chat.tokenizer, prompt, ids[:ended]).strip()
+        said.append(Said(text.removeprefix(chat.preface).strip(), ended is not None))
+    return said
+
+
+def _row(item: InstructionItem, said: Said) -> dict[str, Any]:
     *before, answer = item.messages
     return {
         "item_id": item.item_id,
         "paper_id": item.unit,
         "prompt": before[-1].content,
-        "generation": text,
+        "generation": said.text,
         "reference": answer.content,
-        "exact_match": float(normalised(text) == normalised(answer.content)),
-        "token_f1": token_f1(text, answer.content),
-        "format_failure": float(ended is None or not text),
+        "exact_match": float(normalised(said.text) == normalised(answer.content)),
+        "token_f1": token_f1(said.text, answer.content),
+        "format_failure": float(not said.ended or not said.text),
     }
 
 
 def _prompt_ids(chat: Chat, item: InstructionItem, room: int) -> list[int]:
     """What the model is given, cut on the side of the context where it is longer than `room`."""
     *before, _ = item.messages
-    ids = _ids(chat, chat.prompt(before))
+    ids = chat.ids(chat.prompt(before))
     if len(ids) <= room:
         return ids
     cut = fit(item.messages, chat, room)
@@ -188,11 +225,6 @@ def _prompt_ids(chat: Chat, item: InstructionItem, room: int) -> list[int]:
     gaps = np.flatnonzero(np.diff(last) > 1)
     start = int(last[gaps[-1] + 1] if len(gaps) else last[0])
     return tokens.ids[:start]
-
-
-def _ids(chat: Chat, text: str) -> list[int]:
-    ids: list[int] = chat.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
 
 
 def per_unit(likelihood: "pd.DataFrame", said: "pd.DataFrame") -> "pd.DataFrame":

@@ -111,6 +111,7 @@ def generate(
         first `max_new_tokens` tokens of how the paper really goes on.
     """
     import pandas as pd
+    import torch
 
     start = start_token(tokenizer)
     longest = longest_text(model.config) or 10**9
@@ -118,15 +119,17 @@ def generate(
     encoded = [
         [start, *tokens_and_bytes(tokenizer, prompt.prompt)[0]][-room:] for prompt in prompts
     ]
-    written = write_on(
-        model,
-        tokenizer,
-        encoded,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        temperature=temperature,
-        seed=seed,
-    )
+    # The state of the generators outside is not this function's to change.
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        written = write_on(
+            model,
+            tokenizer,
+            encoded,
+            max_new_tokens=[max_new_tokens] * len(encoded),
+            batch_size=batch_size,
+            temperature=temperature,
+        )
     generations = [
         continuation(tokenizer, ids, new) for ids, new in zip(encoded, written, strict=True)
     ]
@@ -147,11 +150,11 @@ def write_on(
     tokenizer: Any,
     prompts: Sequence[list[int]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: Sequence[int],
     batch_size: int = 8,
     temperature: float = 0.0,
-    seed: int = 0,
     stops: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Let a causal model go on from token ids; the same alone and in any batch.
 
@@ -159,11 +162,12 @@ def write_on(
         model: A causal `PreTrainedModel`, or one wrapped by peft, on any device.
         tokenizer: Its tokenizer.
         prompts: Token ids to go on from.
-        max_new_tokens: Most tokens to write.
+        max_new_tokens: Most tokens to write after each.
         batch_size: Prompts of one call.
-        temperature: 0 takes the most probable token each time; above, tokens are drawn.
-        seed: Seed of the draws.
+        temperature: 0 takes the most probable token each time; above, tokens are drawn by torch's
+            generators.
         stops: Tokens that end a text; None: EOS.
+        progress: Called with prompts done and prompts in all.
 
     Returns:
         What was written after each; filled up with padding where it ended early.
@@ -177,16 +181,19 @@ def write_on(
     if stops is not None:
         sampling["eos_token_id"] = list(stops)
     made: list[list[int]] = []
-    # The state of the generators outside is not this function's to change.
-    with torch.no_grad(), torch.random.fork_rng(), _ready_to_write(model, tokenizer) as device:
-        torch.manual_seed(seed)
+    with torch.no_grad(), _ready_to_write(model, tokenizer) as device:
         if not _bears_padding_in_front(model, prompts, start, device):
             batch_size = 1
         for first in range(0, len(prompts), batch_size):
             batch = prompts[first : first + batch_size]
-            written = _write(model, batch, start, device, max_new_tokens, **sampling)
+            most = max_new_tokens[first : first + batch_size]
+            written = _write(model, batch, start, device, max(most), **sampling)
             width = max(len(ids) for ids in batch)
-            made += written[:, width:].tolist()
+            made += [
+                new[:count] for new, count in zip(written[:, width:].tolist(), most, strict=True)
+            ]
+            if progress is not None:
+                progress(len(made), len(prompts))
     return made
 
 

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steps.evaluation.generation import write_on
+from steps.evaluation.answers import say_next
 from steps.evaluation.likelihood import Progress
 from steps.messages import Message
 from steps.models.chat import Chat
-from steps.models.tokenizer import continuation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,31 +175,18 @@ def follow_rules(
     """
     import pandas as pd
 
-    rows = []
-    stops = chat.stops
-    for first in range(0, len(prompts), batch_size):
-        batch = prompts[first : first + batch_size]
-        given = [_ids(chat, prompt.text) for prompt in batch]
-        written = write_on(model, chat.tokenizer, given, max_new_tokens=max_new_tokens, stops=stops)
-        for prompt, ids, new in zip(batch, given, written, strict=True):
-            ended = next((place for place, one in enumerate(new) if one in stops), None)
-            text = continuation(chat.tokenizer, ids, new[:ended]).strip()
-            text = text.removeprefix(chat.preface).strip()
-            rows.append(
-                {
-                    "paper_id": prompt.prompt_id,
-                    "prompt": prompt.text,
-                    "generation": text,
-                    "rules": 1,
-                    "rules_followed": int(bool(text) and prompt.rule.holds(text)),
-                }
-            )
-        if progress is not None:
-            progress(min(first + batch_size, len(prompts)), len(prompts))
-    return pd.DataFrame(rows)
-
-
-def _ids(chat: Chat, text: str) -> list[int]:
-    prompt = chat.prompt([Message("user", text)])
-    ids: list[int] = chat.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-    return ids
+    given = [chat.ids(chat.prompt([Message("user", prompt.text)])) for prompt in prompts]
+    budgets = [max_new_tokens] * len(prompts)
+    said = say_next(
+        model, chat, given, max_new_tokens=budgets, batch_size=batch_size, progress=progress
+    )
+    return pd.DataFrame(
+        {
+            "paper_id": prompt.prompt_id,
+            "prompt": prompt.text,
+            "generation": one.text,
+            "rules": 1,
+            "rules_followed": int(bool(one.text) and prompt.rule.holds(one.text)),
+        }
+        for prompt, one in zip(prompts, said, strict=True)
+    )

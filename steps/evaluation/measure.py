@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from steps.models.adapted import AdaptedModel
+    from steps.models.chat import Chat
     from steps.papers.instructions import InstructionItem
     from steps.papers.text import PaperText
 
@@ -111,11 +112,9 @@ def measure_answers(
     from tqdm import tqdm
 
     from steps.evaluation.answers import chosen_items, per_unit, score_answers, write_answers
-    from steps.models.chat import Chat
 
     settings = training.evaluation
-    template = None if adapted.task == "instruction" else training.instructions.chat_template
-    chat = Chat.of(adapted.tokenizer, template, adapted.description["base"]["name"])
+    chat = _chat(training, adapted)
     with tqdm(desc="scoring answers", unit=" tokens", unit_scale=True) as bar, adapted.autocast():
         likelihood = score_answers(
             adapted.model,
@@ -160,10 +159,8 @@ def _rules(training: Training, adapted: "AdaptedModel") -> "pd.DataFrame | None"
     from tqdm import tqdm
 
     from steps.evaluation.manners import TOKENS_OF_AN_ANSWER, follow_rules, rule_prompts
-    from steps.models.chat import Chat
 
-    template = None if adapted.task == "instruction" else training.instructions.chat_template
-    chat = Chat.of(adapted.tokenizer, template, adapted.description["base"]["name"])
+    chat = _chat(training, adapted)
     with tqdm(desc="following rules", unit=" prompts") as bar, adapted.autocast():
         return follow_rules(
             adapted.model,
@@ -180,6 +177,18 @@ def _of_rules(rules: "pd.DataFrame | None", training: Training) -> dict[str, flo
     settings = training.evaluation
     summary = summarise(rules, seed=settings.seed, resamples=settings.bootstrap_samples)
     return {name: value for name, value in summary.items() if name.startswith("rules_followed")}
+
+
+def _chat(training: Training, adapted: "AdaptedModel") -> "Chat":
+    """The template by which a model is asked: its own, if it was trained to answer by it.
+
+    Raises:
+        UserError: It has none, and none is configured.
+    """
+    from steps.models.chat import Chat
+
+    template = None if adapted.task == "instruction" else training.instructions.chat_template
+    return Chat.of(adapted.tokenizer, template, adapted.description["base"]["name"])
 
 
 def _show(bar: "tqdm[Any]", done: int, total: int) -> None:

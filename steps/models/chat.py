@@ -12,6 +12,7 @@ that ends the turn, so that a model learns to stop. A template that marks its an
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,12 @@ class Chat:
         )
         return np.array(made["assistant_masks"], dtype=np.bool_)
 
-    @property
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text as it stands, special tokens that are written in it included."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        return ids
+
+    @cached_property
     def stops(self) -> list[int]:
         """The tokens by which the model says that it is done: EOS, and what ends a turn."""
         hello = self.tokens(_HELLO)
@@ -206,7 +212,7 @@ class Chat:
         known = (self.tokenizer.eos_token_id, *ended[-1:])
         return list(dict.fromkeys(one for one in known if one is not None))
 
-    @property
+    @cached_property
     def preface(self) -> str:
         """What the model writes before the words of its answer (Qwen3: an empty reasoning)."""
         rendered = self.rendered(_HELLO)
@@ -214,8 +220,9 @@ class Chat:
         return rendered.text[answer.start : answer.said[0]].strip()
 
     def _special_in(self, content: str) -> str:
-        return next((one for one in self._specials() if one in content), "")
+        return next((one for one in self._specials if one in content), "")
 
+    @cached_property
     def _specials(self) -> set[str]:
         added = self.tokenizer.added_tokens_decoder.values()
         return {token.content for token in added if token.special and token.content.strip()}
@@ -227,7 +234,7 @@ class Chat:
             following: What stands after the answer.
             most: Most special tokens; None: as many as touch one another.
         """
-        specials = sorted(self._specials(), key=len, reverse=True)
+        specials = sorted(self._specials, key=len, reverse=True)
         end = len(following) - len(following.lstrip())
         found = 0
         while most is None or found < most:
@@ -292,7 +299,7 @@ def fit(messages: Sequence[Message], chat: Chat, max_length: int) -> tuple[Token
         if len(tokens.ids) <= max_length:
             return tokens, True
         messages = shorter
-    return _with_shorter_question(messages, lambda one: chat.tokens(one), max_length)
+    return _with_shorter_question(messages, chat.tokens, max_length)
 
 
 def _without_earlier_turns(messages: Sequence[Message]) -> Iterator[list[Message]]:

@@ -68,9 +68,9 @@ class Base:
         return {key: value for key, value in asdict(self).items() if key != "folder"}
 
 
-def task_trained(training: Training, base: "Base") -> Task:
-    """What a base is trained for: its own objective, or to answer."""
-    return "instruction" if training.model.objective == "instruction" else base.objective
+def task_trained(training: Training, objective: Objective) -> Task:
+    """What a model of an objective is trained for: that, or to answer."""
+    return "instruction" if training.model.objective == "instruction" else objective
 
 
 def resolve_base(model: Model) -> Base:

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from rensa import RMinHash
 
+from steps.config.paper_sections import Deduplication
+
 Words = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
 
@@ -148,6 +150,24 @@ def find_clusters(
         if containment(words_of(first), words_of(second), shingle_words) >= SAME_TITLE_CONTAINMENT:
             union.join(first, second)
     return np.array([union.find(number) for number in range(len(content_hashes))], dtype=np.int64)
+
+
+def text_clusters(words: Sequence[Words], rule: Deduplication) -> list[int]:
+    """For each text without a title the number of the first one that it is a near-duplicate of.
+
+    Args:
+        words: Word hashes of each text.
+        rule: How near-duplicates are found.
+    """
+    clusters: list[int] = find_clusters(
+        signatures(words, rule.shingle_words, rule.num_permutations),
+        np.array([content_hash(each) for each in words], dtype=np.uint64),
+        np.zeros(len(words), dtype=np.uint64),
+        words.__getitem__,
+        rule.threshold,
+        rule.shingle_words,
+    ).tolist()
+    return clusters
 
 
 def neighbours(keys: Hashes, ignore: int | None = None) -> npt.NDArray[np.int64]:

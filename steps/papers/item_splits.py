@@ -7,25 +7,18 @@ near-duplicate of an item of a held-out paper is held out with it.
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError
 from steps.messages import Message
 from steps.papers import leakage
-from steps.papers.deduplication import (
-    Words,
-    content_hash,
-    find_clusters,
-    hash_words,
-    signatures,
-)
+from steps.papers.deduplication import Words, hash_words, text_clusters
 from steps.papers.instructions import InstructionItem
 from steps.papers.splits import SPLITS, split_alone
 
@@ -70,7 +63,9 @@ def split_items(
     if not kept:
         return SplitItems([], [], duplicates)
     members: defaultdict[int, list[int]] = defaultdict(list)
-    for number, label in enumerate(_clusters([item.text for item in kept], settings)):
+    for number, label in enumerate(
+        text_clusters(hash_words([item.text for item in kept]), settings.deduplication)
+    ):
         members[label].append(number)
     splits = [""] * len(kept)
     for cluster in members.values():
@@ -86,22 +81,6 @@ def split_items(
         for number in cluster:
             splits[number] = of_papers.get(number, own)
     return SplitItems(kept, splits, duplicates)
-
-
-def _clusters(texts: Sequence[str], settings: ScientificData) -> list[int]:
-    """A label for each text; near-duplicates share one."""
-    words = hash_words(texts)
-    chosen = settings.deduplication
-    labels = find_clusters(
-        signatures(words, chosen.shingle_words, chosen.num_permutations),
-        np.array([content_hash(one) for one in words], dtype=np.uint64),
-        np.zeros(len(words), dtype=np.uint64),
-        words.__getitem__,
-        chosen.threshold,
-        chosen.shingle_words,
-    )
-    numbers: list[int] = labels.tolist()
-    return numbers
 
 
 def overlap_with_test_papers(made: SplitItems, test_papers: Callable[[], Iterable[Words]]) -> int:

@@ -36,8 +36,8 @@ def prepare_items(table: PaperTable, files: Sequence[Path], report: Progress) ->
 
     def reject(record: RawRecord, file: Path, problem: RecordProblem) -> None:
         rejected[problem.reason] += 1
-        first.append(f"record {record.number} of {file.name}: {problem.detail}")
-        del first[1:]
+        if not first:
+            first.append(f"record {record.number} of {file.name}: {problem.detail}")
         bad = RejectedPaper(None, problem.reason, problem.detail, file.name, record.number)
         table.rejected_file.write(rejected_line(bad, record.data))
 

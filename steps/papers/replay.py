@@ -22,7 +22,6 @@ from steps.papers.text import PART_SEPARATOR, PaperText, Span
 from steps.terminal import say
 
 if TYPE_CHECKING:
-    from steps.papers.deduplication import Words
     from steps.papers.records import RawRecord
 
 WHAT = "replay.source"
@@ -160,13 +159,13 @@ def _without_held_out(
     left_out: Counter[str],
 ) -> list[PaperText]:
     """The texts that are not, and do not hold, a held-out one, each once."""
-    from steps.papers.deduplication import hash_words
+    from steps.papers.deduplication import hash_words, text_clusters
     from steps.papers.leakage import benchmark_ngrams, contaminated
 
     held_words = hash_words(held_out)
     ngrams = benchmark_ngrams(held_words)
     words = hash_words([text.text for text in texts])
-    clusters = _clusters([*held_words, *words], rule)
+    clusters = text_clusters([*held_words, *words], rule)
     first = len(held_words)
     kept: dict[int, PaperText] = {}
     for text, own, cluster in zip(texts, words, clusters[first:], strict=True):
@@ -178,20 +177,3 @@ def _without_held_out(
         else:
             kept[cluster] = text
     return list(kept.values())
-
-
-def _clusters(words: "Sequence[Words]", rule: Deduplication) -> list[int]:
-    """For each text the number of the first one that it is a near-duplicate of."""
-    import numpy as np
-
-    from steps.papers.deduplication import content_hash, find_clusters, signatures
-
-    clusters: list[int] = find_clusters(
-        signatures(words, rule.shingle_words, rule.num_permutations),
-        np.array([content_hash(each) for each in words], dtype=np.uint64),
-        np.zeros(len(words), dtype=np.uint64),
-        words.__getitem__,
-        rule.threshold,
-        rule.shingle_words,
-    ).tolist()
-    return clusters

@@ -53,6 +53,11 @@ class PaperText:
     variants: tuple[Span, ...] = ()
     score: float | None = None
 
+    @property
+    def unit(self) -> str:
+        """What is drawn anew in an interval, as `InstructionItem.unit`."""
+        return self.paper_id
+
 
 def assemble_papers(
     rows: Iterable[Mapping[str, Any]], sections: tuple[str, ...] | None = None

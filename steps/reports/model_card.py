@@ -124,7 +124,7 @@ def write_model_card(
 
     from steps.models.sources import task_trained
 
-    method, task = training.qlora.resolved_method, task_trained(training, base)
+    method, task = training.qlora.resolved_method, task_trained(training, base.objective)
     card_data = ModelCardData(
         # Only a hub's model has an id that a reader can follow.
         base_model=base.name if base.source == "hub" else None,

@@ -96,7 +96,7 @@ def evaluate_model(
     answers = is_asked(training, adapter)
     examples = read_examples(stored, split, answers=answers)
     lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
-    scored = [unit_of(example) for example in examples]
+    scored = [example.unit for example in examples]
     trained_papers = check_trained_papers(training, reference, scored, split, lineage)
     # Whatever may be missing is looked for before minutes go into the base.
     texts = read_general_texts(training.evaluation.general_texts)
@@ -205,11 +205,6 @@ def read_examples(stored: "StoredDataset", split: str, *, answers: bool) -> "lis
         f"{what} paper: preprocess at least 10 different papers, with "
         f"training.scientific_data.split.{split}_fraction above 0"
     )
-
-
-def unit_of(example: Any) -> str:
-    """The paper that an example is, or is about; of an item without one, the item."""
-    return str(getattr(example, "unit", None) or example.paper_id)
 
 
 @dataclass(frozen=True)

@@ -280,10 +280,10 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         base_sha256=job.base.sha256,
         base_config_sha256=job.base.config_sha256,
         base_note=job.base.note,
-        objective=task_trained(job.training, job.base),
+        objective=task_trained(job.training, job.base.objective),
         method=job.training.qlora.resolved_method,
         instruct_model=job.instruct.name if job.instruct else None,
-        trained_papers=str(len({_unit(one) for one in job.train_papers})),
+        trained_papers=str(len({one.unit for one in job.train_papers})),
         trained_items=_items(job),
         processes=str(rank.count),
         machines=str(rank.machines),
@@ -341,10 +341,6 @@ def _fetch_on_all_ranks(run: StepRun, reference: str, rank: Rank) -> StoredDatas
             wanted = newest if reference == "latest" else reference
             stored = fetch_dataset(run.client, wanted, run.scratch)
     return stored
-
-
-def _unit(example: PaperText | InstructionItem) -> str:
-    return example.unit if isinstance(example, InstructionItem) else example.paper_id
 
 
 def _items(job: Job) -> str | None:

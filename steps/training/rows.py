@@ -269,11 +269,6 @@ def _cost_of_no_packing(
     return f"{why}: about {share:.0%} slower, one document a forward pass"
 
 
-def task_of(training: Training, model: Any) -> Task:
-    """What a model is trained for: the objective of its class, or to answer."""
-    return "instruction" if training.model.objective == "instruction" else objective_of(model)
-
-
 def tokens_of_batch(task: Task, inputs: Mapping[str, torch.Tensor]) -> int:
     """Targets of a causal model's batch; of a masked one's the tokens read, without padding."""
     if task != "masked":

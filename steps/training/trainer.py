@@ -12,7 +12,7 @@ over the whole accumulated batch, validation, atomic checkpoints, and a `Recorde
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from steps.errors import UserError
 from steps.metrics import finite
 from steps.models.devices import peak_memory_bytes
 from steps.models.fused import fuse_adapters
+from steps.models.loading import objective_of
 from steps.models.sharded import (
     check_wrapper,
     copy_parameters,
@@ -47,8 +48,7 @@ from steps.models.sharded import (
     is_partitioned,
     set_parameters,
 )
-from steps.papers.instructions import InstructionItem
-from steps.papers.text import PaperText
+from steps.models.sources import task_trained
 from steps.planning.out_of_memory import stopping_when_out_of_memory
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
 from steps.terminal import show_notices
@@ -57,7 +57,7 @@ from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWa
 from steps.training.context import TrainingContext, default_placement
 from steps.training.mixing import MixedOrder, MixedRows, Mixture, SourceLosses
 from steps.training.optimizers import own_optimizer
-from steps.training.rows import task_of, tokens_of_batch, training_rows
+from steps.training.rows import Examples, tokens_of_batch, training_rows
 from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
 
 
@@ -77,8 +77,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         training: Training,
         model: Any,
         tokenizer: Any,
-        train_papers: Sequence[PaperText | InstructionItem],
-        validation_papers: Sequence[PaperText | InstructionItem],
+        train_papers: Examples,
+        validation_papers: Examples,
         folder: Path,
         *,
         context: TrainingContext | None = None,
@@ -112,7 +112,8 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if training.hardware.deterministic:
             make_deterministic()
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.objective, stage = task_of(training, inner), self.placement.zero_stage
+        self.objective = task_trained(training, objective_of(inner))
+        stage = self.placement.zero_stage
         made = training_rows(training, inner, tokenizer, train_papers, mixture, zero_stage=stage)
         self.made_rows, self.train_rows = made, made.rows
         self.source_losses = SourceLosses(mixed=isinstance(made.rows, MixedRows))

@@ -149,3 +149,17 @@ def resumed(training: Training, folder: Path, at: ResumePoint) -> tuple[str, Not
     # The resumed process itself reports what comes after the checkpoint, and nothing twice.
     assert notes.repeated == whole.repeated == []
     return weights_digest(trainer), whole
+
+
+def assert_resumes_as_untouched(training: Training, folder: Path, step: int) -> Notes:
+    """A run that is stopped after a step and resumed ends bit for bit as one that is not.
+
+    Returns:
+        What the untouched run has noted.
+    """
+    expected, curve = untouched(training, folder / "untouched")
+    interrupted(training, folder / "first", step, signal.SIGTERM)
+    found, whole = resumed(training, folder / "second", point(folder / "first", step))
+    assert found == expected
+    assert whole.curve == curve.curve
+    return curve

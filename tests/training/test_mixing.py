@@ -1,6 +1,5 @@
 """Rows that are mixed in have their share, evenly spread, in an order of the seed alone."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,8 @@ from steps.training.mixing import (
 from steps.training.packing import Window
 from tests.support.resumed_runs import (
     Notes,
-    interrupted,
-    point,
-    resumed,
+    assert_resumes_as_untouched,
     settings,
-    untouched,
 )
 from tests.support.tiny_runs import build_trainer, papers, small_training
 
@@ -265,13 +261,9 @@ def test_stopped_and_resumed_a_mixed_run_ends_bit_for_bit_as_untouched(
     folder: Path, tmp_path: Path
 ) -> None:
     training = with_mixture(settings(folder))
-    expected, curve = untouched(training, tmp_path / "untouched")
-    assert any(name == "train/replay_loss" for name, _ in curve.values)
     # Between two reports, and after the first epoch.
-    interrupted(training, tmp_path / "first", 11, signal.SIGTERM)
-    found, whole = resumed(training, tmp_path / "second", point(tmp_path / "first", 11))
-    assert found == expected
-    assert whole.curve == curve.curve
+    curve = assert_resumes_as_untouched(training, tmp_path, 11)
+    assert any(name == "train/replay_loss" for name, _ in curve.values)
 
 
 def test_beside_items_exercises_are_conversations_and_replayed_texts_are_texts(

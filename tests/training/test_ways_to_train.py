@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +16,9 @@ from steps.models.sources import resolve_base
 from tests.support.project import ROOT
 from tests.support.resumed_runs import (
     Notes,
+    assert_resumes_as_untouched,
     build,
-    interrupted,
-    point,
-    resumed,
     settings,
-    untouched,
 )
 
 PLAIN = Quantization(load_in_4bit=False)
@@ -91,11 +87,7 @@ def test_stopped_and_resumed_a_run_ends_bit_for_bit_as_untouched(
     way: str, base_folder: Path, tmp_path: Path
 ) -> None:
     training = training_of(base_folder, way)
-    expected, curve = untouched(training, tmp_path / "untouched")
-    interrupted(training, tmp_path / "first", 7, signal.SIGTERM)
-    found, whole = resumed(training, tmp_path / "second", point(tmp_path / "first", 7))
-    assert found == expected
-    assert whole.curve == curve.curve
+    assert_resumes_as_untouched(training, tmp_path, 7)
 
 
 def test_what_was_trained_loads_in_a_fresh_process_with_equal_logits(

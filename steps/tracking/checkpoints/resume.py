@@ -139,7 +139,7 @@ def resume_fingerprint(
         "dataset": dataset_digest,
         # Where the base lies may differ from machine to machine; its weights may not.
         "base model": base.sha256 or f"{base.name} {base.revision}",
-        "model.objective": task_trained(training, base),
+        "model.objective": task_trained(training, base.objective),
         "model.max_length": training.model.max_length,
         "scientific_data.sections": training.scientific_data.sections,
         # The masks under which a masked model is validated.

@@ -11,11 +11,14 @@ base is resolved from its description when the model is loaded.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel, PythonModelContext
+
+if TYPE_CHECKING:
+    from steps.models.chat import Chat
 
 DEFAULT_NEW_TOKENS = 64
 TOP_TOKENS = 5
@@ -97,33 +100,29 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
     def _prompt(self, text: str) -> list[int]:
         """A text as token ids: as the beginning of a paper, or as a question."""
         from steps.messages import Message
-        from steps.models.chat import Chat
         from steps.models.tokenizer import start_token
 
-        tokenizer = self.adapted.tokenizer
-        if self.adapted.task == "instruction":
-            text = Chat.of(tokenizer, None).prompt([Message("user", text)])
+        tokenizer, chat = self.adapted.tokenizer, self._chat()
+        if chat is not None:
+            return list(chat.ids(chat.prompt([Message("user", text)])))
         prompt: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         start = start_token(tokenizer)
         # Somebody may have written the opening into the text.
-        if self.adapted.task == "instruction" or prompt[:1] == [start]:
-            return prompt
-        return [start, *prompt]
+        return prompt if prompt[:1] == [start] else [start, *prompt]
+
+    def _chat(self) -> "Chat | None":
+        """How a model that answers is asked; None for others."""
+        from steps.models.chat import Chat
+
+        return Chat.of(self.adapted.tokenizer, None) if self.adapted.task == "instruction" else None
 
     def _ends(self) -> list[int]:
         """Where a text ends: the token that closed the papers, and what the base stops at."""
         own = getattr(self.adapted.model.generation_config, "eos_token_id", None)
         stated = own if isinstance(own, list) else [own]
-        ends = [self.adapted.tokenizer.eos_token_id, *stated, *self._stops()]
+        chat = self._chat()
+        ends = [self.adapted.tokenizer.eos_token_id, *stated, *(chat.stops if chat else ())]
         return [end for end in dict.fromkeys(ends) if end is not None]
-
-    def _stops(self) -> list[int]:
-        """What ends a turn of a conversation."""
-        from steps.models.chat import Chat
-
-        if self.adapted.task != "instruction":
-            return []
-        return Chat.of(self.adapted.tokenizer, None).stops
 
     def _fill(self, text: str) -> str:
         import torch
