@@ -105,6 +105,12 @@ def _say_items(run: "StepRun", items: dict[str, Any]) -> None:
         say(f"rejected items: {reasons} (see rejected.jsonl)")
     if items["duplicates"]:
         say(f"items said twice: {items['duplicates']}, each kept once")
+    elsewhere = items["papers_not_in_dataset"]
+    if elsewhere:
+        say(
+            f"note: {elsewhere} of the {items['papers_named']} papers that items name are not in "
+            "this dataset; their items are split by the paper's identifier"
+        )
     overlapping = items["training_items_overlapping_test_papers"]
     if overlapping:
         say(

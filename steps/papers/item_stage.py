@@ -42,10 +42,13 @@ def prepare_items(table: PaperTable, files: Sequence[Path], report: Progress) ->
         table.rejected_file.write(rejected_line(bad, record.data))
 
     items: list[InstructionItem] = []
-    for item in read_items(files, table.settings.limits, reject):
-        items.append(item)
-        if len(items) % 1000 == 0:
-            report("items", len(items))
+    try:
+        for item in read_items(files, table.settings.limits, reject):
+            items.append(item)
+            if len(items) % 1000 == 0:
+                report("items", len(items))
+    except UserError as error:
+        raise UserError(f"training.instructions.data_file: {error}") from error
     report("items", len(items))
     if not items:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common(3))
@@ -57,12 +60,15 @@ def prepare_items(table: PaperTable, files: Sequence[Path], report: Progress) ->
         )
     papers = _Papers(table)
     made = split_items(map(papers.named_as_kept, items), papers.splits, table.settings)
+    named = {item.paper_id for item in made.items if item.paper_id}
     test_papers = table.in_split("test")
     return {
         **write_items(table.scratch / "dataset", made),
         "read": len(items) + sum(rejected.values()),
         "rejected": dict(sorted(rejected.items())),
         "duplicates": len(made.duplicates),
+        "papers_named": len(named),
+        "papers_not_in_dataset": len(named - papers.splits.keys()),
         "training_items_overlapping_test_papers": overlap_with_test_papers(
             made, lambda: table.words_of(test_papers)
         ),

@@ -62,6 +62,19 @@ def test_every_item_stands_in_the_split_of_its_paper(tmp_path: Path) -> None:
         for item in read_split(preparation.output / "dataset", split)
     }
     assert named <= of_papers.keys()
+    stated = preparation.manifest["instructions"]
+    assert (stated["papers_named"], stated["papers_not_in_dataset"]) == (len(named), 0)
+
+
+def test_items_of_a_paper_that_is_not_there_go_together_and_are_counted(tmp_path: Path) -> None:
+    items = [question(f"{paper} {n}", pmid=f"9000{paper}") for paper in range(30) for n in range(2)]
+    made = prepared(tmp_path, made_up_papers(30), items)
+    of_items = splits_of_items(made)
+    for first, second in zip(items[::2], items[1::2], strict=True):
+        assert of_items[first["question"]] == of_items[second["question"]]
+    assert set(of_items.values()) == set(SPLITS)
+    stated = made.manifest["instructions"]
+    assert (stated["papers_named"], stated["papers_not_in_dataset"]) == (30, 30)
 
 
 def test_items_of_no_paper_are_split_by_their_words_near_duplicates_together(
