@@ -40,7 +40,9 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
     from steps.tracking.runs import step_run
 
     with step_run("preprocess", training, verbose=verbose) as run:
+        from steps.papers.ledger import read_ledger
         from steps.papers.pipeline import prepare_dataset
+        from steps.reports.dataset_card import write_dataset_card
         from steps.reports.preprocess_report import write_report
 
         location = papers or settings.data_file
@@ -62,6 +64,8 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
             raise
         with writing_to("the report", "free space there, or set TMPDIR to another disk"):
             write_report(preparation, run.scratch / "report.html")
+            dataset = run.scratch / "dataset"
+            write_dataset_card(dataset / "README.md", preparation.manifest, read_ledger(dataset))
 
         manifest = preparation.manifest
         run.artifact(run.scratch / "dataset")

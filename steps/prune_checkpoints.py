@@ -130,6 +130,7 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
     _write_plan(run, shown, spared, applied=apply, before=before, to_free=to_free, left=left)
     _tag(run, training, [r.info.run_id for r in wanted if r.info.status == "FINISHED"])
     _show_unregistered(run)
+    _show_retracted(run, training)
     for action, reason in spared:
         say(f"kept after all: {action.run_id[:8]} step {action.step}: {reason}")
     if apply and (shown or actions):
@@ -150,6 +151,20 @@ def _show_unregistered(run: "StepRun") -> None:
             f"model {model.model_id} of run {model.source_run_id} ({model.status}) has no "
             "registered version: delete it in the MLflow UI if nobody needs it"
         )
+
+
+def _show_retracted(run: "StepRun", training: Training) -> None:
+    """Name the versions that were trained on papers retracted since, the champion first."""
+    from steps.papers.retractions import read_retractions
+    from steps.tracking.inputs import find_retraction_list
+    from steps.tracking.registry.affected import affected_versions, say_affected
+
+    file = find_retraction_list(training, run.scratch / "retracted")
+    if file is None:
+        return
+    retractions = read_retractions(file, training.scientific_data.limits)
+    name = training.mlflow.registered_model_name
+    say_affected(affected_versions(run.client, name, retractions, run.scratch), retractions)
 
 
 def _plan(

@@ -122,8 +122,13 @@ class ScientificData(Section):
     sections: tuple[SectionName, ...] | None = None
     preprocessing: Preprocessing = Preprocessing()
     filters: Filters = Filters()
-    retracted: Literal["reject", "keep"] = "reject"
+    retracted: str = "reject"
     deduplication: Deduplication = Deduplication()
     split: Split = Split()
     limits: Limits = Limits()
     num_workers: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def retraction_list(self) -> str | None:
+        """Where a list of retracted papers is, if one is named."""
+        return None if self.retracted in ("reject", "keep") else self.retracted

@@ -36,7 +36,7 @@ def check_kind(paper: Paper, settings: ScientificData) -> None:
             no_license or license_not_wanted.
     """
     filters = settings.filters
-    if paper.retracted and settings.retracted == "reject":
+    if paper.retracted and settings.retracted != "keep":
         reason = "withdrawn" if "withdr" in paper.retracted else "retracted"
         raise RecordProblem(
             reason, f"the source says that the paper was {reason} (scientific_data.retracted)"

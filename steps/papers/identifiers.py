@@ -57,6 +57,11 @@ class Identity:
         """The PMID where there is one, else the DOI, the PMCID, the other."""
         return self.pmid or self.doi or self.pmcid or self.other_id
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it has of these."""
+        return tuple(filter(None, (self.pmid, self.doi, self.pmcid, self.other_id)))
+
 
 def identity_of(pmid: Any, doi: Any, pmcid: Any = None, other_id: Any = None) -> Identity:
     """The identity by the values of its fields.

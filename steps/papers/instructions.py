@@ -25,6 +25,7 @@ from steps.papers.file_bytes import Bytes
 from steps.papers.formats.papers_json import read_lines
 from steps.papers.identifiers import identity_of
 from steps.papers.records import RawRecord, RecordProblem
+from steps.papers.retractions import Retractions
 
 # Called with the record, its file, its identifier (or None), and what is wrong with it.
 Reject = Callable[[RawRecord, Path, RecordProblem], None]
@@ -82,13 +83,19 @@ class InstructionItem:
         return self.paper_id or self.item_id
 
 
-def read_items(files: Sequence[Path], limits: Limits, reject: Reject) -> Iterator[InstructionItem]:
+def read_items(
+    files: Sequence[Path],
+    limits: Limits,
+    reject: Reject,
+    retractions: Retractions | None = None,
+) -> Iterator[InstructionItem]:
     """The items of files, in their order; what is none is handed to `reject`.
 
     Args:
         files: JSON Lines, or a JSON list, plain or compressed.
         limits: The section `scientific_data.limits`.
-        reject: Called for each record that is no item.
+        reject: Called for each record that is no item, or that is about a retracted paper.
+        retractions: Papers that were taken back.
 
     Raises:
         UserError: A file cannot be read.
@@ -97,10 +104,21 @@ def read_items(files: Sequence[Path], limits: Limits, reject: Reject) -> Iterato
         for record in _records(file, limits):
             try:
                 item = item_of(_decoded(record))
+                if retractions is not None:
+                    _refuse_retracted(item, retractions)
             except RecordProblem as problem:
                 reject(record, file, problem)
                 continue
             yield item
+
+
+def _refuse_retracted(item: InstructionItem, retractions: Retractions) -> None:
+    named = retractions.identifiers.intersection(item.identifiers)
+    if named:
+        raise RecordProblem(
+            "retracted",
+            f"its paper, {min(named)}, is named in {retractions.name} (scientific_data.retracted)",
+        )
 
 
 def _records(file: Path, limits: Limits) -> Iterator[RawRecord]:

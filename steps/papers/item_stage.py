@@ -14,16 +14,23 @@ from steps.papers.item_splits import overlap_with_test_papers, split_items, writ
 from steps.papers.paper_table import PaperTable, RejectedPaper, rejected_line
 from steps.papers.preparation import key_hash
 from steps.papers.records import RawRecord, RecordProblem
+from steps.papers.retractions import Retractions
 from steps.papers.stages import Progress
 
 
-def prepare_items(table: PaperTable, files: Sequence[Path], report: Progress) -> dict[str, Any]:
+def prepare_items(
+    table: PaperTable,
+    files: Sequence[Path],
+    report: Progress,
+    retractions: Retractions | None = None,
+) -> dict[str, Any]:
     """Read items, split them, and write them beside the papers.
 
     Args:
         table: The papers, with their splits; bad items go to its `rejected.jsonl`.
         files: Files of items.
         report: Called with the stage's name and a count of items.
+        retractions: Papers that were taken back; items about them are left out.
 
     Returns:
         What the manifest states of them.
@@ -43,7 +50,7 @@ def prepare_items(table: PaperTable, files: Sequence[Path], report: Progress) ->
 
     items: list[InstructionItem] = []
     try:
-        for item in read_items(files, table.settings.limits, reject):
+        for item in read_items(files, table.settings.limits, reject, retractions):
             items.append(item)
             if len(items) % 1000 == 0:
                 report("items", len(items))

@@ -19,6 +19,7 @@ from steps.papers.dataset import (
 from steps.papers.deduplication import (
     Words,
 )
+from steps.papers.identifiers import Identity
 from steps.papers.preparation import CleaningExample, PreparedChunk
 from steps.papers.records import RawRecord
 
@@ -89,6 +90,8 @@ class PaperTable:
         notes: How files and records were read in another way than they stand, with counts.
         formats: The format that each row came in.
         licenses: The licence of each row, "" for none.
+        identities: All identifiers of each row.
+        years: The year of publication of each row, "" for none.
         open_access: Prepared papers whose source says that they may be read freely.
         tables_left_out: Tables of all prepared papers that their readers dropped.
         heavily_cut: Papers that lost more than `HEAVY_CUT` of their words to cleaning.
@@ -114,6 +117,8 @@ class PaperTable:
         self.notes: Counter[str] = Counter()
         self.formats: list[str] = []
         self.licenses: list[str] = []
+        self.identities: list[Identity] = []
+        self.years: list[str] = []
         self.open_access = 0
         self.tables_left_out = 0
         self.heavily_cut: list[tuple[str, float]] = []
@@ -188,6 +193,8 @@ class PaperTable:
         self.paper_ids.extend(paper.paper_id for paper in papers)
         self.formats.extend(sys.intern(paper.source_format) for paper in papers)
         self.licenses.extend(sys.intern(paper.license) for paper in papers)
+        self.identities.extend(paper.identity for paper in papers)
+        self.years.extend(sys.intern(paper.year) for paper in papers)
         for paper in papers:
             self.notes.update(paper.notes)
             self.open_access += paper.open_access

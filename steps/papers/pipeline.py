@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -41,9 +41,11 @@ from steps.papers.deduplication import (
 from steps.papers.filters import check_language_name
 from steps.papers.item_stage import prepare_items
 from steps.papers.leakage import read_benchmark_texts
+from steps.papers.ledger import LEDGER_FILE, NOT_SAID, entries_of, write_ledger
 from steps.papers.licences import license_name
 from steps.papers.paper_table import PaperTable, RejectedPaper
 from steps.papers.preparation import CleaningExample
+from steps.papers.retractions import Retractions, read_retractions
 from steps.papers.splits import (
     SPLITS,
     read_previous_splits,
@@ -55,10 +57,10 @@ from steps.papers.stages import (
     measure_leakage,
     read_into,
     reject_duplicate_identifiers,
+    reject_retracted,
     write_dataset,
 )
 
-NO_LICENSE = "not said"
 LIBRARIES = (
     "datasets",
     "ftfy",
@@ -107,6 +109,14 @@ class Preparation:
     rejected_papers: list[RejectedPaper]
 
 
+class _Further(NamedTuple):
+    """What is read besides the papers."""
+
+    previous: Mapping[str, str]
+    benchmark: Hashes
+    retractions: Retractions | None
+
+
 def prepare_dataset(
     inputs: Sequence[Path],
     settings: ScientificData,
@@ -137,13 +147,14 @@ def prepare_dataset(
     with _writing(output):  # its model goes through a temporary file
         check_language_name(settings.filters.language)
     _check_files(inputs)
-    previous = _previous_splits(settings)
-    benchmark = _benchmark_ngrams(settings)
+    further = _Further(
+        _previous_splits(settings), _benchmark_ngrams(settings), _retractions(settings)
+    )
     scratch = _make_scratch(output)
     try:
         with _writing(output), PaperTable(inputs, settings, scratch) as table:
             try:
-                return _run_stages(table, output, previous, benchmark, report, instructions)
+                return _run_stages(table, output, further, report, instructions)
             except UserError:
                 # What was rejected explains most failures: it stays.
                 if table.rejected or instructions:
@@ -157,21 +168,22 @@ def prepare_dataset(
 def _run_stages(
     table: PaperTable,
     output: Path,
-    previous: Mapping[str, str],
-    benchmark: Hashes,
+    further: _Further,
     report: Progress,
     instructions: Sequence[Path],
 ) -> Preparation:
     read_into(table, report)
+    retractions = reject_retracted(table, further.retractions)
     reject_duplicate_identifiers(table)
     report("deduplicate", len(table.kept))
-    find_duplicates_and_split(table, previous)
+    find_duplicates_and_split(table, further.previous)
     report("split", len(table.kept))
-    decontaminate(table, benchmark)
+    decontaminate(table, further.benchmark)
     leakage_report = measure_leakage(table)
     report("write", len(table.kept))
     summaries, contents = write_dataset(table, table.scratch / "dataset")
-    items = prepare_items(table, instructions, report) if instructions else None
+    write_ledger(list(entries_of(table)), table.scratch / "dataset" / LEDGER_FILE)
+    items = prepare_items(table, instructions, report, retractions) if instructions else None
     return _finish(table, output, summaries, contents, leakage_report, items)
 
 
@@ -208,9 +220,8 @@ def _finish(
         },
         "sources": {
             "formats": _counts(table, table.formats),
-            "licenses": _counts(
-                table, [license_name(name) or NO_LICENSE for name in table.licenses]
-            ),
+            "licenses": _counts(table, [license_name(name) or NOT_SAID for name in table.licenses]),
+            "years": _counts(table, [year or NOT_SAID for year in table.years]),
             "open_access": table.open_access,
             "tables_left_out": table.tables_left_out,
         },
@@ -252,6 +263,11 @@ def _counts(table: PaperTable, values: Sequence[str]) -> dict[str, int]:
 def _previous_splits(settings: ScientificData) -> dict[str, str]:
     location = settings.split.previous_manifest
     return {} if location is None else read_previous_splits(Path(location))
+
+
+def _retractions(settings: ScientificData) -> Retractions | None:
+    file = settings.retraction_list
+    return None if file is None else read_retractions(Path(file), settings.limits)
 
 
 def _benchmark_ngrams(settings: ScientificData) -> Hashes:
@@ -298,6 +314,8 @@ def _configuration(settings: ScientificData) -> dict[str, Any]:
     """The settings that can change the dataset, without paths of this machine."""
     dump = settings.model_dump(mode="json", exclude={"num_workers"})
     dump["data_file"] = Path(settings.data_file).name
+    if settings.retraction_list is not None:
+        dump["retracted"] = Path(settings.retraction_list).name
     for key in ("previous_manifest", "decontaminate_against"):
         if dump["split"][key] is not None:
             dump["split"][key] = Path(dump["split"][key]).name

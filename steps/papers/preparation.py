@@ -72,6 +72,8 @@ class PreparedPaper(NamedTuple):
         content_hash: Hash of all words.
         digest: Digest of the rows, 32 bytes.
         source_format: The format that it came in, a key of `FORMATS`.
+        identity: All its identifiers.
+        year: Of its publication, "" for none.
         license: Its licence as the source names it, "" for none.
         open_access: Whether its source says that it may be read freely.
         tables_left_out: How many tables its reader dropped.
@@ -92,6 +94,8 @@ class PreparedPaper(NamedTuple):
     content_hash: int
     digest: bytes
     source_format: str
+    identity: Identity
+    year: str
     license: str
     open_access: bool
     tables_left_out: int
@@ -194,6 +198,8 @@ def prepare_chunk(chunk: Sequence[RawRecord], settings: ScientificData) -> Prepa
             content_hash=content_hash(paper_words),
             digest=paper_digest(entry.rows),
             source_format=entry.paper.source_format,
+            identity=entry.identity,
+            year=(entry.paper.publication_date or "")[:4],
             license=entry.paper.license or "",
             open_access=entry.paper.open_access is True,
             tables_left_out=entry.paper.tables_left_out,

@@ -1,7 +1,7 @@
 """The stages of preprocessing, each a function over the table of papers."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +28,7 @@ from steps.papers.deduplication import (
 )
 from steps.papers.paper_table import PaperTable
 from steps.papers.preparation import prepare_chunk
+from steps.papers.retractions import Retractions
 from steps.papers.splits import (
     MIN_PAPERS_TO_FILL,
     SPLITS,
@@ -84,6 +85,26 @@ def main_reasons(table: PaperTable) -> str:
         parts.append(f"{reason} {count} (record {paper.record} of {paper.file}: {paper.detail})")
     more = len(table.rejected) - REASONS_NAMED
     return "; ".join(parts) + (f"; {more} other reasons" if more > 0 else "")
+
+
+def reject_retracted(table: PaperTable, retractions: Retractions | None) -> Retractions | None:
+    """Reject the papers that a list of retractions names.
+
+    Returns:
+        The list with all other identifiers of these papers, by which items may name them.
+
+    Raises:
+        UserError: It names all of them.
+    """
+    if retractions is None:
+        return None
+    detail = f"named in {retractions.name} (scientific_data.retracted)"
+    found = [n for n in table.kept if retractions.holds(table.identities[n])]
+    table.reject_kept(dict.fromkeys(found, ("retracted", detail)))
+    if not table.kept:
+        raise UserError(f"no paper is left: all are {detail}: check that list")
+    names = {name for n in found for name in table.identities[n].names}
+    return replace(retractions, identifiers=retractions.identifiers | names)
 
 
 def reject_duplicate_identifiers(table: PaperTable) -> None:

@@ -13,6 +13,8 @@ from steps.tracking.store import experiment_id, newest_run, one_line
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+    from steps.papers.ledger import LedgerEntry
+
 
 @dataclass(frozen=True)
 class StoredDataset:
@@ -71,6 +73,36 @@ def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> Stor
         other = client.get_experiment(run.info.experiment_id).name
         say(f"dataset {digest[:19]}… is of experiment {other!r}, not of this one")
     return StoredDataset(run_id, digest, folder, manifest)
+
+
+def fetch_ledger(client: "MlflowClient", run_id: str, scratch: Path) -> "list[LedgerEntry]":
+    """The papers of a dataset and their licences, without its texts.
+
+    Args:
+        client: Client of the store.
+        run_id: The preprocess run that made it.
+        scratch: Folder for the download.
+
+    Raises:
+        UserError: The store has neither its ledger nor its manifest.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from steps.papers.ledger import LEDGER_FILE, read_ledger
+
+    folder = scratch / "ledgers" / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        stored = {Path(file.path).name for file in client.list_artifacts(run_id, DATASET_FOLDER)}
+        # Datasets that were made before there were ledgers have a manifest alone.
+        name = LEDGER_FILE if LEDGER_FILE in stored else "manifest.json"
+        file = client.download_artifacts(run_id, f"{DATASET_FOLDER}/{name}", str(folder))
+        return read_ledger(Path(file).parent)
+    except (MlflowException, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"dataset of run {run_id}: neither its ledger nor its manifest can be read "
+            f"({one_line(error)})"
+        ) from None
 
 
 def _refuse_changed_rows(reference: str, run_id: str, folder: Path, digest: str) -> None:

@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from steps.config.paper_sections import ScientificData
 from steps.config.paths import PROJECT_ROOT
@@ -63,8 +64,10 @@ def _is_something(location: str) -> bool:
     return os.path.lexists(path) or bool(glob.glob(path, recursive=True))
 
 
-# Files besides the papers, all of the section `split`.
+# Files besides the papers, all but the list of retractions of the section `split`.
 FURTHER_FILES = ("previous_manifest", "decontaminate_against")
+RETRACTED = "retracted"
+WHAT_RETRACTED = f"scientific_data.{RETRACTED} (reject, keep, or a list of identifiers)"
 
 
 def with_local_files(settings: ScientificData, scratch: Path) -> ScientificData:
@@ -73,19 +76,42 @@ def with_local_files(settings: ScientificData, scratch: Path) -> ScientificData:
     Raises:
         UserError: One is not there, may not be read, or is more than one file.
     """
-    found = {}
-    for key in FURTHER_FILES:
-        location = getattr(settings.split, key)
-        what = f"scientific_data.split.{key}"
-        if location is None:
-            continue
-        if os.path.isdir(location):
-            raise UserError(f"{what} {location!r} is a folder: name a file")
-        files = find_papers(location, scratch / key, what)
-        if len(files) > 1:
-            raise UserError(f"{what} {location!r} is {len(files)} files: name one")
-        found[key] = str(files[0])
-    return settings.model_copy(update={"split": settings.split.model_copy(update=found)})
+    named = {key: getattr(settings.split, key) for key in FURTHER_FILES}
+    found = {
+        key: find_file_named(f"scientific_data.split.{key}", location, scratch / key)
+        for key, location in named.items()
+        if location is not None
+    }
+    local: dict[str, Any] = {"split": settings.split.model_copy(update=found)}
+    if settings.retraction_list is not None:
+        local[RETRACTED] = find_file_named(
+            WHAT_RETRACTED, settings.retraction_list, scratch / RETRACTED
+        )
+    return settings.model_copy(update=local)
+
+
+def find_retraction_list(training: Training, scratch: Path) -> Path | None:
+    """The file of retracted papers that the configuration names, or None.
+
+    Raises:
+        UserError: It is not there, may not be read, or is more than one file.
+    """
+    location = training.scientific_data.retraction_list
+    return None if location is None else Path(find_file_named(WHAT_RETRACTED, location, scratch))
+
+
+def find_file_named(what: str, location: str, scratch: Path) -> str:
+    """The path of one file that a key names, found as papers are.
+
+    Raises:
+        UserError: It is not there, may not be read, or is more than one file.
+    """
+    if os.path.isdir(location):
+        raise UserError(f"{what} {location!r} is a folder: name a file")
+    files = find_papers(location, scratch, what)
+    if len(files) > 1:
+        raise UserError(f"{what} {location!r} is {len(files)} files: name one")
+    return str(files[0])
 
 
 def input_digests(
@@ -101,6 +127,7 @@ def input_digests(
     from steps.tracking.cache import digest_of_files
 
     further = {key: getattr(local.split, key) for key in FURTHER_FILES}
+    further[RETRACTED] = local.retraction_list
     found = {"papers": digest_of_files(papers)} | {
         key: digest_of_files([Path(file)]) for key, file in further.items() if file is not None
     }

@@ -54,12 +54,34 @@ def training_lineage(
         stored: A dataset that is on this machine already.
         scratch: Where to put the others.
     """
+    datasets: dict[str, StoredDataset] = {}
+    runs, gaps = dataset_runs(client, reference.run_id)
+    for dataset_run in runs:
+        if dataset_run == stored.run_id:
+            datasets[dataset_run] = stored
+            continue
+        try:
+            datasets[dataset_run] = fetch_dataset(client, dataset_run, scratch / dataset_run)
+        except UserError as error:
+            gaps.append(str(error))
+    return Lineage(tuple(datasets.values()), "; ".join(gaps))
+
+
+def dataset_runs(client: "MlflowClient", run_id: str | None) -> tuple[list[str], list[str]]:
+    """Follow a training run, and those that it was resumed from, to the runs of their datasets.
+
+    Args:
+        client: Client of the store.
+        run_id: The training run.
+
+    Returns:
+        The preprocess runs, and what the store cannot show, in words.
+    """
     from mlflow.exceptions import MlflowException
 
-    datasets: dict[str, StoredDataset] = {}
+    found: list[str] = []
     gaps: list[str] = []
     seen: set[str] = set()
-    run_id = reference.run_id
     while run_id and run_id not in seen:
         seen.add(run_id)
         try:
@@ -70,13 +92,8 @@ def training_lineage(
         dataset_run = tags.get("forge.dataset_run")
         if dataset_run is None:
             gaps.append(f"training run {run_id} does not say which dataset it used")
-        elif dataset_run == stored.run_id:
-            datasets[dataset_run] = stored
-        elif dataset_run not in datasets:
-            try:
-                datasets[dataset_run] = fetch_dataset(client, dataset_run, scratch / dataset_run)
-            except UserError as error:
-                gaps.append(str(error))
+        elif dataset_run not in found:
+            found.append(dataset_run)
         # The run, and the step of the checkpoint that was gone on from.
         run_id = tags.get(RESUMED_TAG, "").partition(":")[0] or None
-    return Lineage(tuple(datasets.values()), "; ".join(gaps))
+    return found, gaps
