@@ -131,7 +131,7 @@ def split_papers(
     from steps.papers.text import read_papers
 
     settings = configured(overrides).scientific_data
-    source = Path(settings.data_file)
+    source = Path(settings.data_file or "")
     if papers is not None:
         source = folder / "papers.json"
         source.write_text(json.dumps(choose(papers, MOST_WORDS)[:count]), encoding="utf-8")

@@ -13,6 +13,7 @@ import click
 
 from steps.cli import papers_option, step_command
 from steps.config.file import load_config
+from steps.errors import UserError
 from steps.terminal import StageBar, say, show_notices
 from steps.tracking.inputs import find_papers, with_local_files
 
@@ -34,6 +35,8 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         from steps.papers.importing import import_papers
 
         location = papers or settings.data_file
+        if location is None:
+            raise UserError("scientific_data.data_file is null: name the papers to import")
         files = find_papers(location, run.scratch / "input")
         local = with_local_files(settings, run.scratch / "input")
         run.params({"scientific_data.data_file": location})

@@ -131,7 +131,7 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
 def run_pipeline(pipeline: Pipeline) -> None:
     """The steps in order, each handing on run ids and version URIs."""
     from steps.tracking.cache import finetune_inputs
-    from steps.tracking.inputs import find_items, find_papers, input_digests, with_local_files
+    from steps.tracking.inputs import find_items, find_paper_files, input_digests, with_local_files
     from steps.tracking.mixtures import replay_inputs
     from steps.tracking.nested import read_json, tracking_uri
     from steps.tracking.registry.model_reference import ModelReference, resolve_model
@@ -139,7 +139,8 @@ def run_pipeline(pipeline: Pipeline) -> None:
     started = time.monotonic()
     run, loaded, training = pipeline.run, pipeline.loaded, pipeline.loaded.training
 
-    papers = find_papers(training.scientific_data.data_file, run.scratch / "input")
+    location = training.scientific_data.data_file
+    papers = find_paper_files(training, location, run.scratch / "input")
     inputs = input_digests(
         papers,
         with_local_files(training.scientific_data, run.scratch / "input"),

@@ -16,7 +16,7 @@ from steps.config.file import load_config
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError, writing_to
 from steps.terminal import StageBar, say, show_notices
-from steps.tracking.inputs import find_items, find_papers, input_digests, with_local_files
+from steps.tracking.inputs import find_items, find_paper_files, input_digests, with_local_files
 
 if TYPE_CHECKING:
     from steps.papers.pipeline import Preparation
@@ -46,7 +46,7 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         from steps.reports.preprocess_report import write_report
 
         location = papers or settings.data_file
-        files = find_papers(location, run.scratch / "input")
+        files = find_paper_files(training, location, run.scratch / "input")
         local = with_local_files(settings, run.scratch / "input")
         items = find_items(training, run.scratch / "input")
         parts = key_parts("preprocess", training, input_digests(files, local, items))
@@ -137,7 +137,7 @@ def _say_how_read(preparation: "Preparation") -> None:
         )
 
 
-def _params(settings: ScientificData, location: str) -> dict[str, object]:
+def _params(settings: ScientificData, location: str | None) -> dict[str, object]:
     from steps.config.dotted import flatten
 
     values = settings.model_dump(mode="json") | {"data_file": location}

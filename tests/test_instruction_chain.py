@@ -71,6 +71,28 @@ def test_an_instruction_model_goes_from_items_to_a_version_that_answers(
     assert "base is causal, tiny/1 is instruction" in refused
 
 
+def test_items_without_any_papers_go_all_the_way(
+    store: str, instruction_config: Path, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    given = ("--config", str(instruction_config))
+    alone = ("--overrides", "training.scientific_data.data_file=null")
+    said = step("preprocess", tmp_path / "one", *given, *alone)
+    assert "instruction items: 65 read, 65 accepted" in said
+    made = newest(client, "preprocess")
+    report = Path(client.download_artifacts(made.info.run_id, "report.html", str(tmp_path)))
+    assert "Instruction items" in report.read_text(encoding="utf-8")
+    step("finetune", tmp_path / "two", *given)
+    step("evaluate", tmp_path / "three", *given)
+    evaluated = newest(client, "evaluate")
+    assert evaluated.data.metrics["test/items"] > 0
+    assert "test/answer_bits_per_byte" in evaluated.data.metrics
+    with_papers = step("preprocess", tmp_path / "four", *given, *alone, "--overrides",
+        "training.scientific_data.data_file=null training.instructions.data_file=null "
+        "training.model.objective=auto", code=2)  # fmt: skip
+    assert "name papers, instruction items, or both" in with_papers
+
+
 def test_bad_input_is_one_line_each(store: str, instruction_config: Path, tmp_path: Path) -> None:
     def line(name: str, *overrides: str) -> str:
         chosen = ("--config", str(instruction_config), "--overrides", " ".join(overrides))

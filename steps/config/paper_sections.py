@@ -112,7 +112,7 @@ class Limits(Section):
 class ScientificData(Section):
     """From papers to a dataset."""
 
-    data_file: str = "high_quality_papers.json"
+    data_file: str | None = "high_quality_papers.json"
     columns: Columns = Columns()
     text_fields: tuple[Literal["title", "abstract", "full_text", "captions"], ...] = (
         "title",

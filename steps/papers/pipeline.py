@@ -129,7 +129,8 @@ def prepare_dataset(
 
     Args:
         inputs: Local files, see `steps.papers.inputs.resolve_inputs`. The rows stand in their
-            order, and the digest with them; the splits do not depend on it.
+            order, and the digest with them; the splits do not depend on it. None, for a dataset
+            of instruction items alone.
         settings: The section `scientific_data` of the configuration.
         output: Folder to write `dataset/` and `rejected.jsonl` to; made where missing, and
             an earlier dataset in it is replaced.
@@ -146,7 +147,7 @@ def prepare_dataset(
     report = progress or (lambda stage, done: None)
     with _writing(output):  # its model goes through a temporary file
         check_language_name(settings.filters.language)
-    _check_files(inputs)
+    _check_files(inputs, instructions)
     further = _Further(
         _previous_splits(settings), _benchmark_ngrams(settings), _retractions(settings)
     )
@@ -276,8 +277,8 @@ def _benchmark_ngrams(settings: ScientificData) -> Hashes:
     return leakage.benchmark_ngrams(hash_words(texts))
 
 
-def _check_files(inputs: Sequence[Path]) -> None:
-    if not inputs:
+def _check_files(inputs: Sequence[Path], instructions: Sequence[Path]) -> None:
+    if not inputs and not instructions:
         raise UserError("no file of papers is named: name a file, a folder or a pattern")
     for path in inputs:
         if not path.is_file():
@@ -313,7 +314,8 @@ def _replace(made: Path, target: Path) -> None:
 def _configuration(settings: ScientificData) -> dict[str, Any]:
     """The settings that can change the dataset, without paths of this machine."""
     dump = settings.model_dump(mode="json", exclude={"num_workers"})
-    dump["data_file"] = Path(settings.data_file).name
+    if settings.data_file is not None:
+        dump["data_file"] = Path(settings.data_file).name
     if settings.retraction_list is not None:
         dump["retracted"] = Path(settings.retraction_list).name
     for key in ("previous_manifest", "decontaminate_against"):

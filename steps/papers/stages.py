@@ -60,7 +60,7 @@ def read_into(table: PaperTable, report: Progress) -> None:
     if parts:
         table.rows = np.concatenate(parts)
     table.kept = list(range(len(table.rows)))
-    if not table.kept:
+    if table.inputs and not table.kept:
         raise UserError(_no_paper(table))
 
 
@@ -151,6 +151,8 @@ def _best_of_each(
 def find_duplicates_and_split(table: PaperTable, previous: Mapping[str, str]) -> None:
     """Cluster the papers, drop duplicates, and give every cluster its split."""
     settings = table.settings
+    if not table.inputs:
+        return
     signature_rows = np.frombuffer(
         table.signature_spool.read(0, table.signature_spool.size), dtype=np.uint32
     ).reshape(-1, settings.deduplication.num_permutations)

@@ -47,18 +47,53 @@ def render_report(preparation: Preparation) -> str:
             *((f"Input {entry['name']}", entry["sha256"]) for entry in inputs[:INPUTS_SHOWN]),
             *([("Further inputs", f"{more:,}; manifest.json has them")] if more > 0 else []),
         ],
-        sections=[
-            _funnel(preparation),
-            _sources(preparation),
-            _splits(preparation),
-            _texts(preparation),
-            _leakage(preparation),
-            _mentions(preparation),
-            _cleaning(preparation),
-            _study_texts(preparation),
-            _rejected(preparation),
-        ],
+        sections=[*_of_papers(preparation), *_of_items(preparation), _rejected(preparation)],
     )
+
+
+def _of_papers(preparation: Preparation) -> list[PageSection]:
+    """What there is to see of papers; nothing of a dataset that holds items alone."""
+    if not preparation.num_accepted:
+        return []
+    return [
+        _funnel(preparation),
+        _sources(preparation),
+        _splits(preparation),
+        _texts(preparation),
+        _leakage(preparation),
+        _mentions(preparation),
+        _cleaning(preparation),
+        _study_texts(preparation),
+    ]
+
+
+def _of_items(preparation: Preparation) -> list[PageSection]:
+    """The instruction items of each split, and why others were left out."""
+    items = preparation.manifest.get("instructions")
+    if items is None:
+        return []
+    left = items["read"]
+    funnel = [("read", left, left)]
+    for reason, count in [*items["rejected"].items(), ("said twice", items["duplicates"])]:
+        left -= count
+        funnel.append((f"rejected: {reason}", -count, left))
+    rows = [
+        (split, found["items"], found["papers"], found["without_paper"])
+        for split, found in items["splits"].items()
+    ]
+    return [
+        PageSection(
+            "Instruction items",
+            [
+                "Items follow the split of their paper; those of no paper are split by their "
+                "words, and near-duplicates share a split."
+            ],
+            tables=[
+                Table(("split", "items", "papers that they name", "items of no paper"), rows),
+                Table(("step", "items", "left"), funnel),
+            ],
+        )
+    ]
 
 
 def _funnel(preparation: Preparation) -> PageSection:

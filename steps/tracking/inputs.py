@@ -42,6 +42,27 @@ def find_papers(
     return resolve_inputs(location, what, also)
 
 
+def find_paper_files(training: Training, location: str | None, scratch: Path) -> list[Path]:
+    """The files of papers; none for a dataset of instruction items alone.
+
+    Args:
+        training: The configuration.
+        location: Where they are; null says that there are none.
+        scratch: Where a download goes.
+
+    Raises:
+        UserError: Nothing is there, or neither papers nor items are named.
+    """
+    if location is not None:
+        return find_papers(location, scratch)
+    if training.instructions.data_file is None:
+        raise UserError(
+            "training.scientific_data.data_file is null, and so is "
+            "training.instructions.data_file: name papers, instruction items, or both"
+        )
+    return []
+
+
 def find_items(training: Training, scratch: Path) -> list[Path]:
     """The files of instruction items that the configuration names.
 
