@@ -28,7 +28,7 @@ SPLITS = ("train", "validation", "test")
     "--model",
     default="",
     help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base; "
-    "empty: the challenger.",
+    "empty: the challenger, else the champion.",
 )
 @click.option(
     "--dataset", default="latest", show_default=True, help="latest, a run id, or runs:/ID/dataset."

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from steps.errors import UserError
@@ -25,25 +25,35 @@ def dotted(prefix: str, overlay: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}={text}"
 
 
-def parse_overrides(overrides: str) -> dict[str, Any]:
+def parse_overrides(overrides: str, sections: Collection[str]) -> dict[str, Any]:
     """Read `training.section.key=value` assignments, divided by blanks, into nested mappings.
 
+    `training.` may be left out, and blanks may stand around `=`.
+
+    Args:
+        overrides: The assignments.
+        sections: Names of the sections.
+
     Raises:
-        UserError: A piece is no assignment, or does not begin with `training.`.
+        UserError: A piece is no assignment, or does not begin with `training.` or a section.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    # A value may hold blanks; the next assignment begins where a word starts with "training.".
-    assignments = [part for part in re.split(r"\s+(?=training\.)", overrides.strip()) if part]
-    for assignment in assignments:
-        key, equals, _ = assignment.partition("=")
-        if not equals or not key.startswith("training."):
+    # A value may hold blanks; the next assignment begins where a word starts like a key.
+    own = "|".join(re.escape(section) for section in sections)
+    begins = rf"training\.|(?:{own})(?:\.\w+)+\s*="
+    assignments = []
+    for part in filter(None, re.split(rf"\s+(?={begins})", overrides.strip())):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not re.match(begins, part):
             raise UserError(
-                f"overrides: {assignment!r} is not of the form training.section.key=value "
+                f"overrides: {part!r} is not of the form training.section.key=value "
                 "(separate several with blanks)"
             )
+        prefix = "" if key.startswith("training.") else "training."
+        assignments.append(f"{prefix}{key}={value}")
     try:
         content = OmegaConf.to_container(OmegaConf.from_dotlist(assignments), resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:

@@ -29,6 +29,8 @@ ENVIRONMENT_NAMES = (
     *("HOME", "USER", "PWD", "TMPDIR", "SCRATCH", "WORK", "PROJECT", "DATA", "XDG_CACHE_HOME"),
     *("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_TMPDIR", "PBS_JOBID"),
 )
+# How many keys of a section a message names.
+KEYS_SHOWN = 12
 
 
 class ConfigFile(Section):
@@ -78,7 +80,7 @@ def load_config(path: str | Path, overrides: str = "") -> LoadedConfig:
     """
     file = find_file(path, "the configuration", "--config")
     layers = list(_layers(file))
-    assignments = parse_overrides(overrides)
+    assignments = parse_overrides(overrides, Training.model_fields)
     if assignments:
         layers.append(("overrides", assignments))
     merged, foreign = _merged_without_stale_origin(layers)
@@ -259,15 +261,18 @@ def _nearest(keys: list[str]) -> str:
     wanted = ".".join(keys)
     siblings = [name for name in known if name.rpartition(".")[0] == wanted.rpartition(".")[0]]
     leaf_to_path = {name.rpartition(".")[2]: name for name in known}
-    near = difflib.get_close_matches(wanted, siblings, n=1, cutoff=0.6)
     if keys[-1] in leaf_to_path:
-        near = [leaf_to_path[keys[-1]]]
-    if not near:
-        leaf = difflib.get_close_matches(keys[-1], leaf_to_path, n=1, cutoff=0.7)
-        near = [leaf_to_path[leaf[0]]] if leaf else []
-    if not near:
-        near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.3)
-    return f"; did you mean {near[0]}?" if near else ""
+        return f"; did you mean {leaf_to_path[keys[-1]]}?"
+    # Names alone are compared: with their sections in front all keys of one look alike.
+    by_leaf = {name.rpartition(".")[2]: name for name in siblings}
+    for leaves, cutoff in ((by_leaf, 0.6), (leaf_to_path, 0.7)):
+        if near := difflib.get_close_matches(keys[-1], leaves, n=1, cutoff=cutoff):
+            return f"; did you mean {leaves[near[0]]}?"
+    if not siblings:
+        return ""
+    shown = ", ".join(list(by_leaf)[:KEYS_SHOWN])
+    more = ", …" if len(by_leaf) > KEYS_SHOWN else ""
+    return f"; {wanted.rpartition('.')[0]} has {shown}{more}"
 
 
 def _known_keys(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -234,7 +234,7 @@ def with_overrides(training: Training, overrides: str) -> Training:
             else:
                 section[key] = value
 
-    apply(parse_overrides(overrides).get("training", {}), content)
+    apply(parse_overrides(overrides, Training.model_fields).get("training", {}), content)
     return Training.model_validate(content)
 
 

@@ -93,11 +93,16 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ("training.qlora.rank=8", "unknown key training.qlora.rank; did you mean training.qlora.r"),
+        (
+            "training.qlora.rank=8",
+            "unknown key training.qlora.rank; training.qlora has enabled, me",
+        ),
+        ("training.hello=1", "unknown key training.hello; training has model, tokenizer, "),
+        ("training.model.nmae=x", "did you mean training.model.name?"),
         ("training.learning_rate=1", "did you mean training.hyperparameters.learning_rate?"),
         ("training.qlora.r=many", 'training.qlora.r is "many", expected a valid integer'),
         ("training.hyperparameters.num_epochs=-1", "greater than 0"),
-        ("qlora.r=8", "not of the form training.section.key=value"),
+        ("r=8", "not of the form training.section.key=value"),
         ("training.qlora.r", "not of the form training.section.key=value"),
         ("training.mlflow.enabled=false", "the tracking store is how the steps hand"),
         ("training.qlora.method=full", "quantised weights cannot be trained"),
@@ -173,6 +178,20 @@ def test_overrides_go_before_the_file_and_the_file_before_what_it_extends(tmp_pa
     training = load_config(tmp_path / "child.yaml").training
     assert (training.qlora.r, training.qlora.lora_alpha) == (8, 5)
     assert load_config(tmp_path / "child.yaml", "training.qlora.r=16").training.qlora.r == 16
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "training.qlora.r=8 training.model.name=a b",
+        "training.qlora.r = 8  training.model.name = a b ",
+        "qlora.r=8 model.name=a b",
+        "  qlora.r =8 training.model.name= a b",
+    ],
+)
+def test_overrides_are_read_as_people_write_them(overrides: str) -> None:
+    training = load_config("configs/training.yaml", overrides).training
+    assert (training.qlora.r, training.model.name) == (8, "a b")
 
 
 def test_a_variant_survives_the_way_through_overrides(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from steps.tracking.names import (
     BASE_MODEL_TAG,
     BASE_SHA256_TAG,
     CHALLENGER,
+    CHAMPION,
     OBJECTIVE_TAG,
 )
 from steps.tracking.store import one_line
@@ -47,7 +48,7 @@ class ModelReference:
 
 
 def resolve_model(client: "MlflowClient", reference: str, training: Training) -> ModelReference:
-    """Find a model by alias, version, run or as `base`.
+    """Find a model by alias, version, run or as `base`; by "" the challenger, else the champion.
 
     Raises:
         UserError: There is no such model.
@@ -56,9 +57,8 @@ def resolve_model(client: "MlflowClient", reference: str, training: Training) ->
 
     if reference == "base":
         return ModelReference("base", None, None)
-    name = training.mlflow.registered_model_name
     if not reference:
-        reference = f"models:/{name}@{CHALLENGER}"
+        return _newest_alias(client, training.mlflow.registered_model_name)
     try:
         if reference.startswith("models:/"):
             rest = reference.removeprefix("models:/")
@@ -83,6 +83,25 @@ def resolve_model(client: "MlflowClient", reference: str, training: Training) ->
             "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID/adapter, a run id, or base"
         ) from None
     return ModelReference(f"runs:/{run_id}/adapter", None, run_id)
+
+
+def _newest_alias(client: "MlflowClient", name: str) -> ModelReference:
+    """The challenger; the champion where there is none, as after a promotion.
+
+    Raises:
+        UserError: There is neither.
+    """
+    challenger = find_alias(client, name, CHALLENGER)
+    if challenger is not None:
+        return challenger
+    champion = find_alias(client, name, CHAMPION)
+    if champion is None:
+        raise UserError(
+            f"no version of {name!r} has the alias {CHALLENGER} or {CHAMPION}: run finetune first, "
+            "or name a model (models:/NAME/VERSION, runs:/ID/adapter, a run id, or base)"
+        )
+    say(f"{name} has no {CHALLENGER}: the {CHAMPION}, {champion.name}, is taken")
+    return champion
 
 
 def trained_on_base(client: "MlflowClient", reference: ModelReference, base: "Base") -> bool:
