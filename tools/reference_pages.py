@@ -20,7 +20,7 @@ _KEY = re.compile(r"(?P<blanks> *)(?P<key>\w+):(?P<rest>.*)")
 CONFIGURATION_HEAD = """# Configuration reference
 
 Written by `tools/reference_pages.py` from the types and from the comments of
-[configs/training.yaml](../configs/training.yaml), which is the one file to edit. Every key may be
+`configs/training.yaml`, which is the one file to edit. Every key may be
 left out. Any of them can be given on the command line:
 `-P overrides="qlora.r=32 hyperparameters.learning_rate=1e-4"`. What is given there goes before the
 file, the file before what it `extends`, and that before the defaults below.

@@ -1,0 +1,91 @@
+"""The manual: it builds without a warning, and its commands are ones that there are."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steps.config.file import load_config
+from tests.support.project import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = re.compile(
+    r"^(?:```bash\n(?P<fenced>.*?)^```|(?P<indented> {4}mlflow run [^\n]*\n(?: {4}[^\n]*\n)*))",
+    re.M | re.S,
+)
+# Options of `mlflow run` itself that take a value.
+MLFLOW_OPTIONS = ("--env-manager", "--backend", "--backend-config")
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The `mlflow run` commands of a page, word by word."""
+    for found in CODE.finditer(page.read_text(encoding="utf-8")):
+        block = (found["fenced"] or found["indented"]).replace("\\\n", " ")
+        for line in block.splitlines():
+            for command in line.split("&&"):
+                words = shlex.split(command, comments=True)
+                if words[:3] == ["mlflow", "run", "."]:
+                    yield words[3:]
+
+
+def parsed(words: list[str]) -> tuple[str, dict[str, str]]:
+    """The entry point and its parameters."""
+    entry, parameters = "main", {}
+    rest = iter(words)
+    for word in rest:
+        value = next(rest)
+        if word == "-e":
+            entry = value
+        elif word == "-P":
+            name, _, given = value.partition("=")
+            parameters[name] = given
+        else:
+            assert word in MLFLOW_OPTIONS, words
+    return entry, parameters
+
+
+def test_every_command_names_an_entry_point_its_parameters_and_a_configuration_that_loads() -> None:
+    entry_points = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    seen = 0
+    for page in PAGES:
+        for words in commands(page):
+            entry, parameters = parsed(words)
+            known = entry_points[entry]["parameters"]
+            assert parameters.keys() <= known.keys(), (page.name, words)
+            if "config" in known:
+                file = parameters.get("config", known["config"]["default"])
+                load_config(ROOT / file, parameters.get("overrides", ""))
+            seen += 1
+    assert seen >= 30
+
+
+def test_the_manual_builds_without_a_warning(tmp_path: Path) -> None:
+    assert built(tmp_path) == 0
+
+
+def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
+    """The check above can fail."""
+    assert built(tmp_path, "[x](nowhere.md)") != 0
+
+
+def built(folder: Path, more: str = "") -> int:
+    """The exit code of a build of a copy of the manual, with something added to a page."""
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", folder)
+    with (folder / "docs" / "index.md").open("a", encoding="utf-8") as page:
+        page.write(f"\n{more}\n")
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http:", "https:")):
+            assert (page.parent / target).exists(), target
