@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from steps.evaluation.byte_spans import tokens_and_bytes
-from steps.evaluation.likelihood import Progress, sequence_nats
+from steps.evaluation.candidates import candidate_nats
+from steps.evaluation.likelihood import Progress
 from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
-from steps.models.lengths import longest_text
 from steps.models.tokenizer import start_token, with_special_tokens
 from steps.papers.sentences import is_sentence, sentence_spans
 from steps.papers.text import PaperText, Span
@@ -184,25 +184,15 @@ def score_candidates_causal(
         For each item the nats (negative log-likelihood, less is likelier) of its candidates in
         their order, the answer first.
     """
-    if not items:
-        return []
     start = start_token(tokenizer)
-    sequences = [
-        [start, *tokens_and_bytes(tokenizer, item.before + candidate + item.after)[0]]
+    groups = [
+        [
+            [start, *tokens_and_bytes(tokenizer, item.before + candidate + item.after)[0]]
+            for candidate in item.candidates
+        ]
         for item in items
-        for candidate in item.candidates
     ]
-    built_for = longest_text(model.config) or math.inf
-    longest = int(min(built_for, max(len(sequence) for sequence in sequences)))
-    nats = sequence_nats(
-        model,
-        sequences,
-        context=longest,
-        stride=longest,
-        batch_tokens=batch_tokens,
-        progress=progress,
-    )
-    return _by_item(items, [float(each.sum()) for each in nats])
+    return candidate_nats(model, groups, batch_tokens=batch_tokens, progress=progress)
 
 
 def score_candidates_masked(

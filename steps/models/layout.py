@@ -31,6 +31,7 @@ from steps.models.attention import (
     rounding_tolerance,
     why_not_packed,
 )
+from steps.models.branches import Branched, branched_batch
 from steps.models.loading import objective_of
 
 LayoutKind = Literal["packed", "padded", "single"]
@@ -116,6 +117,33 @@ def find_layout(
         model.train(was_training)
     known[len(longest)] = layout
     return layout
+
+
+def bears_branches(model: Any, group: Branched, first_position: int) -> bool:
+    """Whether a model reads texts that begin alike in one row as it reads each alone.
+
+    Args:
+        model: A causal `PreTrainedModel` that bears packed rows, under `per_document_attention`.
+        group: What is tried: its longest branch and its shortest, beside the others.
+        first_position: See `RowLayout`.
+    """
+    device = model.get_input_embeddings().weight.device
+    try:
+        with torch.no_grad():
+            batch = branched_batch([group], first_position, device)
+            row = model.base_model(**batch, use_cache=False)[0][0]
+            ordered = sorted(range(len(group.branches)), key=lambda n: len(group.branches[n]))
+            same = []
+            for number in (ordered[0], ordered[-1]):
+                branch = group.branches[number]
+                start = len(group.prefix) + sum(len(one) for one in group.branches[:number])
+                together = torch.cat([row[: len(group.prefix)], row[start : start + len(branch)]])
+                text = torch.tensor([[*group.prefix, *branch]], device=device)
+                alone = model.base_model(input_ids=text, use_cache=False)[0][0]
+                same.append(_alike(model, together, alone))
+    except _REFUSALS:
+        return False
+    return all(same)
 
 
 def padded_batch(documents: Sequence[Document], pad_id: int) -> dict[str, Tensor]:
@@ -254,10 +282,15 @@ class _Trial:
         return hidden
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
-        if one.shape != other.shape:
-            return False
-        tolerance = rounding_tolerance(self.model, other)
-        return bool((one - other).float().norm() <= tolerance * other.float().norm())
+        return _alike(self.model, one, other)
+
+
+def _alike(model: Any, one: Tensor, other: Tensor) -> bool:
+    """Whether hidden states differ by no more than rounding."""
+    if one.shape != other.shape:
+        return False
+    tolerance = rounding_tolerance(model, other)
+    return bool((one - other).float().norm() <= tolerance * other.float().norm())
 
 
 def _shorter(model: Any) -> str:
