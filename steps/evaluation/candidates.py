@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steps.evaluation.likelihood import Progress, sequence_nats
+from steps.distributed.sharing import Progress, share_out
+from steps.evaluation.likelihood import sequence_nats
 from steps.evaluation.scorer import Scorer, open_scorer
 from steps.models.branches import Branched
 from steps.models.lengths import longest_text
@@ -122,13 +123,16 @@ def _branched_nats(
     progress: Progress | None,
 ) -> list[list[float]]:
     nats = [[0.0] * len(group) for group in groups]
-    done, all_tokens = 0, sum(part.branched.tokens for part in parts)
-    for batch in _batches(parts, batch_tokens):
-        for part, sums in zip(batch, _score(scorer, batch), strict=True):
+    batches = list(_batches(parts, batch_tokens))
+    scored = share_out(
+        batches,
+        lambda batch: _score(scorer, batch),
+        size=lambda batch: sum(part.branched.tokens for part in batch),
+        progress=progress,
+    )
+    for batch, of_batch in zip(batches, scored, strict=True):
+        for part, sums in zip(batch, of_batch, strict=True):
             nats[part.group][part.first : part.first + len(sums)] = sums
-            done += part.branched.tokens
-        if progress is not None:
-            progress(done, all_tokens)
     return nats
 
 

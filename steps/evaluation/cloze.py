@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from steps.distributed.sharing import Progress
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.candidates import candidate_nats
-from steps.evaluation.likelihood import Progress
 from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
 from steps.models.tokenizer import start_token, with_special_tokens

@@ -12,13 +12,14 @@ logits exist for a tile of positions by vocabulary at a time: all of them over a
 would need gigabytes, and writing them to memory takes longer than computing them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from steps.distributed.sharing import Progress, share_out
 from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.scorer import Scorer, open_scorer
@@ -31,9 +32,6 @@ from steps.papers.text import PaperText
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-Progress = Callable[[int, int], None]
 
 
 def score_papers(
@@ -179,22 +177,23 @@ def sequence_nats(
         for place, sequence in enumerate(sequences)
         for window in _windows(place, len(sequence), context, stride)
     ]
-    all_tokens = sum(window.end - window.begin for window in windows)
-    done = 0
     # Not inference_mode: buffers made in it could not take part in training afterwards.
     documents = [sequences[w.sequence][w.begin : w.end] for w in windows]
     with torch.no_grad(), open_scorer(model, documents) as scorer:
-        for batch in _batches(windows, batch_tokens, scorer.layout):
-            scored = _score(scorer, batch, sequences)
-            position = 0
-            for window in batch:
-                count = window.end + 1 - window.first_target
-                target = nats[window.sequence]
-                target[window.first_target - 1 : window.end] = scored[position : position + count]
-                position += count
-                done += window.end - window.begin
-            if progress is not None:
-                progress(done, all_tokens)
+        batches = list(_batches(windows, batch_tokens, scorer.layout))
+        scored = share_out(
+            batches,
+            lambda batch: _score(scorer, batch, sequences),
+            size=lambda batch: sum(window.end - window.begin for window in batch),
+            progress=progress,
+        )
+    for batch, of_batch in zip(batches, scored, strict=True):
+        position = 0
+        for window in batch:
+            count = window.end + 1 - window.first_target
+            target = nats[window.sequence]
+            target[window.first_target - 1 : window.end] = of_batch[position : position + count]
+            position += count
     return nats
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from steps.distributed.sharing import agreed
 from steps.models.adapters import is_wrapped_by_peft, unwrapped
 from steps.models.attention import per_document_attention
 from steps.models.heads import LogitHead, find_logit_head, output_head, scale_and_cap
@@ -83,7 +84,7 @@ class Scorer:
         """
         if self.layout.kind != "packed":
             return False
-        return bears_branches(self.model, group, self.layout.first_position)
+        return bool(agreed(bears_branches(self.model, group, self.layout.first_position)))
 
     def read_branched(self, groups: "Sequence[Branched]") -> "torch.Tensor":
         """Read groups of texts that begin alike, each one's prefix once: `[positions, width]`."""
@@ -138,7 +139,8 @@ def open_scorer(model: Any, documents: Sequence[Sequence[int]]) -> Iterator[Scor
             return
         # Any token will do: what is filled up is masked, and never scored.
         pad_id = documents[0][0] if documents else 0
-        layout = find_layout(inner, documents, pad_id) if documents else RowLayout("single")
+        found = find_layout(inner, documents, pad_id) if documents else RowLayout("single")
+        layout: RowLayout = agreed(found)
         head = find_logit_head(inner)
         states = _whole_logits(model) if head is None else _head_input(inner, head)
         attention = per_document_attention(inner) if layout.kind == "packed" else nullcontext()

@@ -106,8 +106,11 @@ def per_document_sdpa(
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
         raise ValueError(f"{PER_DOCUMENT_SDPA} computes no soft cap and no position bias")
     if kwargs.get("branch_borders") is not None:
-        window = {"scaling": scaling, "sliding_window": sliding_window}
-        return branched_attention(query, key, value, kwargs["branch_borders"], **window), None
+        borders = kwargs["branch_borders"]
+        made = branched_attention(
+            query, key, value, borders, scaling=scaling, sliding_window=sliding_window
+        )
+        return made, None
     tokens = query.shape[2]
     if attention_mask is not None or key.shape[2] != tokens:
         return sdpa_attention_forward(  # type: ignore[no-any-return, no-untyped-call, unused-ignore]

@@ -117,7 +117,7 @@ def branched_attention(
     Returns:
         `[1, tokens, heads, head_dim]`.
     """
-    settings = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    settings: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     made = []
     start = 0
     for one in groups:
