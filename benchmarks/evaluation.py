@@ -1,11 +1,13 @@
 """Speed and memory of scoring papers, beside lm-evaluation-harness.
 
-    python -m benchmarks.evaluation --texts ABSTRACTS.json --count 24 --rounds 3
+    python -m benchmarks.evaluation --texts ABSTRACTS.json --count 24 --rounds 7
 
-Both sides score the same texts with the same weights, window by window without overlap, and
-take turns in one process (on a busy machine, compare the processor time). What each needs at
-most in memory is measured in a process of its own. The model and its number format are those of
-the configuration (the demo's by default).
+Both sides score the same texts with the same weights, window by window without overlap. Each has
+a process of its own, as its users start it: ours keeps freed memory, as every step does
+(`steps.allocator`); the harness runs as it is installed, and once more with that setting. They
+take turns (on a busy machine, compare the processor time). What each needs at most in memory is
+that of its process. The model and its number format are those of the configuration (the demo's by
+default).
 """
 
 import json
@@ -13,7 +15,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -22,25 +26,48 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from steps.allocator import keep_freed_memory
 from steps.config.file import load_config
 from steps.papers.text import PaperText, Span
 
 if TYPE_CHECKING:
     from steps.models.adapted import AdaptedModel
 
-SIDES = ("this project", "lm-evaluation-harness")
+OURS = "this project"
+PEER = "lm-evaluation-harness"
+TUNED_PEER = f"{PEER}, keeping freed memory"
+SIDES = (OURS, PEER, TUNED_PEER)
+# In front of the line that says what a turn took; libraries write lines of their own.
+TURN = "turn "
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One pass over all texts.
+
+    Attributes:
+        seconds: By the clock.
+        cpu_seconds: Of the processor.
+        nats: Of all texts.
+        peak_bytes: Of the process, up to now.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    nats: float
+    peak_bytes: int
 
 
 @click.command()
 @click.option("--texts", required=True, help="Papers as JSON; title and abstract are scored.")
 @click.option("--count", default=24, show_default=True, help="Texts.")
-@click.option("--rounds", default=3, show_default=True, help="Turns of each side.")
+@click.option("--rounds", default=7, show_default=True, help="Turns of each side.")
 @click.option("--context", default=2048, show_default=True, help="Tokens of a window.")
 @click.option("--batch-tokens", default=1024, show_default=True, help="Ours: tokens of a row.")
 @click.option("--peer-batch", default=1, show_default=True, help="Its texts in a batch.")
 @click.option("--config", "config_path", default="configs/demo.yaml", show_default=True)
 @click.option("--overrides", default="", help='Such as "training.hardware.bf16=false".')
-@click.option("--only", hidden=True, type=click.Choice(SIDES), help="One side, once.")
+@click.option("--serve", hidden=True, type=click.Choice(SIDES), help="A turn for each line.")
 def main(
     texts: str,
     count: int,
@@ -50,48 +77,90 @@ def main(
     peer_batch: int,
     config_path: str,
     overrides: str,
-    only: str | None,
+    serve: str | None,
 ) -> None:
     """Measure tokens a second and peak memory of both."""
-    # Before this process grows: what a process was when it was forked counts as its own peak.
-    peaks = {} if only else {side: peak_bytes(side, sys.argv[1:]) for side in SIDES}
-    papers = papers_of(read_texts(Path(texts), count))
-    adapted = load(config_path, overrides)
-
-    def score(side: str) -> "npt.NDArray[np.float64]":
-        if side == SIDES[0]:
-            return our_nats(adapted, papers, context, batch_tokens)
-        return peer_nats(adapted, [paper.text for paper in papers], context, peer_batch)
-
-    if only is not None:
-        score(only)
-        click.echo(
-            json.dumps({"peak_kilobytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss})
-        )
+    if serve is not None:
+        if serve != PEER:
+            keep_freed_memory()
+        papers = papers_of(read_texts(Path(texts), count))
+        adapted = load(config_path, overrides)
+        if serve == OURS:
+            take_turns(lambda: our_nats(adapted, papers, context, batch_tokens))
+        else:
+            whole = [paper.text for paper in papers]
+            take_turns(lambda: peer_nats(adapted, whole, context, peer_batch))
         return
 
-    tokens = sum(len(adapted.tokenizer(p.text, add_special_tokens=False).input_ids) for p in papers)
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    cpu_seconds: dict[str, list[float]] = {side: [] for side in SIDES}
-    nats: dict[str, float] = {}
-    score(SIDES[0])
-    for turn in range(rounds):
-        # Who goes first changes, so that neither always finds the caches warm.
-        for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
-            start, cpu_start = time.perf_counter(), time.process_time()
-            nats[side] = float(score(side).sum())
-            seconds[side].append(time.perf_counter() - start)
-            cpu_seconds[side].append(time.process_time() - cpu_start)
-    click.echo(f"{len(papers)} texts, {tokens:,} tokens, {adapted.dtype}, {adapted.device}")
-    for side in SIDES:
-        rates = sorted(tokens / each for each in seconds[side])
+    with ExitStack() as stack:
+        sides = {side: stack.enter_context(started(side, sys.argv[1:])) for side in SIDES}
+        turns: dict[str, list[Turn]] = {side: [] for side in SIDES}
+        for turn in range(rounds + 1):
+            # Who goes first changes, so that neither always finds the caches warm.
+            for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
+                took = one_turn(sides[side])
+                if turn:
+                    turns[side].append(took)
+    show(turns, tokens_of(read_texts(Path(texts), count), config_path, overrides))
+
+
+def show(turns: dict[str, list[Turn]], tokens: int) -> None:
+    """Print rates, memory, and how much faster than each peer ours is, round by round."""
+    for side, taken in turns.items():
+        rates = sorted(tokens / turn.seconds for turn in taken)
         click.echo(
             f"{side}: {median(rates):,.0f} tokens/s ({rates[0]:,.0f} to {rates[-1]:,.0f}), "
-            f"peak {peaks[side] / 1e6:,.0f} MB, {nats[side] / tokens:.5f} nats a token"
+            f"peak {taken[-1].peak_bytes / 1e6:,.0f} MB, {taken[-1].nats / tokens:.5f} nats a token"
         )
-    for what, taken in (("wall time", seconds), ("processor time", cpu_seconds)):
-        ratios = sorted(b / a for a, b in zip(*(taken[side] for side in SIDES), strict=True))
-        click.echo(f"{what}: {median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    for peer in (PEER, TUNED_PEER):
+        pairs = list(zip(turns[OURS], turns[peer], strict=True))
+        for what, ratios in (
+            ("wall time", sorted(b.seconds / a.seconds for a, b in pairs)),
+            ("processor time", sorted(b.cpu_seconds / a.cpu_seconds for a, b in pairs)),
+        ):
+            shown = f"{median(ratios):.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            click.echo(f"{what} of {peer} by ours: {shown}")
+
+
+def take_turns(score: "Callable[[], npt.NDArray[np.float64]]") -> None:
+    """Score all texts for each line that comes in, and write what it took."""
+    for _ in sys.stdin:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        nats = float(score().sum())
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(f"{TURN}{json.dumps([seconds, cpu_seconds, nats, peak])}", flush=True)
+
+
+@contextmanager
+def started(side: str, arguments: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
+    """The process of a side, which ends with the block."""
+    command = [sys.executable, "-m", "benchmarks.evaluation", *arguments, "--serve", side]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        yield process
+
+
+def one_turn(process: "subprocess.Popen[str]") -> Turn:
+    """Let a side score all texts once."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if line.startswith(TURN):
+            return Turn(*json.loads(line.removeprefix(TURN)))
+    raise click.ClickException(f"{' '.join(map(str, process.args[1:]))} has ended")  # type: ignore[index]
+
+
+def tokens_of(texts: Sequence[str], config_path: str, overrides: str) -> int:
+    """How many tokens texts have."""
+    from steps.models.sources import resolve_base
+    from steps.models.tokenizer import load_tokenizer
+
+    base = resolve_base(load_config(config_path, overrides).training.model)
+    tokenizer = load_tokenizer(base.folder)
+    return sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
 
 
 def load(config_path: str, overrides: str = "") -> "AdaptedModel":
@@ -157,13 +226,6 @@ def peer_nats(
         for text in texts
     ]
     return -np.array(peer.loglikelihood_rolling(requests, disable_tqdm=True))
-
-
-def peak_bytes(side: str, arguments: Sequence[str]) -> int:
-    """Peak memory of a process that loads the model and scores all texts by one side."""
-    command = [sys.executable, "-m", "benchmarks.evaluation", *arguments, "--only", side]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return 1024 * int(json.loads(said.splitlines()[-1])["peak_kilobytes"])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main(adapter: Path, file: Path, config_path: str, count: int, few: int) -> N
     from steps.evaluation.measure import measure
     from steps.metrics import METRIC_VERSION
     from steps.papers.text import PaperText, Span
-    from steps.tracking.evaluations import load_model_of
+    from steps.tracking.measurement import load_model_of
 
     def read(path: Path, most: int) -> list[PaperText]:
         papers = json.loads(path.read_text(encoding="utf-8"))["papers"]

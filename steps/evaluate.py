@@ -1,7 +1,7 @@
 """Step 3: measure a model on held-out papers.
 
     mlflow run . -e evaluate -P model=models:/scientificllm-forge@challenger
-    python -m steps.evaluate --model base --split test
+    python -m steps.evaluate --model base --split test --num-processes 2
 
 Leaves `per_paper.parquet`, `metrics.json`, `generations.parquet`, `report.html`, and tables
 and figures of them in its run. The paper is the unit: any comparison can be recomputed from
@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 import click
 
 from steps.cli import step_command
-from steps.config.file import load_config
+from steps.config.file import LoadedConfig, load_config
+from steps.errors import UserError
 from steps.papers.instructions import ITEM_PREFIX
 from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from steps.distributed.ranks import Rank
+
+# The longest that a rank waits for another: rank 0 also does what is not shared out.
+MINUTES_OF_AN_EVALUATION = 24 * 60
 SPLITS = ("train", "validation", "test")
 
 
@@ -36,24 +41,90 @@ SPLITS = ("train", "validation", "test")
 @click.option(
     "--split", default="test", show_default=True, type=click.Choice(SPLITS), help="Split to score."
 )
+@click.option(
+    "--num-processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Processes to measure with on this machine; a launcher such as torchrun brings its own.",
+)
 @step_command()
 def main(
-    model: str, dataset: str, split: str, config_path: str, overrides: str, verbose: bool
+    model: str,
+    dataset: str,
+    split: str,
+    num_processes: int,
+    config_path: str,
+    overrides: str,
+    verbose: bool,
 ) -> None:
     """Score a model on held-out papers."""
-    loaded = load_config(config_path, overrides)
-    training = loaded.training
-    show_notices(loaded.notices)
+    from steps.distributed.ranks import Rank, check_process_count, rank_from_environment
 
+    loaded = load_config(config_path, overrides)
+    rank = rank_from_environment()
+    if rank is None or not rank.is_launched:
+        show_notices(loaded.notices)
+    if rank is None and num_processes > 1:
+        from steps.tracking.launch import start_ranks
+
+        options = {"model": model, "dataset": dataset, "split": split}
+        options |= {"config": config_path, "overrides": overrides}
+        start_ranks("evaluate", loaded, num_processes, options, verbose=verbose)
+        return
+    if rank is not None:
+        check_process_count(num_processes, rank)
+    measure_as(rank or Rank(), loaded, model, dataset, split, verbose)
+
+
+def measure_as(
+    rank: "Rank", loaded: LoadedConfig, model: str, dataset: str, split: str, verbose: bool
+) -> None:
+    """Measure, as one of several ranks or alone; rank 0 alone reads and writes the store.
+
+    Args:
+        rank: The place of this process.
+        loaded: The configuration.
+        model: As on the command line, like what follows.
+        dataset: As there.
+        split: As there.
+        verbose: Show library messages.
+    """
+    from contextlib import ExitStack
+
+    from steps.distributed.collectives import process_group
+    from steps.distributed.launcher import refused_before, telling_the_launcher
+    from steps.distributed.ranks import check_devices
     from steps.tracking.datasets import fetch_dataset
     from steps.tracking.evaluations import evaluate_model
+    from steps.tracking.measurement import follow, leading
+    from steps.tracking.ranks import run_of_rank
     from steps.tracking.registry.model_reference import resolve_model
     from steps.tracking.runs import step_run
 
-    with step_run("evaluate", training, verbose=verbose) as run:
-        reference = resolve_model(run.client, model, training)
-        stored = fetch_dataset(run.client, dataset, run.scratch / "data")
-        results = evaluate_model(run, training, reference, stored, split, evaluate_base=True)
+    if rank.is_launched and refused_before():
+        raise SystemExit(UserError.exit_code)
+    training = loaded.training
+    with telling_the_launcher(rank), ExitStack() as stack:
+        if rank.count > 1:
+            from steps.models.devices import pick_device
+
+            device = pick_device(training.hardware.device)
+            check_devices(rank.local_count, device)
+            stack.enter_context(process_group(rank, device, MINUTES_OF_AN_EVALUATION))
+        several = rank.count > 1 or rank.is_launched
+        run = stack.enter_context(
+            run_of_rank(rank, "evaluate", training, verbose=verbose)
+            if several
+            else step_run("evaluate", training, verbose=verbose)
+        )
+        if not rank.is_first:
+            follow(run)
+            return
+        with leading():
+            reference = resolve_model(run.client, model, training)
+            stored = fetch_dataset(run.client, dataset, run.scratch / "data")
+            results = evaluate_model(run, training, reference, stored, split, evaluate_base=True)
         say(f"{reference.name} on {split} ({what_was_scored(results.per_paper)})")
         for line in headline(results.metrics):
             say(f"  {line}")

@@ -73,7 +73,7 @@ def main(
     verbose: bool,
 ) -> None:
     """Adapt a pre-trained model to papers with LoRA, QLoRA, DoRA, rsLoRA or in full."""
-    from steps.distributed.ranks import rank_from_environment
+    from steps.distributed.ranks import check_process_count, rank_from_environment
     from steps.tracking.registry.naming import check_alias
 
     check_alias(alias)
@@ -82,74 +82,20 @@ def main(
     rank = rank_from_environment()
     if rank is None and (num_processes > 1 or loaded.training.distributed.uses_deepspeed):
         from steps.tracking.job import check_distributed
+        from steps.tracking.launch import start_ranks
 
         show_notices(loaded.notices)
         # Before the ranks are started: each of them would meet it.
         check_distributed(loaded, num_processes)
         given = {"config": config_path, "overrides": overrides, **asdict(options)}
-        start_ranks(loaded, num_processes, given, verbose)
+        name = loaded.training.qlora.resolved_method
+        start_ranks("finetune", loaded, num_processes, given, verbose=verbose, run_name=name)
         return
-    if rank is not None and num_processes not in (1, rank.local_count):
-        raise UserError(
-            f"num_processes is {num_processes}, but a launcher has started {rank.local_count} "
-            "ranks on this machine already: leave num_processes out"
-        )
+    if rank is not None:
+        check_process_count(num_processes, rank)
     if rank is None or not rank.is_launched:
         show_notices(loaded.notices)
     train_as(rank, loaded, options, verbose)
-
-
-def start_ranks(
-    loaded: LoadedConfig, processes: int, options: dict[str, str], verbose: bool
-) -> None:
-    """Open the run, start this step once for each process, and say how it ended.
-
-    Args:
-        loaded: The configuration.
-        processes: Ranks on this machine.
-        options: Of this step, by their long names.
-        verbose: Show library messages.
-
-    Raises:
-        UserError: There are fewer GPUs than processes, or a rank met bad input.
-    """
-    # Imported here for its log handler, which is taken away below.
-    import torch.distributed.launcher.api  # noqa: F401
-
-    from steps.distributed.launcher import RankFailed, launch_ranks
-    from steps.distributed.ranks import check_devices
-    from steps.models.devices import pick_device
-    from steps.terminal import quieten_handlers
-    from steps.tracking.runs import SECONDS_WHEN_INTERRUPTED, send_rest, step_run
-
-    training = loaded.training
-    check_devices(processes, pick_device(training.hardware.device))
-    arguments = ["-m", "steps.finetune", *(["--verbose"] if verbose else [])]
-    for name, value in options.items():
-        arguments += [f"--{name}", value]
-    name = training.qlora.resolved_method
-    try:
-        with (
-            step_run(
-                "finetune", training, verbose=verbose, run_name=name, log_name="launcher"
-            ) as run,
-        ):
-            # The agent's words are for the log; it brings its own handler.
-            quieten_handlers()
-            notes = run.scratch / "notes"
-            notes.mkdir()
-            patience = SECONDS_WHEN_INTERRUPTED
-            try:
-                launch_ranks(
-                    arguments, processes, training.distributed, {"MLFLOW_RUN_ID": run.id}, notes
-                )
-                patience = run.patience
-            finally:
-                send_rest(run, patience)
-    except RankFailed as error:
-        click.echo(error.detail, err=True)
-        click.secho(f"error: {error}; run {run.id} is FAILED", fg="red", err=True)
-        raise SystemExit(1) from None
 
 
 def train_as(rank: "Rank | None", loaded: LoadedConfig, options: Options, verbose: bool) -> None:
@@ -180,7 +126,9 @@ def train_as(rank: "Rank | None", loaded: LoadedConfig, options: Options, verbos
         stack.enter_context(
             process_group(rank, device, settings.timeout_minutes, alone=settings.uses_deepspeed)
         )
-        run = stack.enter_context(run_of_rank(rank, training, verbose=verbose, name=name))
+        run = stack.enter_context(
+            run_of_rank(rank, "finetune", training, verbose=verbose, name=name)
+        )
         version = finetune(run, loaded, options, stop, rank)
         if version.startswith("models:/"):
             say(f"registered {version} as @{options.alias}; run {run.id}")

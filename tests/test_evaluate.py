@@ -300,6 +300,44 @@ def artifact_of(run_id: str, name: str) -> Path:
     return Path(str(mlflow.get_run(run_id).info.artifact_uri).removeprefix("file://")) / name
 
 
+def test_a_cut_result_serves_nobody_who_asks_for_more(trained: Trained, tmp_path: Path) -> None:
+    def evaluated_within(minutes: str) -> tuple[str, Any]:
+        budget = f"training.evaluation.budget_minutes={minutes} training.evaluation.seed=9"
+        said = trained.step("evaluate", "--model", "base", "--overrides", budget)
+        return said, trained.runs("evaluate")[0]
+
+    def reused(minutes: str) -> Any:
+        from steps.config.file import load_config
+        from steps.tracking.cache import find_reusable, key_parts
+        from steps.tracking.evaluations import evaluation_inputs
+        from steps.tracking.registry.model_reference import ModelReference
+
+        budget = f"training.evaluation.budget_minutes={minutes} training.evaluation.seed=9"
+        training = load_config(trained.config, budget).training
+        digest = trained.client.get_run(trained.dataset).data.tags["forge.dataset_digest"]
+        base = ModelReference("base", None, None)
+        parts = key_parts("evaluate", training, evaluation_inputs(training, base, digest, "test"))
+        experiment = trained.client.get_experiment_by_name("tiny").experiment_id
+        found, _ = find_reusable(trained.client, experiment, "evaluate", parts)
+        return found and found.info.run_id
+
+    said, cut = evaluated_within("0.0001")
+    assert "evaluation.budget_minutes=0.0001 cuts gene cloze to 0 of 10" in said
+    assert json.loads(cut.data.tags["forge.cut"])["generation"] == [0, 2]
+    assert cut.data.metrics["test/gene_cloze_measured_share"] == 0
+    assert cut.data.metrics["test/bits_per_byte"] > 0
+    page = trained.fetch(cut.info.run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+    assert "Measured in part" in page and "gene cloze to 0%" in page
+    assert reused("0.0001") == cut.info.run_id
+    assert reused("null") is None
+    assert reused("500") is None
+
+    said, whole = evaluated_within("500")
+    assert "cuts" not in said
+    assert "forge.cut" not in whole.data.tags
+    assert reused("null") == reused("500") == reused("0.0001") == whole.info.run_id
+
+
 def test_a_flipped_byte_in_an_adapter_is_not_scored(trained: Trained) -> None:
     version = trained.client.get_model_version_by_alias("tiny", "challenger")
     model = trained.client.get_logged_model(version.source.removeprefix("models:/"))

@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "papers": {"ground", "config"},
     "models": {"ground", "config"},
     "distributed": {"ground", "config"},
-    "evaluation": {"ground", "config", "papers", "models"},
+    "evaluation": {"ground", "config", "papers", "models", "distributed"},
     "comparison": {"ground", "config"},
     "pruning": {"ground", "config"},
     "checkpoints": {"ground", "config", "models", "distributed"},

@@ -1,7 +1,7 @@
 """Whether two evaluations can be compared at all."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +41,7 @@ class EvaluatedModel:
         metrics: Figures that are no ratio over papers, such as `memorised_share`.
         trained: Why the model may know the papers that it is scored on, or "".
         unverified: Why the figures may not be those that were measured, or "".
+        cuts: Parts measured and parts wanted, by the phase of its evaluation that a budget has cut.
     """
 
     name: str
@@ -54,6 +55,44 @@ class EvaluatedModel:
     metrics: Mapping[str, float] = field(default_factory=dict)
     trained: str = ""
     unverified: str = ""
+    cuts: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+def without_different_cuts(
+    a: EvaluatedModel, b: EvaluatedModel
+) -> tuple[EvaluatedModel, EvaluatedModel, list[str]]:
+    """Take out of both what a budget has cut in another way for one than for the other.
+
+    Returns:
+        The two, and a line on each phase that was taken out.
+    """
+    notes = []
+    for phase in sorted(a.cuts.keys() | b.cuts.keys()):
+        first, second = a.cuts.get(phase), b.cuts.get(phase)
+        if first == second:
+            continue
+        amounts = [f"{cut[0]} of {cut[1]}" if cut else "all" for cut in (first, second)]
+        notes.append(
+            f"Not compared: {phase.replace('_', ' ')}, of which evaluation.budget_minutes left "
+            f"{amounts[0]} for {a.name} and {amounts[1]} for {b.name}."
+        )
+        a, b = _without_phase(a, phase), _without_phase(b, phase)
+    return a, b, notes
+
+
+def _without_phase(model: EvaluatedModel, phase: str) -> EvaluatedModel:
+    """The model without the figures of a phase of its evaluation, and without what they are of."""
+    gone = [metric for metric in METRICS.values() if metric.needs == phase]
+    columns = {column for metric in gone for column in metric.columns}
+    names = {metric.name for metric in gone}
+    rows = model.per_paper
+    kept = [c for c in rows.columns if c not in columns and not c.startswith(f"{phase}_")]
+    metrics = {
+        name: value
+        for name, value in model.metrics.items()
+        if name not in names and not name.startswith(f"{phase}_")
+    }
+    return replace(model, per_paper=rows[kept], metrics=metrics)
 
 
 def check_comparable(a: EvaluatedModel, b: EvaluatedModel, metric: str = "bits_per_byte") -> None:

@@ -31,6 +31,7 @@ from steps.comparison.comparable import (
     EvaluatedModel,
     check_comparable,
     in_order_of,
+    without_different_cuts,
 )
 from steps.comparison.evidence import CONFIDENCE, Evidence, MetricGain, weigh
 from steps.comparison.guards import GuardResult, check_guard
@@ -150,17 +151,15 @@ def decide(
     """
     rule = fitted(rule, challenger.objective)
     check_comparable(champion, challenger, rule.metric)
+    champion, challenger, cut = without_different_cuts(champion, challenger)
     per_paper = challenger.per_paper
     budget = budget_for(rule.alpha, decisions_taken_before)
     evidence = weigh(in_order_of(champion.per_paper, per_paper), per_paper, rule)
     primary, gain, units = evidence.primary, evidence.gain, evidence.primary.carrying
     guards = tuple(check_guard(guard, champion, challenger, rule) for guard in rule.guards)
-    needed = papers_needed(
-        gain.gain, primary.standard_error, units, alpha=budget.level, minimum_gain=rule.min_gain
-    )
-    detectable = smallest_detectable_gain(
-        primary.standard_error, units, alpha=budget.level, minimum_gain=rule.min_gain
-    )
+    at = {"alpha": budget.level, "minimum_gain": rule.min_gain}
+    needed = papers_needed(gain.gain, primary.standard_error, units, **at)
+    detectable = smallest_detectable_gain(primary.standard_error, units, **at)
     # A champion that knows the papers is only harder to beat.
     reasons = (challenger.trained, champion.unverified, challenger.unverified)
     no_evidence = "; ".join(filter(None, reasons))
@@ -204,7 +203,7 @@ def decide(
         guards=guards,
         secondary=evidence.secondary,
         decisions_taken_before=decisions_taken_before,
-        notes=_notes(primary, guards, budget),
+        notes=(*cut, *_notes(primary, guards, budget)),
     )
 
 

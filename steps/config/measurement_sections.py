@@ -31,6 +31,7 @@ class Evaluation(Section):
     answers: Annotated[int, Field(ge=0)] = 200
     instruction_following: bool = False
     allow_trained_papers: bool = False
+    budget_minutes: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("score_bands")
     @classmethod

@@ -129,6 +129,23 @@ def first_host(nodes: str) -> str:
     return (match[1] + (match[2] or "")) if match else "localhost"
 
 
+def check_process_count(wanted: int, rank: Rank) -> None:
+    """Refuse a number of processes where a launcher has started another one.
+
+    Args:
+        wanted: The option; 1 where it was not given.
+        rank: The place that the launcher has given this process.
+
+    Raises:
+        UserError: The two contradict each other.
+    """
+    if wanted not in (1, rank.local_count):
+        raise UserError(
+            f"num_processes is {wanted}, but a launcher has started {rank.local_count} "
+            "ranks on this machine already: leave num_processes out"
+        )
+
+
 def check_devices(processes: int, device: str) -> None:
     """Refuse more processes on this machine than it has GPUs.
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steps.distributed.sharing import Progress
 from steps.evaluation.generation import write_on
-from steps.evaluation.likelihood import Progress, sequence_nats
+from steps.evaluation.likelihood import sequence_nats
 from steps.evaluation.seeds import generator_for
 from steps.models.chat import CannotRender, Chat, Tokens, fit
 from steps.models.lengths import longest_text
@@ -104,7 +105,6 @@ def write_answers(
     items: Sequence[InstructionItem],
     *,
     max_new_tokens: int,
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Let a model answer the last question of each item, greedily.
@@ -114,7 +114,6 @@ def write_answers(
         chat: As in `score_answers`.
         items: What is asked.
         max_new_tokens: Most tokens of an answer, and at least twice those of the right one.
-        batch_size: Questions of one call.
         progress: Called with items done and items in all.
 
     Returns:
@@ -132,14 +131,12 @@ def write_answers(
             asked.append((item, _prompt_ids(chat, item, max(1, longest - budget)), budget))
         except CannotRender:
             continue
-    # Those of a call take about as long.
     asked.sort(key=lambda one: (one[2], len(one[1]), one[0].item_id))
     said = say_next(
         model,
         chat,
         [prompt for _, prompt, _ in asked],
         max_new_tokens=[budget for *_, budget in asked],
-        batch_size=batch_size,
         progress=progress,
     )
     rows = [_row(item, one) for (item, *_), one in zip(asked, said, strict=True)]
@@ -167,7 +164,6 @@ def say_next(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: Sequence[int],
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> list[Said]:
     """Let a model take the next turn of conversations, greedily.
@@ -177,7 +173,6 @@ def say_next(
         chat: As in `score_answers`.
         prompts: Token ids up to where the model begins to write.
         max_new_tokens: Most tokens of each turn.
-        batch_size: Conversations of one call.
         progress: Called with conversations done and all.
     """
     written = write_on(
@@ -185,7 +180,6 @@ def say_next(
         chat.tokenizer,
         prompts,
         max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
         stops=chat.stops,
         progress=progress,
     )

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from steps.distributed.sharing import Progress
 from steps.evaluation.byte_spans import tokens_and_bytes
-from steps.evaluation.likelihood import Progress, sequence_nats
+from steps.evaluation.candidates import candidate_nats
 from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
-from steps.models.lengths import longest_text
 from steps.models.tokenizer import start_token, with_special_tokens
 from steps.papers.sentences import is_sentence, sentence_spans
 from steps.papers.text import PaperText, Span
@@ -163,15 +163,15 @@ def variant_cloze_items(
     return _take_turns(offers, max_items, seed, "variant")
 
 
-def rank_causal(
+def score_candidates_causal(
     model: Any,
     tokenizer: Any,
     items: Sequence[ClozeItem],
     *,
     batch_tokens: int,
     progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of the sentence under a causal model.
+) -> list[list[float]]:
+    """How unlikely a causal model finds the sentence of an item with each candidate in it.
 
     Args:
         model: As in `steps.evaluation.likelihood.score_papers`.
@@ -181,39 +181,29 @@ def rank_causal(
         progress: As there.
 
     Returns:
-        One rank an item, 1 for the best; a distractor that is just as likely stands before
-        the answer, so that a model without opinion gets none right.
+        For each item the nats (negative log-likelihood, less is likelier) of its candidates in
+        their order, the answer first.
     """
-    if not items:
-        return []
     start = start_token(tokenizer)
-    sequences = [
-        [start, *tokens_and_bytes(tokenizer, item.before + candidate + item.after)[0]]
+    groups = [
+        [
+            [start, *tokens_and_bytes(tokenizer, item.before + candidate + item.after)[0]]
+            for candidate in item.candidates
+        ]
         for item in items
-        for candidate in item.candidates
     ]
-    built_for = longest_text(model.config) or math.inf
-    longest = int(min(built_for, max(len(sequence) for sequence in sequences)))
-    nats = sequence_nats(
-        model,
-        sequences,
-        context=longest,
-        stride=longest,
-        batch_tokens=batch_tokens,
-        progress=progress,
-    )
-    return _ranks(items, [float(each.sum()) for each in nats])
+    return candidate_nats(model, groups, batch_tokens=batch_tokens, progress=progress)
 
 
-def rank_masked(
+def score_candidates_masked(
     model: Any,
     tokenizer: Any,
     items: Sequence[ClozeItem],
     *,
     batch_tokens: int,
     progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of its own tokens under a masked model.
+) -> list[list[float]]:
+    """How unlikely a masked model finds the tokens of each candidate in the sentence of an item.
 
     Args:
         model: As in `steps.evaluation.masked.score_papers_masked`.
@@ -223,7 +213,7 @@ def rank_masked(
         progress: As there.
 
     Returns:
-        As `rank_causal`.
+        As `score_candidates_causal`.
     """
     rows: list[MaskedRow] = []
     candidate_of_row: list[int] = []
@@ -238,7 +228,58 @@ def rank_masked(
     answers = restore(model, tokenizer, rows, batch_tokens=batch_tokens, progress=progress)
     for candidate_number, (row_nats, _) in zip(candidate_of_row, answers, strict=True):
         nats[candidate_number] += float(row_nats[0])
-    return _ranks(items, nats.tolist())
+    return _by_item(items, nats.tolist())
+
+
+def rank_causal(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ClozeItem],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Rank of each answer by the likelihood of the sentence under a causal model.
+
+    Takes what `score_candidates_causal` takes, and returns `ranks_of` its scores.
+    """
+    return ranks_of(
+        score_candidates_causal(
+            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
+        )
+    )
+
+
+def rank_masked(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ClozeItem],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Rank of each answer by the likelihood of its own tokens under a masked model.
+
+    Takes what `score_candidates_masked` takes, and returns `ranks_of` its scores.
+    """
+    return ranks_of(
+        score_candidates_masked(
+            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
+        )
+    )
+
+
+def ranks_of(scores: Iterable[Sequence[float]]) -> list[int]:
+    """Rank of each answer among its candidates.
+
+    Args:
+        scores: Nats of the answer and of the distractors of each item.
+
+    Returns:
+        One rank an item, 1 for the best; a distractor that is just as likely stands before
+        the answer, so that a model without opinion gets none right.
+    """
+    return [1 + sum(other <= answer for other in others) for answer, *others in scores]
 
 
 def cloze_frame(items: Sequence[ClozeItem], ranks: Sequence[int], task: str) -> "pd.DataFrame":
@@ -444,10 +485,7 @@ def _rows_of_candidate(tokenizer: Any, item: ClozeItem, candidate: str) -> Itera
         yield MaskedRow(tuple(masked), (place + offset,), (ids[place],))
 
 
-def _ranks(items: Sequence[ClozeItem], nats: Sequence[float]) -> list[int]:
-    ranks, position = [], 0
-    for item in items:
-        answer, *others = nats[position : position + len(item.candidates)]
-        ranks.append(1 + sum(other <= answer for other in others))
-        position += len(item.candidates)
-    return ranks
+def _by_item(items: Sequence[ClozeItem], nats: Sequence[float]) -> list[list[float]]:
+    """Nats of candidates one after the other, divided among their items."""
+    rest = iter(nats)
+    return [list(itertools.islice(rest, len(item.candidates))) for item in items]

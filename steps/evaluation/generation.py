@@ -1,7 +1,7 @@
 """What a causal model writes when it is given a title, and how far it can be trusted.
 
     prompts = generation_prompts(papers, count=32)
-    rows = generate(model, tokenizer, prompts, max_new_tokens=64, batch_size=8)
+    rows = generate(model, tokenizer, prompts, max_new_tokens=64)
     frame = generation_scores(rows, papers, training_texts, tokenizer, find_symbols, spellings)
 
 Three questions: are the genes that it writes those of the paper; does it make symbols up;
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from steps.distributed.sharing import Progress, agreed, share_out
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.seeds import generator_for
 from steps.models.adapters import unwrapped
@@ -37,6 +38,11 @@ COPY_TOKENS = 50
 
 # Tokens of the trial that tells whether prompts can be padded: the second one reads a cache.
 _TRIED_TOKENS = 2
+
+# A step of writing reads all weights, however many texts it goes on with: tokens of one call, whose
+# keys and values are held (2 GB for LLaMA-2 7B), and the fewest texts, whatever their length.
+TOKENS_TOGETHER = 4096
+FEWEST_TOGETHER = 8
 
 # Written like a gene: capitals and digits, two capitals first. V600E is not, nor is a word.
 GENE_LIKE = re.compile(r"(?<![\w-])[A-Z]{2}[A-Z0-9]*[0-9][A-Z0-9]*(?![\w])")
@@ -91,9 +97,10 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     temperature: float = 0.0,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Let a causal model go on from each prompt.
 
@@ -102,9 +109,10 @@ def generate(
         tokenizer: Its fast tokenizer.
         prompts: From `generation_prompts`.
         max_new_tokens: Most tokens to write; EOS ends a text earlier.
-        batch_size: Prompts of one call.
+        batch_size: As in `write_on`.
         temperature: 0 takes the most probable token each time; above, tokens are drawn.
         seed: Seed of the draws.
+        progress: As in `write_on`.
 
     Returns:
         One row a prompt, in order: `paper_id`, `prompt`, `generation`, and `reference`, the
@@ -129,6 +137,7 @@ def generate(
             max_new_tokens=[max_new_tokens] * len(encoded),
             batch_size=batch_size,
             temperature=temperature,
+            progress=progress,
         )
     generations = [
         continuation(tokenizer, ids, new) for ids, new in zip(encoded, written, strict=True)
@@ -151,10 +160,10 @@ def write_on(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: Sequence[int],
-    batch_size: int = 8,
+    batch_size: int | None = None,
     temperature: float = 0.0,
     stops: Sequence[int] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[list[int]]:
     """Let a causal model go on from token ids; the same alone and in any batch.
 
@@ -163,9 +172,10 @@ def write_on(
         tokenizer: Its tokenizer.
         prompts: Token ids to go on from.
         max_new_tokens: Most tokens to write after each.
-        batch_size: Prompts of one call.
+        batch_size: Most prompts of one call; None: as many as make `TOKENS_TOGETHER` with what is
+            written, and at least `FEWEST_TOGETHER`.
         temperature: 0 takes the most probable token each time; above, tokens are drawn by torch's
-            generators.
+            generators, by each rank for itself.
         stops: Tokens that end a text; None: EOS.
         progress: Called with prompts done and prompts in all.
 
@@ -180,21 +190,40 @@ def write_on(
         sampling["temperature"] = temperature
     if stops is not None:
         sampling["eos_token_id"] = list(stops)
-    made: list[list[int]] = []
+    made: list[list[int]] = [[] for _ in prompts]
     with torch.no_grad(), _ready_to_write(model, tokenizer) as device:
-        if not _bears_padding_in_front(model, prompts, start, device):
+        if not agreed(_bears_padding_in_front(model, prompts, start, device)):
             batch_size = 1
-        for first in range(0, len(prompts), batch_size):
-            batch = prompts[first : first + batch_size]
-            most = max_new_tokens[first : first + batch_size]
-            written = _write(model, batch, start, device, max(most), **sampling)
-            width = max(len(ids) for ids in batch)
-            made += [
-                new[:count] for new, count in zip(written[:, width:].tolist(), most, strict=True)
-            ]
-            if progress is not None:
-                progress(len(made), len(prompts))
+
+        def write_batch(batch: list[int]) -> list[list[int]]:
+            ids, most = [prompts[n] for n in batch], [max_new_tokens[n] for n in batch]
+            written = _write(model, ids, start, device, max(most), **sampling)
+            new_tokens = written[:, max(map(len, ids)) :].tolist()
+            return [new[:count] for new, count in zip(new_tokens, most, strict=True)]
+
+        batches = _batches(prompts, max_new_tokens, batch_size)
+        written = share_out(batches, write_batch, size=len, progress=progress)
+    for batch, texts in zip(batches, written, strict=True):
+        for number, text in zip(batch, texts, strict=True):
+            made[number] = text
     return made
+
+
+def _batches(
+    prompts: Sequence[list[int]], max_new_tokens: Sequence[int], batch_size: int | None
+) -> list[list[int]]:
+    """Numbers of prompts that are gone on from together; those of a batch take about as long."""
+    order = sorted(range(len(prompts)), key=lambda n: (max_new_tokens[n], len(prompts[n])))
+    batches: list[list[int]] = []
+    longest = 0
+    for number in order:
+        longest = max(longest, len(prompts[number]) + max_new_tokens[number])
+        most = batch_size or max(FEWEST_TOGETHER, TOKENS_TOGETHER // longest)
+        if not batches or len(batches[-1]) >= most:
+            batches.append([])
+            longest = len(prompts[number]) + max_new_tokens[number]
+        batches[-1].append(number)
+    return batches
 
 
 def generation_scores(

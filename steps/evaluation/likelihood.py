@@ -12,38 +12,26 @@ logits exist for a tile of positions by vocabulary at a time: all of them over a
 would need gigabytes, and writing them to memory takes longer than computing them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from steps.distributed.sharing import Progress, share_out
 from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
+from steps.evaluation.scorer import Scorer, open_scorer
 from steps.evaluation.strata import byte_strata, section_bytes, spread_over_bytes
 from steps.metrics import STRATA
-from steps.models.adapters import is_wrapped_by_peft, unwrapped
-from steps.models.attention import per_document_attention
-from steps.models.heads import LogitHead, find_logit_head, output_head, scale_and_cap
-from steps.models.layout import RowLayout, find_layout, packed_batch, padded_batch
+from steps.models.layout import RowLayout
 from steps.models.lengths import longest_text
-from steps.models.sharded import is_partitioned
 from steps.models.tokenizer import start_token
 from steps.papers.text import PaperText
 
 if TYPE_CHECKING:
     import pandas as pd
-    import torch
-
-
-# Logits that exist at one time: positions by entries of the vocabulary. On a CPU a tile should
-# stay in its caches; a GPU has to be kept busy. 512 by 65,536 in float32 are 134 MB.
-_POSITIONS_AT_A_TIME = 512
-_VOCABULARY_AT_A_TIME = {"cpu": 4_096}
-_VOCABULARY_AT_A_TIME_ELSEWHERE = 65_536
-Progress = Callable[[int, int], None]
 
 
 def score_papers(
@@ -189,21 +177,23 @@ def sequence_nats(
         for place, sequence in enumerate(sequences)
         for window in _windows(place, len(sequence), context, stride)
     ]
-    all_tokens = sum(window.end - window.begin for window in windows)
-    done = 0
     # Not inference_mode: buffers made in it could not take part in training afterwards.
-    with torch.no_grad(), _scorer(model, windows, sequences) as scorer:
-        for batch in _batches(windows, batch_tokens, scorer.layout):
-            scored = scorer.score(batch, sequences)
-            position = 0
-            for window in batch:
-                count = window.end + 1 - window.first_target
-                target = nats[window.sequence]
-                target[window.first_target - 1 : window.end] = scored[position : position + count]
-                position += count
-                done += window.end - window.begin
-            if progress is not None:
-                progress(done, all_tokens)
+    documents = [sequences[w.sequence][w.begin : w.end] for w in windows]
+    with torch.no_grad(), open_scorer(model, documents) as scorer:
+        batches = list(_batches(windows, batch_tokens, scorer.layout))
+        scored = share_out(
+            batches,
+            lambda batch: _score(scorer, batch, sequences),
+            size=lambda batch: sum(window.end - window.begin for window in batch),
+            progress=progress,
+        )
+    for batch, of_batch in zip(batches, scored, strict=True):
+        position = 0
+        for window in batch:
+            count = window.end + 1 - window.first_target
+            target = nats[window.sequence]
+            target[window.first_target - 1 : window.end] = of_batch[position : position + count]
+            position += count
     return nats
 
 
@@ -246,144 +236,19 @@ def _batches(
         yield batch
 
 
-@dataclass(frozen=True)
-class _Scorer:
-    """A model taken apart into what makes hidden states and what makes logits of them.
-
-    Attributes:
-        hidden_states: From a batch to `[rows, tokens, width]`; of a model that cannot be taken
-            apart, the logits.
-        head: Makes logits of them; None where they are logits.
-        layout: How the model bears windows.
-        pad_id: What rows are filled up with.
-        device: Where the model is.
-    """
-
-    hidden_states: Callable[..., "torch.Tensor"]
-    head: LogitHead | None
-    layout: RowLayout
-    pad_id: int
-    device: "torch.device"
-
-    def score(
-        self, batch: Sequence[_Window], sequences: Sequence[Sequence[int]]
-    ) -> "npt.NDArray[np.float32]":
-        """Nats of all targets of a batch of windows, one after the other."""
-        import torch
-
-        documents = [sequences[w.sequence][w.begin : w.end] for w in batch]
-        longest = max(len(document) for document in documents)
-        packed = self.layout.kind == "packed"
-        scored: list[int] = []
-        targets: list[int] = []
-        before = 0
-        for place, (window, document) in enumerate(zip(batch, documents, strict=True)):
-            offset = (before if packed else place * longest) - window.begin
-            scored.extend(range(offset + window.first_target - 1, offset + window.end))
-            targets.extend(sequences[window.sequence][window.first_target : window.end + 1])
-            before += len(document)
-        rows = (
-            packed_batch(documents, self.layout.first_position)
-            if packed
-            else padded_batch(documents, self.pad_id)
-        )
-        # The borders are read on the CPU.
-        placed = {k: v if k == "cu_seq_lens_q" else v.to(self.device) for k, v in rows.items()}
-        hidden = self.hidden_states(**placed).flatten(0, 1)
-        hidden = hidden[torch.tensor(scored, device=hidden.device)]
-        target = torch.tensor(targets, device=hidden.device)
-        nats = [
-            _nats_of_targets(
-                self.head,
-                hidden[start : start + _POSITIONS_AT_A_TIME],
-                target[start : start + _POSITIONS_AT_A_TIME],
-            )
-            for start in range(0, len(targets), _POSITIONS_AT_A_TIME)
-        ]
-        return torch.cat(nats).cpu().numpy()
-
-
-def _nats_of_targets(
-    head: LogitHead | None, hidden: "torch.Tensor", targets: "torch.Tensor"
-) -> "torch.Tensor":
-    """Negative log-likelihood of each target, in float32.
-
-    The head is applied to one part of the vocabulary after the other; of each part only the log
-    of the sum of its exponentials stays, and the logit of the targets within it.
-
-    Args:
-        head: Makes logits of hidden states; None where `hidden` is logits.
-        hidden: `[positions, width]`.
-        targets: int64 `[positions]`.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy, linear
-
-    if head is None:
-        return cross_entropy(hidden.float(), targets, reduction="none")
-    module = output_head(head.model)
-    if is_partitioned(module):
-        # Its weight comes together only while it is called.
-        made = scale_and_cap(module(hidden).float(), head.scale, head.soft_cap)
-        return cross_entropy(made, targets, reduction="none")
-    weight, whole_bias = head.weight, head.bias
-    size = _VOCABULARY_AT_A_TIME.get(hidden.device.type, _VOCABULARY_AT_A_TIME_ELSEWHERE)
-    sums = []
-    logit = torch.zeros(len(targets), device=hidden.device)
-    for start in range(0, weight.shape[0], size):
-        bias = None if whole_bias is None else whole_bias[start : start + size]
-        part = linear(hidden, weight[start : start + size], bias).float()
-        part = scale_and_cap(part, head.scale, head.soft_cap)
-        sums.append(torch.logsumexp(part, dim=-1))
-        inside = (targets >= start) & (targets < start + part.shape[1])
-        place = (targets - start).clamp(0, part.shape[1] - 1)
-        logit += part.gather(1, place[:, None])[:, 0].where(inside, 0.0)
-    return torch.logsumexp(torch.stack(sums), dim=0) - logit
-
-
-@contextmanager
-def _scorer(
-    model: Any, windows: Sequence[_Window], sequences: Sequence[Sequence[int]]
-) -> Iterator[_Scorer]:
-    """Take a model apart for the time of a block, in evaluation mode."""
-    wrapped = is_wrapped_by_peft(model)
-    virtual_tokens = wrapped and model.active_peft_config.is_prompt_learning
-    # LoRA and its like live inside the base model; virtual tokens live in the wrapper alone.
-    inner = unwrapped(model)
-    device = inner.get_input_embeddings().weight.device
-    was_training = model.training
-    model.eval()
-    try:
-        if virtual_tokens:
-            yield _Scorer(_whole_logits(model), None, RowLayout("single"), 0, device)
-            return
-        # Any token will do: what is filled up is masked, and never scored.
-        pad_id = sequences[0][0] if sequences else 0
-        documents = [sequences[w.sequence][w.begin : w.end] for w in windows]
-        layout = find_layout(inner, documents, pad_id) if documents else RowLayout("single")
-        head = find_logit_head(inner)
-        states = _whole_logits(model) if head is None else _head_input(inner, head)
-        attention = per_document_attention(inner) if layout.kind == "packed" else nullcontext()
-        with attention:
-            yield _Scorer(states, head, layout, pad_id, device)
-    finally:
-        model.train(was_training)
-
-
-def _head_input(model: Any, head: LogitHead) -> Callable[..., "torch.Tensor"]:
-    def forward(**arguments: "torch.Tensor") -> "torch.Tensor":
-        return head.hidden_states(model, use_cache=False, **arguments)
-
-    return forward
-
-
-def _whole_logits(model: Any) -> Callable[..., "torch.Tensor"]:
-    def forward(input_ids: "torch.Tensor", **arguments: "torch.Tensor") -> "torch.Tensor":
-        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False, **arguments).logits
-        # Virtual tokens in front have logits too.
-        return logits[:, -input_ids.shape[1] :]
-
-    return forward
+def _score(
+    scorer: Scorer, batch: Sequence[_Window], sequences: Sequence[Sequence[int]]
+) -> "npt.NDArray[np.float32]":
+    """Nats of all targets of a batch of windows, one after the other."""
+    documents = [sequences[w.sequence][w.begin : w.end] for w in batch]
+    hidden, starts = scorer.read(documents)
+    scored: list[int] = []
+    targets: list[int] = []
+    for window, start in zip(batch, starts, strict=True):
+        offset = start - window.begin
+        scored.extend(range(offset + window.first_target - 1, offset + window.end))
+        targets.extend(sequences[window.sequence][window.first_target : window.end + 1])
+    return scorer.nats(hidden, scored, targets)
 
 
 def _check_window(model: Any, context: int, stride: int) -> None:

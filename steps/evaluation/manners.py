@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from steps.distributed.sharing import Progress
 from steps.evaluation.answers import say_next
-from steps.evaluation.likelihood import Progress
 from steps.messages import Message
 from steps.models.chat import Chat
 
@@ -155,7 +155,6 @@ def follow_rules(
     prompts: Sequence[RulePrompt],
     *,
     max_new_tokens: int,
-    batch_size: int = 8,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Let a model answer under rules, greedily, and look whether it follows them.
@@ -166,7 +165,6 @@ def follow_rules(
         prompts: From `rule_prompts`.
         max_new_tokens: Most tokens of an answer; one that has no end by then breaks its rule where
             that asks for an end.
-        batch_size: Prompts of one call.
         progress: Called with prompts done and prompts in all.
 
     Returns:
@@ -177,9 +175,7 @@ def follow_rules(
 
     given = [chat.ids(chat.prompt([Message("user", prompt.text)])) for prompt in prompts]
     budgets = [max_new_tokens] * len(prompts)
-    said = say_next(
-        model, chat, given, max_new_tokens=budgets, batch_size=batch_size, progress=progress
-    )
+    said = say_next(model, chat, given, max_new_tokens=budgets, progress=progress)
     return pd.DataFrame(
         {
             "paper_id": prompt.prompt_id,

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from steps.distributed.sharing import Progress, agreed, share_out
 from steps.errors import UserError
 from steps.evaluation.byte_spans import tokens_and_bytes
-from steps.evaluation.likelihood import Progress
 from steps.evaluation.seeds import generator_for
 from steps.evaluation.strata import byte_strata, section_bytes
 from steps.metrics import STRATA
@@ -143,32 +143,39 @@ def restore(
         original token, computed in float32, and whether it was the most probable one.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
     answers: list[Any] = [None] * len(rows)
-    all_tokens = sum(len(row.tokens) for row in rows)
-    done = 0
     with torch.no_grad(), _evaluated(model) as inner:
-        layout = find_layout(
-            inner, [row.tokens for row in rows], _padding(tokenizer), tokenizer.mask_token_id
-        )
-        for batch in _batches(rows, 1 if layout.kind == "single" else batch_tokens):
-            logits = _logits_at(model, tokenizer, [rows[place] for place in batch]).float()
-            targets = torch.tensor(
-                [target for place in batch for target in rows[place].targets],
-                device=logits.device,
+        layout = agreed(
+            find_layout(
+                inner, [row.tokens for row in rows], _padding(tokenizer), tokenizer.mask_token_id
             )
-            nats = cross_entropy(logits, targets, reduction="none").cpu().numpy()
-            hits = (logits.argmax(-1) == targets).cpu().numpy()
-            position = 0
-            for place in batch:
-                end = position + len(rows[place].targets)
-                answers[place] = (nats[position:end].astype(np.float64), hits[position:end])
-                position = end
-                done += len(rows[place].tokens)
-            if progress is not None:
-                progress(done, all_tokens)
+        )
+        batches = list(_batches(rows, 1 if layout.kind == "single" else batch_tokens))
+        restored = share_out(
+            batches,
+            lambda batch: _restore_batch(model, tokenizer, [rows[place] for place in batch]),
+            size=lambda batch: sum(len(rows[place].tokens) for place in batch),
+            progress=progress,
+        )
+    for batch, of_batch in zip(batches, restored, strict=True):
+        for place, answer in zip(batch, of_batch, strict=True):
+            answers[place] = answer
     return answers
+
+
+def _restore_batch(
+    model: Any, tokenizer: Any, rows: Sequence[MaskedRow]
+) -> "list[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]":
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    logits = _logits_at(model, tokenizer, rows).float()
+    targets = torch.tensor([t for row in rows for t in row.targets], device=logits.device)
+    nats = cross_entropy(logits, targets, reduction="none").cpu().numpy().astype(np.float64)
+    hits = (logits.argmax(-1) == targets).cpu().numpy()
+    ends = np.cumsum([len(row.targets) for row in rows])[:-1]
+    return list(zip(np.split(nats, ends), np.split(hits, ends), strict=True))
 
 
 @dataclass(frozen=True)

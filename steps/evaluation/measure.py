@@ -1,25 +1,42 @@
 """Everything that is measured of one model on one split; knows no store."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steps.config.sections import Training
+from steps.distributed.collectives import is_first_rank
 from steps.errors import UserError
 from steps.evaluation.likelihood import TokenScore
 from steps.evaluation.summary import summarise
+from steps.evaluation.workload import (
+    Cut,
+    Phase,
+    cloze_phase,
+    fit_to_budget,
+    reading_phase,
+    writing_phase,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from tqdm import tqdm
 
+    from steps.evaluation.cloze import ClozeItem
+    from steps.evaluation.generation import Prompt
     from steps.models.adapted import AdaptedModel
     from steps.models.chat import Chat
     from steps.papers.instructions import InstructionItem
     from steps.papers.text import PaperText
 
+Part = TypeVar("Part")
 
+# Names of phases that a budget may cut; those of cloze tasks are the tasks' own.
+GENERATION = "generation"
+ANSWERS = "answers"
+# Behind the name of a phase: the metric that says how much of it a budget has left.
+MEASURED_SHARE = "_measured_share"
 GENERATION_COLUMNS = ["paper_id", "prompt", "generation", "reference"]
 
 # Texts that the report shows token by token.
@@ -37,6 +54,7 @@ class Results:
         generations: One row a prompt.
         metrics: By name, without the split in front.
         rules: One row a rule of form that the model was asked to follow, or None.
+        cuts: What a budget has left out, by the name of the phase.
     """
 
     per_paper: "pd.DataFrame"
@@ -44,6 +62,7 @@ class Results:
     generations: "pd.DataFrame"
     metrics: dict[str, float] = field(default_factory=dict)
     rules: "pd.DataFrame | None" = None
+    cuts: dict[str, Cut] = field(default_factory=dict)
 
 
 def measure(
@@ -71,14 +90,27 @@ def measure(
     from steps.evaluation.summary import join_per_paper, with_score_bands
 
     settings = training.evaluation
+    cloze = _cloze_items(training, papers, train_papers)
+    prompts = _prompts(training, adapted, papers)
+    phases = [
+        reading_phase(training, adapted, "papers", papers, "papers"),
+        *(cloze_phase(adapted, name, items) for name, items in cloze.items()),
+        *_phases_of_prompts(training, adapted, prompts),
+        *_further_phases(training, adapted, general_texts),
+    ]
+    texts = [paper.text for paper in papers]
+    cuts = fit_to_budget(training, adapted, phases, texts, [p.prompt for p in prompts])
+    cloze = {name: _kept(items, name, cuts) for name, items in cloze.items()}
+    prompts = _kept(prompts, GENERATION, cuts)
+
     per_paper = _score(training, adapted, papers, "papers")
     per_paper = with_score_bands(per_paper, settings.score_bands)
     generations = pd.DataFrame(columns=GENERATION_COLUMNS)
     with adapted.autocast():
-        per_paper = join_per_paper(per_paper, *_cloze(training, adapted, papers, train_papers))
-        if adapted.objective == "causal" and settings.generation.prompts:
+        per_paper = join_per_paper(per_paper, *_cloze(training, adapted, cloze))
+        if prompts:
             known = [*train_papers, *learned]
-            generations, scores = _generate(training, adapted, papers, known)
+            generations, scores = _generate(training, adapted, papers, known, prompts)
             per_paper = join_per_paper(per_paper, scores)
     metrics = summarise(per_paper, seed=settings.seed, resamples=settings.bootstrap_samples)
     general = None
@@ -87,7 +119,8 @@ def measure(
         summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
         metrics |= _of_general(summary)
     rules = _rules(training, adapted)
-    return Results(per_paper, general, generations, metrics | _of_rules(rules, training), rules)
+    metrics |= _of_rules(rules, training) | _of_cuts(cuts)
+    return Results(per_paper, general, generations, metrics, rules, cuts)
 
 
 def measure_answers(
@@ -109,13 +142,14 @@ def measure_answers(
     Raises:
         UserError: The model has no chat template, or it can write none of the items.
     """
-    from tqdm import tqdm
-
     from steps.evaluation.answers import chosen_items, per_unit, score_answers, write_answers
 
     settings = training.evaluation
     chat = _chat(training, adapted)
-    with tqdm(desc="scoring answers", unit=" tokens", unit_scale=True) as bar, adapted.autocast():
+    asked = chosen_items(items, settings.answers, settings.seed)
+    cuts = _fit_answers(training, adapted, items, asked, general_texts)
+    asked = _kept(asked, ANSWERS, cuts)
+    with _bar("scoring answers", " tokens") as bar, adapted.autocast():
         likelihood = score_answers(
             adapted.model,
             chat,
@@ -129,11 +163,11 @@ def measure_answers(
             f"the chat template can write none of the {len(items)} items: mend them, or name "
             "another template by training.instructions.chat_template"
         )
-    with tqdm(desc="answering", unit=" items") as bar, adapted.autocast():
+    with _bar("answering", " items") as bar, adapted.autocast():
         said = write_answers(
             adapted.model,
             chat,
-            chosen_items(items, settings.answers, settings.seed),
+            asked,
             max_new_tokens=settings.generation.max_new_tokens,
             progress=partial(_show, bar),
         )
@@ -145,7 +179,30 @@ def measure_answers(
     if general is not None:
         metrics |= _of_general(summarise(general, **draws))
     rules = _rules(training, adapted)
-    return Results(per_paper, general, said, metrics | _of_rules(rules, training), rules)
+    metrics |= _of_rules(rules, training) | _of_cuts(cuts)
+    return Results(per_paper, general, said, metrics, rules, cuts)
+
+
+def _fit_answers(
+    training: Training,
+    adapted: "AdaptedModel",
+    items: "Sequence[InstructionItem]",
+    asked: "Sequence[InstructionItem]",
+    general_texts: "list[PaperText]",
+) -> dict[str, Cut]:
+    """Say how long scoring and asking takes, and cut what is asked to the budget."""
+    from steps.papers.text import PaperText
+
+    whole = ["\n".join(message.content for message in item.messages) for item in items]
+    questions = ["\n".join(message.content for message in one.messages[:-1]) for one in asked]
+    read = reading_phase(
+        training, adapted, "items", [PaperText("", text, ()) for text in whole], "items"
+    )
+    new_tokens = training.evaluation.generation.max_new_tokens
+    phases = [read, *_further_phases(training, adapted, general_texts)]
+    if questions:
+        phases.append(writing_phase(adapted, ANSWERS, questions, new_tokens))
+    return fit_to_budget(training, adapted, phases, whole, questions)
 
 
 def _rules(training: Training, adapted: "AdaptedModel") -> "pd.DataFrame | None":
@@ -156,12 +213,10 @@ def _rules(training: Training, adapted: "AdaptedModel") -> "pd.DataFrame | None"
     """
     if not training.evaluation.instruction_following:
         return None
-    from tqdm import tqdm
-
     from steps.evaluation.manners import TOKENS_OF_AN_ANSWER, follow_rules, rule_prompts
 
     chat = _chat(training, adapted)
-    with tqdm(desc="following rules", unit=" prompts") as bar, adapted.autocast():
+    with _bar("following rules", " prompts") as bar, adapted.autocast():
         return follow_rules(
             adapted.model,
             chat,
@@ -191,6 +246,43 @@ def _chat(training: Training, adapted: "AdaptedModel") -> "Chat":
     return Chat.of(adapted.tokenizer, template, adapted.description["base"]["name"])
 
 
+def _phases_of_prompts(
+    training: Training, adapted: "AdaptedModel", prompts: "Sequence[Prompt]"
+) -> list[Phase]:
+    texts = [prompt.prompt for prompt in prompts]
+    new_tokens = training.evaluation.generation.max_new_tokens
+    return [writing_phase(adapted, GENERATION, texts, new_tokens)] if texts else []
+
+
+def _further_phases(
+    training: Training, adapted: "AdaptedModel", general_texts: "list[PaperText]"
+) -> list[Phase]:
+    """What is measured of papers and of answers alike."""
+    phases = [reading_phase(training, adapted, "general texts", general_texts, "texts")]
+    if training.evaluation.instruction_following:
+        from steps.evaluation.manners import TOKENS_OF_AN_ANSWER, rule_prompts
+
+        asked = [prompt.text for prompt in rule_prompts()]
+        phases.append(writing_phase(adapted, "rules", asked, TOKENS_OF_AN_ANSWER, can_be_cut=False))
+    return [phase for phase in phases if phase.parts]
+
+
+def _kept(parts: "Sequence[Part]", name: str, cuts: Mapping[str, Cut]) -> "list[Part]":
+    return list(parts[: cuts[name].kept] if name in cuts else parts)
+
+
+def _of_cuts(cuts: Mapping[str, Cut]) -> dict[str, float]:
+    """How much of each phase was measured, where a budget has cut some."""
+    return {f"{name}{MEASURED_SHARE}": cut.kept / cut.wanted for name, cut in cuts.items()}
+
+
+def _bar(what: str, unit: str) -> "tqdm[Any]":
+    """A progress bar; of several ranks, the first shows it."""
+    from tqdm import tqdm
+
+    return tqdm(desc=what, unit=unit, unit_scale=True, disable=not is_first_rank())
+
+
 def _show(bar: "tqdm[Any]", done: int, total: int) -> None:
     bar.total = total
     bar.update(done - bar.n)
@@ -204,14 +296,12 @@ def _of_general(summary: dict[str, float]) -> dict[str, float]:
 def _score(
     training: Training, adapted: "AdaptedModel", papers: "list[PaperText]", what: str
 ) -> "pd.DataFrame":
-    from tqdm import tqdm
-
     from steps.evaluation.likelihood import score_papers
     from steps.evaluation.masked import score_papers_masked
 
     settings = training.evaluation
     context = settings.context or training.model.max_length
-    with tqdm(desc=f"scoring {what}", unit=" tokens", unit_scale=True) as bar, adapted.autocast():
+    with _bar(f"scoring {what}", " tokens") as bar, adapted.autocast():
         show = partial(_show, bar)
         if adapted.objective == "masked":
             return score_papers_masked(
@@ -235,40 +325,56 @@ def _score(
         )
 
 
-def _cloze(
-    training: Training,
-    adapted: "AdaptedModel",
-    papers: "list[PaperText]",
-    train_papers: "list[PaperText]",
-) -> "list[pd.DataFrame]":
-    """Gene and variant cloze, one frame a task that has items."""
-    from steps.evaluation.cloze import (
-        cloze_frame,
-        count_genes,
-        gene_cloze_items,
-        rank_causal,
-        rank_masked,
-        variant_cloze_items,
-    )
+def _cloze_items(
+    training: Training, papers: "list[PaperText]", train_papers: "list[PaperText]"
+) -> "dict[str, list[ClozeItem]]":
+    """Items of the gene and the variant cloze, by the name of the task; those that have some."""
+    from steps.evaluation.cloze import count_genes, gene_cloze_items, variant_cloze_items
 
     settings = training.evaluation
     if not settings.cloze_items:
-        return []
-    rank = rank_masked if adapted.objective == "masked" else rank_causal
+        return {}
     most = {"max_items": settings.cloze_items, "seed": settings.seed}
     tasks = {
         "gene_cloze": gene_cloze_items(papers, count_genes([*train_papers, *papers]), **most),
         "variant_cloze": variant_cloze_items(papers, **most),
     }
-    return [
-        cloze_frame(
-            items,
-            rank(adapted.model, adapted.tokenizer, items, batch_tokens=settings.batch_tokens),
-            task,
-        )
-        for task, items in tasks.items()
-        if items
-    ]
+    return {task: items for task, items in tasks.items() if items}
+
+
+def _cloze(
+    training: Training, adapted: "AdaptedModel", tasks: "Mapping[str, Sequence[ClozeItem]]"
+) -> "list[pd.DataFrame]":
+    """Gene and variant cloze, one frame a task that has items."""
+    from steps.evaluation.cloze import cloze_frame, rank_causal, rank_masked
+
+    rank = rank_masked if adapted.objective == "masked" else rank_causal
+    frames = []
+    for task, items in tasks.items():
+        if not items:
+            continue
+        with _bar(task.replace("_", " "), " tokens") as bar:
+            ranks = rank(
+                adapted.model,
+                adapted.tokenizer,
+                items,
+                batch_tokens=training.evaluation.batch_tokens,
+                progress=partial(_show, bar),
+            )
+        frames.append(cloze_frame(items, ranks, task))
+    return frames
+
+
+def _prompts(
+    training: Training, adapted: "AdaptedModel", papers: "list[PaperText]"
+) -> "list[Prompt]":
+    """The titles to go on from; none for a masked model."""
+    from steps.evaluation.generation import generation_prompts
+
+    settings = training.evaluation
+    if adapted.objective != "causal" or not settings.generation.prompts:
+        return []
+    return generation_prompts(papers, count=settings.generation.prompts, seed=settings.seed)
 
 
 def _generate(
@@ -276,29 +382,22 @@ def _generate(
     adapted: "AdaptedModel",
     papers: "list[PaperText]",
     train_papers: "list[PaperText]",
+    prompts: "Sequence[Prompt]",
 ) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """Let the model write on from titles, and count genes and copies in what it writes."""
-    import pandas as pd
-
-    from steps.evaluation.generation import (
-        COPY_TOKENS,
-        generate,
-        generation_prompts,
-        generation_scores,
-    )
+    from steps.evaluation.generation import COPY_TOKENS, generate, generation_scores
     from steps.papers.genes import GeneLexicon, find_genes
 
     settings = training.evaluation
-    prompts = generation_prompts(papers, count=settings.generation.prompts, seed=settings.seed)
-    if not prompts:
-        return pd.DataFrame(columns=GENERATION_COLUMNS), pd.DataFrame({"paper_id": []})
     lexicon = GeneLexicon.load()
-    generations = generate(
-        adapted.model,
-        adapted.tokenizer,
-        prompts,
-        max_new_tokens=settings.generation.max_new_tokens,
-    )
+    with _bar("writing on from titles", " prompts") as bar:
+        generations = generate(
+            adapted.model,
+            adapted.tokenizer,
+            prompts,
+            max_new_tokens=settings.generation.max_new_tokens,
+            progress=partial(_show, bar),
+        )
     scores = generation_scores(
         generations,
         papers,

@@ -86,7 +86,8 @@ def per_document_sdpa(
         sliding_window: Tokens that a token sees, itself included; None takes all.
         cu_seq_lens_q: Borders of the documents, int32 `[documents + 1]`, see `document_borders`.
         position_ids: Read only to notice packed documents that come without borders.
-        **kwargs: What else the model hands to its attention.
+        **kwargs: What else the model hands to its attention. `branch_borders` is where texts that
+            begin alike stand in the row (see `steps.models.branches`).
 
     Returns:
         `[batch, tokens, heads, head_dim]`, and None for the attention weights.
@@ -100,8 +101,16 @@ def per_document_sdpa(
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    from steps.models.branches import branched_attention
+
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
         raise ValueError(f"{PER_DOCUMENT_SDPA} computes no soft cap and no position bias")
+    if kwargs.get("branch_borders") is not None:
+        borders = kwargs["branch_borders"]
+        made = branched_attention(
+            query, key, value, borders, scaling=scaling, sliding_window=sliding_window
+        )
+        return made, None
     tokens = query.shape[2]
     if attention_mask is not None or key.shape[2] != tokens:
         return sdpa_attention_forward(  # type: ignore[no-any-return, no-untyped-call, unused-ignore]

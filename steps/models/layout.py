@@ -31,6 +31,7 @@ from steps.models.attention import (
     rounding_tolerance,
     why_not_packed,
 )
+from steps.models.branches import Branched, branched_batch
 from steps.models.loading import objective_of
 
 LayoutKind = Literal["packed", "padded", "single"]
@@ -40,6 +41,7 @@ Document = Sequence[int] | npt.NDArray[np.integer]
 # Short enough for a convolution's reach to show, long enough to hold several words.
 _SHORT_DOCUMENT = 24
 _FOUND = "_forge_layouts"
+_FOUND_OF_BRANCHES = "_forge_branches"
 # What a model raises that does not take the arguments of a layout.
 _REFUSALS = (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError, IndexError)
 
@@ -116,6 +118,46 @@ def find_layout(
         model.train(was_training)
     known[len(longest)] = layout
     return layout
+
+
+def bears_branches(model: Any, group: Branched, first_position: int) -> bool:
+    """Whether a model reads texts that begin alike in one row as it reads each alone.
+
+    What was found for a text of a length holds for all shorter ones, and is remembered with the
+    model.
+
+    Args:
+        model: A causal `PreTrainedModel` that bears packed rows, under `per_document_attention`.
+        group: What is tried: its longest branch and its shortest, beside the others.
+        first_position: See `RowLayout`.
+    """
+    longest = len(group.prefix) + max(map(len, group.branches))
+    known: dict[int, bool] = vars(model).setdefault(_FOUND_OF_BRANCHES, {})
+    for length, found in known.items():
+        if longest <= length:
+            return found
+    try:
+        with torch.no_grad():
+            known[longest] = _reads_branches(model, group, first_position)
+    except _REFUSALS:
+        known[longest] = False
+    return known[longest]
+
+
+def _reads_branches(model: Any, group: Branched, first_position: int) -> bool:
+    device = model.get_input_embeddings().weight.device
+    batch = branched_batch([group], first_position, device)
+    row = model.base_model(**batch, use_cache=False)[0][0]
+    ordered = sorted(range(len(group.branches)), key=lambda n: len(group.branches[n]))
+    for number in (ordered[0], ordered[-1]):
+        branch = group.branches[number]
+        start = len(group.prefix) + sum(len(one) for one in group.branches[:number])
+        together = torch.cat([row[: len(group.prefix)], row[start : start + len(branch)]])
+        text = torch.tensor([[*group.prefix, *branch]], device=device)
+        alone = model.base_model(input_ids=text, use_cache=False)[0][0]
+        if not _alike(model, together, alone):
+            return False
+    return True
 
 
 def padded_batch(documents: Sequence[Document], pad_id: int) -> dict[str, Tensor]:
@@ -254,10 +296,15 @@ class _Trial:
         return hidden
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
-        if one.shape != other.shape:
-            return False
-        tolerance = rounding_tolerance(self.model, other)
-        return bool((one - other).float().norm() <= tolerance * other.float().norm())
+        return _alike(self.model, one, other)
+
+
+def _alike(model: Any, one: Tensor, other: Tensor) -> bool:
+    """Whether hidden states differ by no more than rounding."""
+    if one.shape != other.shape:
+        return False
+    tolerance = rounding_tolerance(model, other)
+    return bool((one - other).float().norm() <= tolerance * other.float().norm())
 
 
 def _shorter(model: Any) -> str:

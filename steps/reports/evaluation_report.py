@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.evaluation.likelihood import TokenScore
-from steps.evaluation.measure import TokenExample
+from steps.evaluation.measure import MEASURED_SHARE, TokenExample
 from steps.metrics import LIKELIHOODS, PAPERS_FOR_RELIABLE_INTERVALS, likelihood_of
 from steps.reports.page import format_cell, inline_svg
 
@@ -101,6 +101,7 @@ def write_evaluation_report(
         lead=headline(metrics, base_metrics),
         papers=int(metrics["papers"]),
         trained_papers=int(metrics.get("trained_papers", 0)),
+        cuts={"this model": cut_phases(metrics), "the base": cut_phases(base_metrics)},
         reliable=bool(metrics["intervals_reliable"]),
         papers_needed=PAPERS_FOR_RELIABLE_INTERVALS,
         figures=[
@@ -126,6 +127,15 @@ def write_evaluation_report(
         files.append(path.with_name(f"{name}.png"))
         figure.savefig(files[-1], dpi=110, metadata={"Software": None})
     return files
+
+
+def cut_phases(metrics: Mapping[str, float]) -> list[str]:
+    """What of an evaluation a budget has cut, such as "gene cloze to 40%"."""
+    return [
+        f"{_in_words(name.removesuffix(MEASURED_SHARE))} to {share:.0%}"
+        for name, share in metrics.items()
+        if name.endswith(MEASURED_SHARE)
+    ]
 
 
 def draw_surprise(example: TokenExample) -> "Figure":

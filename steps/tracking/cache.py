@@ -76,7 +76,14 @@ SOURCES = {
         "papers/instructions.py",
         "finetune.py",
     ),
-    "evaluate": ("evaluation", "papers", "models", "metrics.py", "evaluate.py"),
+    "evaluate": (
+        "evaluation",
+        "papers",
+        "models",
+        "distributed/sharing.py",
+        "metrics.py",
+        "evaluate.py",
+    ),
     "ab_compare": ("comparison", "metrics.py", "ab_compare.py"),
     "prune_checkpoints": ("pruning", "prune_checkpoints.py"),
 }
@@ -99,13 +106,18 @@ WITHOUT_EFFECT = {
 }
 
 
+# Keys of later versions, which change nothing where they are empty.
+BUDGET = "evaluation.budget_minutes"
+ONLY_WHERE_SET = {BUDGET}
+
+
 def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[str, str]:
     """The parts of a step's cache key, by name, so that a difference can be named."""
     parts: dict[str, str] = {}
     for section in SECTIONS[step]:
         content = getattr(training, section).model_dump(mode="json")
         for key, value in flatten(section, content):
-            if key not in WITHOUT_EFFECT:
+            if key not in WITHOUT_EFFECT and (value or key not in ONLY_WHERE_SET):
                 parts[key] = json.dumps(value, sort_keys=True)
     if step == "finetune":
         parts["sections"] = json.dumps(training.scientific_data.sections)
@@ -146,9 +158,17 @@ def find_reusable(
 ) -> "tuple[Run | None, str]":
     """Look for a finished run with this key that still has its files.
 
+    A result that a budget has cut is found under that budget alone; where all fitted, it has the
+    key of one without.
+
     Returns:
         The newest such run and "", or None and the reason why nothing can be used again.
     """
+    if BUDGET in parts:
+        without = {name: value for name, value in parts.items() if name != BUDGET}
+        whole, _ = find_reusable(client, experiment_id, step, without)
+        if whole is not None:
+            return whole, ""
     finished = f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = '{step}'"
     with_key = f"{finished} and tags.`{CACHE_KEY_TAG}` = '{cache_key(parts)}'"
     newest_first = ["attributes.start_time DESC"]

@@ -1,18 +1,20 @@
 """The results of a model on a split: stored ones, or measured now."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
 from steps.digests import file_sha256
 from steps.errors import UserError
-from steps.evaluation.measure import Results, measure, measure_answers, token_examples
+from steps.evaluation.measure import Results
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_files, read_general_texts
 from steps.terminal import say
+from steps.tracking.measurement import Measurement, load_together, measure_together
 from steps.tracking.names import (
+    CUT_TAG,
     DATASET_DIGEST_TAG,
     GENERAL_FILE,
     LINEAGE_GAP_TAG,
@@ -102,7 +104,16 @@ def evaluate_model(
     texts = read_general_texts(training.evaluation.general_texts)
     base = results_of_base(run, training, reference, stored, split, evaluate_base)
     log_dataset_input(stored.run_id, "papers", stored.digest, context="evaluation")
-    adapted = load_model_of(training, adapter)
+    job = Measurement(training, reference, adapter, answers, examples, texts)
+    if not answers:
+        learned = [
+            paper
+            for dataset in lineage.datasets
+            if dataset.run_id != stored.run_id
+            for paper in read_papers(dataset.folder, "train")
+        ]
+        job = replace(job, train_papers=read_papers(stored.folder, "train"), learned=learned)
+    adapted = load_together(job)
     quieten_handlers()
     task = "instruction" if answers else adapted.objective
     _tag(run, training, reference, stored, split, adapted, task)
@@ -110,25 +121,13 @@ def evaluate_model(
         trained_papers_scored=str(trained_papers) if trained_papers else None,
         lineage_gap=lineage.gap or None,
     )
-    if answers:
-        results = measure_answers(training, adapted, examples, general_texts=texts)
-    else:
-        train_papers = read_papers(stored.folder, "train")
-        learned = [
-            paper
-            for dataset in lineage.datasets
-            if dataset.run_id != stored.run_id
-            for paper in read_papers(dataset.folder, "train")
-        ]
-        results = measure(
-            training, adapted, examples, train_papers, general_texts=texts, learned=learned
-        )
+    results, shown = measure_together(job, adapted)
+    _tag_cuts(run, training, reference, stored, split, results)
     if trained_papers:
         results.metrics["trained_papers"] = float(trained_papers)
     if base is not None and results.general is not None and base.general is not None:
         seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
         results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
-    shown = [] if answers else token_examples(training, adapted, examples)
     _write(run, reference, adapted, results, base, split, shown)
     model_id = logged_model_id(reference)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
@@ -165,6 +164,29 @@ def _tag(
         base_note=adapted.description["base"]["note"],
         **cache_tags(key_parts("evaluate", training, inputs)),
     )
+
+
+def _tag_cuts(
+    run: "StepRun",
+    training: Training,
+    reference: "ModelReference",
+    stored: "StoredDataset",
+    split: str,
+    results: Results,
+) -> None:
+    """Note what a budget has cut; a result of which nothing was cut is anybody's."""
+    from steps.tracking.cache import cache_tags, key_parts
+
+    if training.evaluation.budget_minutes is None:
+        return
+    if results.cuts:
+        cuts = {name: [cut.kept, cut.wanted] for name, cut in results.cuts.items()}
+        run.tag(cut=json.dumps(cuts, sort_keys=True))
+        return
+    whole = training.evaluation.model_copy(update={"budget_minutes": None})
+    unbounded = training.model_copy(update={"evaluation": whole})
+    inputs = evaluation_inputs(unbounded, reference, stored.digest, split)
+    run.tag(**cache_tags(key_parts("evaluate", unbounded, inputs)))
 
 
 def is_asked(training: Training, adapter: Path | None) -> bool:
@@ -344,16 +366,6 @@ def results_of_base(
     return results_of(run, training, base, stored, split, measure_now=measure_now)
 
 
-def load_model_of(training: Training, adapter: Path | None) -> "AdaptedModel":
-    """Load an adapter folder with its base, or the base that the configuration names."""
-    from steps.models.adapted import load_adapted, load_base
-    from steps.models.sources import resolve_base
-
-    if adapter is None:
-        return load_base(resolve_base(training.model), hardware=training.hardware)
-    return load_adapted(adapter, training.hardware)
-
-
 def check_trained_papers(
     training: Training,
     reference: "ModelReference",
@@ -471,6 +483,7 @@ def evaluated_model(
         unverified=""
         if RESULTS_DIGEST_TAG in results.tags
         else f"the results of {reference.name} were stored without digests: evaluate it again",
+        cuts=json.loads(results.tags.get(CUT_TAG, "{}")),
     )
 
 

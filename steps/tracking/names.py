@@ -49,6 +49,8 @@ RESULTS_DIGEST_TAG = "forge.results_sha256"
 # Of an evaluation: papers of the split that the model was trained on, and why that is unknown.
 TRAINED_PAPERS_TAG = "forge.trained_papers_scored"
 LINEAGE_GAP_TAG = "forge.lineage_gap"
+# And what a budget has left out: parts measured and parts wanted, as JSON by the phase.
+CUT_TAG = "forge.cut"
 
 # Of a checkpoint's LoggedModel: where its files lie, their bytes, and those of them that only
 # resuming needs; whether those have been removed.

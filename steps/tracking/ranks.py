@@ -1,6 +1,6 @@
 """Several ranks and one MLflow run: rank 0 writes, the others read, a restart goes on in it.
 
-    with run_of_rank(rank, training, verbose=False, name="lora") as run:
+    with run_of_rank(rank, "finetune", training, verbose=False, name="lora") as run:
         found = agree_on_point(run, rank, "auto", expected, say)
 
 A launch keeps its run over all restarts of its ranks. Where our own launcher has started them, it
@@ -31,7 +31,9 @@ from steps.tracking.store import connect, experiment_id, store_errors
 
 
 @contextmanager
-def run_of_rank(rank: Rank, training: Training, *, verbose: bool, name: str) -> Iterator[StepRun]:
+def run_of_rank(
+    rank: Rank, step: str, training: Training, *, verbose: bool, name: str | None = None
+) -> Iterator[StepRun]:
     """Take part in the run of this launch; all ranks enter it together.
 
     Under torchrun and its like, whatever a rank fails with is in the run before the others can
@@ -39,6 +41,7 @@ def run_of_rank(rank: Rank, training: Training, *, verbose: bool, name: str) -> 
 
     Args:
         rank: The place of this process.
+        step: Entry point.
         training: The configuration (store, experiment).
         verbose: Let the libraries' own messages through to the terminal.
         name: Name of a new run.
@@ -48,29 +51,29 @@ def run_of_rank(rank: Rank, training: Training, *, verbose: bool, name: str) -> 
         attempt = max(all_gather(rank.attempt))
         with raise_on_all_ranks():
             if rank.is_first:
-                run = stack.enter_context(_first_run(rank, attempt, training, verbose, name))
+                run = stack.enter_context(_first_run(rank, attempt, step, training, verbose, name))
         ids = broadcast((run.id, run.experiment_id) if rank.is_first else None)
         with raise_on_all_ranks():
             if not rank.is_first:
                 # After the first, which has made the store's tables where it is new.
-                run = stack.enter_context(reading_run("finetune", training, *ids, verbose=verbose))
+                run = stack.enter_context(reading_run(step, training, *ids, verbose=verbose))
         with _failing_aloud(rank, run):
             yield run
 
 
 @contextmanager
 def _first_run(
-    rank: Rank, attempt: int, training: Training, verbose: bool, name: str
+    rank: Rank, attempt: int, step: str, training: Training, verbose: bool, name: str | None
 ) -> Iterator[StepRun]:
     if rank.count > 1 and not rank.is_launched and "MLFLOW_RUN_ID" not in os.environ:
         earlier = _earlier_attempt(rank.launch, attempt, training)
         if earlier is not None:
             os.environ["MLFLOW_RUN_ID"] = earlier
-    log_name = "finetune" if attempt == 0 else f"finetune-attempt-{attempt}"
+    log_name = step if attempt == 0 else f"{step}-attempt-{attempt}"
     with ExitStack() as stack:
         run = stack.enter_context(
             step_run(
-                "finetune",
+                step,
                 training,
                 verbose=verbose,
                 run_name=name,

@@ -416,3 +416,32 @@ def test_a_ranking_needs_two_models() -> None:
     """One alone has nothing to be ranked against."""
     with pytest.raises(UserError, match="at least 2 models, not 1"):
         rank(make_sides()[:1], NO_GUARDS)
+
+
+def test_what_a_budget_cut_differently_is_not_compared_and_that_is_said() -> None:
+    champion, challenger = (
+        replace(
+            side,
+            per_paper=side.per_paper.assign(
+                gene_cloze_items=10, gene_cloze_hits=hits, memorised_tokens=0, generated_tokens=50
+            ),
+        )
+        for side, hits in zip(make_sides(), (1, 9), strict=True)
+    )
+    cut = replace(challenger, cuts={"gene_cloze": [10, 20], "generation": [4, 8]})
+    for first, second in ((champion, cut), (replace(champion, cuts=cut.cuts), challenger)):
+        decision = decide(first, second, RULE)
+        assert not [one for one in decision.secondary if "cloze" in one.metric]
+        # The guard has no figures, which is no pass.
+        assert {guard.metric: guard.outcome for guard in decision.guards} == {
+            "general_bits_per_byte": "holds",
+            "memorised_share": "no data",
+        }
+        assert decision.outcome != "promote"
+        said = " ".join(decision.notes)
+        assert "Not compared: gene cloze, of which evaluation.budget_minutes left" in said
+        assert "10 of 20 for" in said and "all for" in said
+    same = decide(replace(champion, cuts=cut.cuts), cut, RULE)
+    assert [one for one in same.secondary if one.metric == "gene_cloze_accuracy"]
+    assert same.outcome == "promote"
+    assert "Not compared" not in " ".join(same.notes)

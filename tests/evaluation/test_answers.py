@@ -4,6 +4,7 @@ import copy
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -69,10 +70,12 @@ def test_a_conversation_longer_than_the_window_has_all_its_answers_scored(
 
 
 def test_what_is_said_is_the_same_alone_and_in_a_batch(llama: Any, chat: Chat) -> None:
-    together = write_answers(llama, chat, items(), max_new_tokens=12, batch_size=4)
-    alone = write_answers(llama, chat, items(), max_new_tokens=12, batch_size=1)
+    together = write_answers(llama, chat, items(), max_new_tokens=12)
+    alone = pd.concat(
+        [write_answers(llama, chat, [item], max_new_tokens=12) for item in items()]
+    ).set_index("item_id")
     assert len(together) == len(items())
-    assert together.to_dict() == alone.to_dict()
+    assert together.set_index("item_id").to_dict() == alone.to_dict()
     assert set(together["prompt"]) == {item.messages[-2].content for item in items()}
 
 

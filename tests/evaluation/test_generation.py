@@ -227,3 +227,25 @@ def test_a_text_ends_with_eos_though_eos_pads_too(llama, papers, tmp_path):
         llama.lm_head.bias[tokenizer.eos_token_id] = 1000.0
     rows = generate(llama, tokenizer, generation_prompts(papers, count=3), max_new_tokens=8)
     assert rows["generation"].tolist() == [""] * 3
+
+
+def test_as_many_prompts_as_fit_are_gone_on_from_together(llama, byte_level_tokenizer, monkeypatch):
+    from steps.evaluation import generation
+
+    sizes = []
+    write = generation._write
+
+    def noted(model, prompts, padding, device, count, **settings):
+        sizes.append(len(prompts))
+        return write(model, prompts, padding, device, count, **settings)
+
+    monkeypatch.setattr(generation, "_write", noted)
+    monkeypatch.setattr(generation, "_bears_padding_in_front", lambda *_: True)
+    prompts = [Prompt(f"p{n}", SENTENCES[n % 3], "") for n in range(20)]
+    together = generate(llama, byte_level_tokenizer, prompts, max_new_tokens=4)
+    assert sizes == [20]
+    # No memory for all of them: the fewest are still written on together.
+    monkeypatch.setattr(generation, "TOKENS_TOGETHER", 100)
+    in_parts = generate(llama, byte_level_tokenizer, prompts, max_new_tokens=4)
+    assert sizes[1:] == [8, 8, 4]
+    assert in_parts.equals(together)

@@ -98,11 +98,11 @@ def test_the_size_of_a_batch_changes_little_in_bfloat16(llama, byte_level_tokeni
 def test_a_vocabulary_in_parts_gives_what_the_whole_gives(
     llama, byte_level_tokenizer, papers, monkeypatch
 ):
-    import steps.evaluation.likelihood as likelihood
+    from steps.evaluation import scorer
 
     whole = score_papers(llama, byte_level_tokenizer, papers, **SETTINGS)
     # 400 entries in parts of 64: the last is smaller.
-    monkeypatch.setattr(likelihood, "_VOCABULARY_AT_A_TIME", {"cpu": 64})
+    monkeypatch.setattr(scorer, "_VOCABULARY_AT_A_TIME", {"cpu": 64})
     parts = score_papers(llama, byte_level_tokenizer, papers, **SETTINGS)
     np.testing.assert_allclose(parts["nats"], whole["nats"], rtol=1e-6)
 

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from steps.evaluation.manners import QUESTIONS, RULES, follow_rules, rule_prompts
@@ -46,8 +47,8 @@ def test_an_answer_under_rules_is_the_same_alone_and_in_a_batch(
     template = "configs/chat_templates/plain.jinja"
     chat = Chat.of(copy.deepcopy(byte_level_tokenizer), template)
     prompts = rule_prompts()[::7]
-    together = follow_rules(llama, chat, prompts, max_new_tokens=8, batch_size=8)
-    alone = follow_rules(llama, chat, prompts, max_new_tokens=8, batch_size=1)
-    assert together.to_dict() == alone.to_dict()
+    together = follow_rules(llama, chat, prompts, max_new_tokens=8)
+    alone = [follow_rules(llama, chat, [prompt], max_new_tokens=8) for prompt in prompts]
+    assert together.to_dict() == pd.concat(alone, ignore_index=True).to_dict()
     share = summarise(together)["rules_followed_share"]
     assert share == together["rules_followed"].mean()
