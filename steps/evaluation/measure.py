@@ -37,6 +37,7 @@ class Results:
         generations: One row a prompt.
         metrics: By name, without the split in front.
         rules: One row a rule of form that the model was asked to follow, or None.
+        tasks: One row an item of the harness' tasks, or None.
     """
 
     per_paper: "pd.DataFrame"
@@ -44,6 +45,7 @@ class Results:
     generations: "pd.DataFrame"
     metrics: dict[str, float] = field(default_factory=dict)
     rules: "pd.DataFrame | None" = None
+    tasks: "pd.DataFrame | None" = None
 
 
 def measure(

@@ -99,13 +99,17 @@ WITHOUT_EFFECT = {
 }
 
 
+# Keys of later versions, which change nothing where they are empty.
+ONLY_WHERE_SET = {"evaluation.tasks"}
+
+
 def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[str, str]:
     """The parts of a step's cache key, by name, so that a difference can be named."""
     parts: dict[str, str] = {}
     for section in SECTIONS[step]:
         content = getattr(training, section).model_dump(mode="json")
         for key, value in flatten(section, content):
-            if key not in WITHOUT_EFFECT:
+            if key not in WITHOUT_EFFECT and (value or key not in ONLY_WHERE_SET):
                 parts[key] = json.dumps(value, sort_keys=True)
     if step == "finetune":
         parts["sections"] = json.dumps(training.scientific_data.sections)
