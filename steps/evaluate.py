@@ -14,6 +14,7 @@ import click
 
 from steps.cli import step_command
 from steps.config.file import LoadedConfig, load_config
+from steps.config.measurement_sections import TASK
 from steps.errors import UserError
 from steps.papers.instructions import ITEM_PREFIX
 from steps.terminal import say, show_notices
@@ -159,7 +160,11 @@ def headline(metrics: dict[str, float]) -> list[str]:
             low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
             interval = f" ({low:.4f} to {high:.4f})" if low is not None and high is not None else ""
             lines.append(f"{name.replace('_', ' ')}: {metrics[name]:.4f}{interval}")
-    return lines
+    return lines + [
+        f"{name}: {value:.4f} ({metrics[f'{name}_ci_low']:.4f} to {metrics[f'{name}_ci_high']:.4f})"
+        for name, value in metrics.items()
+        if name.startswith(TASK) and f"{name}_ci_low" in metrics and not name.endswith("_clean")
+    ]
 
 
 if __name__ == "__main__":

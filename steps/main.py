@@ -116,6 +116,7 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
     if verbose:
         os.environ["FORGE_VERBOSE"] = "1"
 
+    from steps.tracking.harness_tasks import check_tasks
     from steps.tracking.runs import step_run
 
     for variant in loaded.training.variants:
@@ -125,6 +126,7 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
 
             check_distributed(overlaid)
     with step_run("main", loaded.training, verbose=verbose) as run:
+        check_tasks(loaded.training)
         run_pipeline(Pipeline(run, loaded))
 
 

@@ -29,6 +29,13 @@ STRATA = ("rest", "number", "gene", "variant")
 # The same in the order in which they are shown.
 SHOWN_STRATA = ("gene", "variant", "number", "rest")
 
+# Of a row of an item of a task, what is no metric of it.
+ITEM_COLUMNS = (
+    *("task", "item_id", "pmid", "gold", "choice", "loglikelihoods"),
+    *("contaminated", "too_short", "cut", "item_hash"),
+)
+# Behind the name of a task's metric: without the items that stand in training papers.
+CLEAN = "_clean"
 
 Needs = Literal["likelihood", "cloze", "generation", "answers", "rules", "validation"]
 

@@ -34,6 +34,7 @@ NOISY_LOGGERS = (
     "peft",
     "accelerate",
     "datasets",
+    "lm_eval",
     "DeepSpeed",
     "deepspeed",
     "bitsandbytes",

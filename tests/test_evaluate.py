@@ -411,3 +411,98 @@ def test_a_broken_manifest_of_a_dataset_is_one_line(trained: Trained, content: s
         assert "has no dataset that can be read" in trained.step("evaluate", code=2)
     finally:
         file.write_text(whole)
+
+
+def test_tasks_are_asked_of_model_and_base_and_compared_item_by_item(
+    trained: Trained, tmp_path: Path
+) -> None:
+    from steps.papers.text import read_papers
+    from steps.tracking.datasets import fetch_dataset
+
+    stored = fetch_dataset(trained.client, trained.dataset, tmp_path / "data")
+    seen = " ".join(read_papers(stored.folder, "train")[0].text.split()[:20])
+    file = tmp_path / "genes.csv"
+    unseen = [f"Which of these is gene {n}?,A{n},B{n},C{n},D{n},{'ABCD'[n % 4]}" for n in range(30)]
+    file.write_text("\n".join([f'"{seen}?",A,B,C,D,C', *unseen]) + "\n", encoding="utf-8")
+    tasks = (
+        f"training.evaluation.tasks=[{{name: genes, file: {file}}}] "
+        "training.evaluation.cloze_items=0 training.evaluation.generation.prompts=0 "
+        "training.evaluation.general_texts=null"
+    )
+    guards = "training.comparison.guards=[{metric: task/genes/acc, margin: 1}]"
+    sides = ("--champion", "base", "--challenger", "models:/tiny/1", "--promote", "never")
+
+    trained.step("evaluate", "--overrides", tasks)
+    of_base, of_model = trained.runs("evaluate")[:2]
+    assert of_base.data.tags["forge.model_uri"] == "base"
+    items = pd.read_parquet(trained.fetch(of_model.info.run_id, "tasks.parquet", tmp_path))
+    assert list(items["contaminated"]) == [True, *[False] * 30]
+    assert of_model.data.metrics["test/task/genes/contaminated"] == 1
+    assert of_base.data.metrics["test/task/genes/contaminated"] == 0
+    assert of_model.data.metrics["test/task/genes/acc"] == items["acc"].mean()
+    assert of_model.data.metrics["test/task/genes/acc_clean"] == items["acc"][1:].mean()
+    page = trained.fetch(of_model.info.run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+    assert '<tr><th scope="row">genes</th><td>acc</td>' in page
+    assert "task/genes" not in page
+
+    before = len(trained.runs("evaluate"))
+    trained.step("ab_compare", *sides, "--overrides", f"{tasks} {guards}")
+    assert len(trained.runs("evaluate")) == before
+    decided = trained.fetch(trained.runs("ab_compare")[0].info.run_id, "decision.json", tmp_path)
+    (decision,) = json.loads(decided.read_text(encoding="utf-8"))["decisions"]
+    gains = {gain["metric"]: gain["items"] for gain in decision["tasks"]}
+    assert gains == {"task/genes/acc": 31, "task/genes/acc_clean": 30}
+    assert [guard["outcome"] for guard in decision["guards"]] == ["holds"]
+
+    # Changed rows are measured again, as is what another file is asked with.
+    damaged = artifact_of(of_model.info.run_id, "tasks.parquet")
+    items.assign(acc=1.0).to_parquet(damaged, index=False)
+    said = trained.step("ab_compare", *sides, "--overrides", tasks)
+    assert "tasks.parquet was changed after it was written" in said
+    before = len(trained.runs("evaluate"))
+    file.write_text("\n".join(unseen), encoding="utf-8")
+    trained.step("ab_compare", *sides, "--overrides", tasks)
+    assert len(trained.runs("evaluate")) == before + 2
+
+
+def test_tasks_change_the_key_of_an_evaluation_only_where_there_are_some(
+    trained: Trained, tmp_path: Path
+) -> None:
+    from steps.config.file import load_config
+    from steps.tracking.cache import key_parts
+    from steps.tracking.harness_tasks import task_inputs
+
+    file = tmp_path / "genes.csv"
+    file.write_text("q,a,b,c,d,A\n", encoding="utf-8")
+
+    def parts(overrides: str = "") -> dict[str, str]:
+        training = load_config(trained.config, overrides).training
+        return key_parts("evaluate", training, task_inputs(training))
+
+    assert not any("tasks" in name for name in parts())
+    asked = parts(f"training.evaluation.tasks=[{{name: genes, file: {file}}}]")
+    assert asked.keys() - parts().keys() == {"evaluation.tasks", "input tasks"}
+    assert parts().items() <= asked.items()
+
+
+def test_a_task_that_cannot_be_asked_stops_before_weights_and_training(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steps.models import adapted, loading
+
+    file = tmp_path / "genes.csv"
+    file.write_text("q,a,b,c,d,A\nq,a,b,c,d,\n", encoding="utf-8")
+    tasks = f"training.evaluation.tasks=[{{name: genes, file: {file}}}]"
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(adapted, "load_model", load)
+    monkeypatch.setattr(loading, "load_model", load)
+    for step in ("evaluate", "main"):
+        before = len(trained.runs("preprocess"))
+        said = trained.step(step, "--overrides", tasks, code=2)
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, said
+        assert "genes.csv, record 2: its answer is ''" in errors[0]
+        assert len(trained.runs("preprocess")) == before

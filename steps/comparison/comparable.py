@@ -38,6 +38,7 @@ class EvaluatedModel:
         objective: `causal`, `masked` or `instruction`.
         per_paper: One row a paper: paper_id, nats, bytes, ... as the evaluation wrote it.
         general: The same of texts outside the domain, or None where none were scored.
+        tasks: One row an item of the harness' tasks, or None where none were asked.
         metrics: Figures that are no ratio over papers, such as `memorised_share`.
         trained: Why the model may know the papers that it is scored on, or "".
         unverified: Why the figures may not be those that were measured, or "".
@@ -52,6 +53,7 @@ class EvaluatedModel:
     objective: str
     per_paper: "pd.DataFrame"
     general: "pd.DataFrame | None" = None
+    tasks: "pd.DataFrame | None" = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     trained: str = ""
     unverified: str = ""

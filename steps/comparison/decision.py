@@ -42,6 +42,7 @@ from steps.comparison.statistics import (
     smallest_attainable_p,
     smallest_detectable_gain,
 )
+from steps.comparison.task_gains import TaskGain, task_gains
 from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS, PRIMARY, find_metric
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Decision:
         secondary: Gains that inform.
         decisions_taken_before: Earlier decisions on these papers.
         notes: What a reader should keep in mind.
+        tasks: Gains on the harness' tasks, which inform.
     """
 
     outcome: Outcome
@@ -126,6 +128,7 @@ class Decision:
     secondary: tuple[MetricGain, ...]
     decisions_taken_before: int
     notes: tuple[str, ...]
+    tasks: tuple[TaskGain, ...] = ()
 
 
 def decide(
@@ -204,6 +207,7 @@ def decide(
         secondary=evidence.secondary,
         decisions_taken_before=decisions_taken_before,
         notes=(*cut, *_notes(primary, guards, budget)),
+        tasks=task_gains(champion, challenger, rule),
     )
 
 

@@ -21,6 +21,8 @@ from steps.comparison.statistics import (
     ratio_metric,
     ratio_table,
 )
+from steps.comparison.task_gains import item_bounds, task_table
+from steps.config.measurement_sections import TASK
 from steps.errors import UserError
 
 if TYPE_CHECKING:
@@ -111,7 +113,14 @@ def check_guard(
 def _guard_table(
     guard: "Guard", champion: EvaluatedModel, challenger: EvaluatedModel, rule: "Comparison"
 ) -> RatioTable | None:
-    """The guard's figures paper by paper, or None where the frames do not hold them."""
+    """The guard's figures paper by paper, or None where the frames do not hold them.
+
+    Those of a task item by item.
+    """
+    if guard.metric.startswith(TASK):
+        if guard.reference is not None or guard.direction != "higher_is_better":
+            return None
+        return task_table(champion, challenger, guard.metric)
     metric = guard.metric.removeprefix(GENERAL)
     columns = ratio_metric(metric)
     if columns is None:
@@ -149,7 +158,11 @@ def _check_by_bounds(
     reference, value = table.ratios
     worse_by = -boot.gain
     # Both bounds of a two-sided interval of 1 - 2 alpha are one-sided bounds at alpha.
-    low_gain, high_gain = interval_bounds(boot, 1 - 2 * rule.alpha)
+    of_task = guard.metric.startswith(TASK)
+    confidence = 1 - 2 * rule.alpha
+    low_gain, high_gain = (
+        item_bounds(table, boot, confidence) if of_task else interval_bounds(boot, confidence)
+    )
     low = None if high_gain is None else -high_gain
     high = None if low_gain is None else -low_gain
     needed = None
@@ -167,8 +180,9 @@ def _check_by_bounds(
             alpha=rule.alpha,
             minimum_gain=0.0,
         )
-    bounds = "too few texts for bounds" if high is None else f"between {low:.4f} and {high:.4f}"
-    takes = "" if needed is None else f"; about {needed} texts would show it"
+    units = "items" if of_task else "texts"
+    bounds = f"too few {units} for bounds" if high is None else f"between {low:.4f} and {high:.4f}"
+    takes = "" if needed is None else f"; about {needed} {units} would show it"
     verdict = "cannot be told" if outcome == "unproven" else outcome
     return GuardResult(
         guard.metric,
@@ -183,6 +197,6 @@ def _check_by_bounds(
         table.carrying,
         needed,
         reason=f"guard {guard.metric} {verdict}: {value:.4f} against {reference:.4f} of {against}, "
-        f"worse by {worse_by:.4f} ({bounds}, {table.carrying} texts) where {guard.margin:g} is "
+        f"worse by {worse_by:.4f} ({bounds}, {table.carrying} {units}) where {guard.margin:g} is "
         f"allowed{takes}",
     )

@@ -1,11 +1,16 @@
 """The sections evaluation and comparison: what is measured, and what is decided by it."""
 
 import itertools
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from steps.config.base import Positive, Section
+
+# In front of a metric's name: it is one of a task, `task/NAME/acc`.
+TASK = "task/"
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class Generation(Section):
@@ -13,6 +18,41 @@ class Generation(Section):
 
     prompts: Annotated[int, Field(ge=0)] = 80
     max_new_tokens: Positive = 64
+
+
+TaskFormat = Literal["auto", "mmlu", "pubmedqa", "geneturing", "geneturing_choice", "yaml"]
+
+
+class HarnessTask(Section):
+    """A task of lm-evaluation-harness, on the hub's data or on a local file."""
+
+    name: str = ""
+    file: str | None = None
+    format: TaskFormat = "auto"
+    fewshot_file: str | None = None
+    ground_truth: str | None = None
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    limit: Positive | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> "HarnessTask":
+        is_yaml = self.file is not None and self.file.endswith(YAML_SUFFIXES)
+        if not self.name and not is_yaml:
+            raise ValueError("a task needs a name, unless its file is a task YAML, which has one")
+        if self.file is None:
+            for key in ("format", "fewshot_file", "ground_truth"):
+                if getattr(self, key) not in (None, "auto"):
+                    raise ValueError(
+                        f"task {self.name!r} has a {key} and no file that it goes with"
+                    )
+        return self
+
+
+def _as_task(entry: Any) -> Any:
+    """A task that is given by its name, or by the path of its YAML alone."""
+    if not isinstance(entry, str):
+        return entry
+    return {"file": entry} if entry.endswith(YAML_SUFFIXES) else {"name": entry}
 
 
 class Evaluation(Section):
@@ -32,6 +72,19 @@ class Evaluation(Section):
     instruction_following: bool = False
     allow_trained_papers: bool = False
     budget_minutes: Annotated[float, Field(gt=0)] | None = None
+    tasks: tuple[
+        Annotated[HarnessTask, BeforeValidator(_as_task, json_schema_input_type=HarnessTask | str)],
+        ...,
+    ] = ()
+
+    @field_validator("tasks")
+    @classmethod
+    def _named_once(cls, value: tuple[HarnessTask, ...]) -> tuple[HarnessTask, ...]:
+        names = [task.name or task.file for task in value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"task {twice[0]!r} is named twice")
+        return value
 
     @field_validator("score_bands")
     @classmethod
@@ -49,6 +102,13 @@ class Guard(Section):
     direction: Literal["lower_is_better", "higher_is_better"] = "lower_is_better"
     reference: str | None = None
     optional: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _more_is_better_in_tasks(cls, content: Any) -> Any:
+        if isinstance(content, Mapping) and str(content.get("metric", "")).startswith(TASK):
+            return {"direction": "higher_is_better", **content}
+        return content
 
 
 DEFAULT_GUARDS = (

@@ -55,6 +55,7 @@ class Results:
         metrics: By name, without the split in front.
         rules: One row a rule of form that the model was asked to follow, or None.
         cuts: What a budget has left out, by the name of the phase.
+        tasks: One row an item of the harness' tasks, or None.
     """
 
     per_paper: "pd.DataFrame"
@@ -63,6 +64,7 @@ class Results:
     metrics: dict[str, float] = field(default_factory=dict)
     rules: "pd.DataFrame | None" = None
     cuts: dict[str, Cut] = field(default_factory=dict)
+    tasks: "pd.DataFrame | None" = None
 
 
 def measure(

@@ -83,6 +83,22 @@ def summarise(
     return metrics
 
 
+def ratio_interval(
+    values: "npt.NDArray[np.float64]", *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The bounds of the 95 % interval of a ratio of sums.
+
+    Args:
+        values: `[units, 2]`, numerators and denominators of what was sampled (papers, items).
+        seed: As in `summarise`.
+        resamples: As in `summarise`.
+    """
+    tail = 100 * (1 - CONFIDENCE) / 2
+    draws = _resampled_totals(values, seed, resamples)
+    low, high = np.percentile(draws[:, 0] / draws[:, 1], [tail, 100 - tail])
+    return float(low), float(high)
+
+
 def with_score_bands(frame: "pd.DataFrame", edges: Sequence[float]) -> "pd.DataFrame":
     """Repeat the sums of likelihood in the band of each paper's quality score.
 

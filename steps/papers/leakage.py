@@ -61,19 +61,30 @@ def measure_leakage(
     one_in = max(1, -(-test_words // MAX_NGRAMS_HELD))
     parts = [_sample(ngrams, one_in) for ngrams in _ngram_blocks(test())]
     wanted = np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.uint64)
+    shared = int(ngrams_seen(wanted, train(), one_in).sum()) if len(wanted) else 0
+    return Leakage(len(wanted), shared, one_in)
+
+
+def ngrams_seen(wanted: Hashes, train: Iterable[Words], one_in: int = 1) -> npt.NDArray[np.bool_]:
+    """Which 13-grams occur in the training papers.
+
+    Args:
+        wanted: Sorted different hashes of them, at least one.
+        train: The word hashes of the training papers.
+        one_in: k where `wanted` is a k-th of all, chosen by hash.
+    """
     seen = np.zeros(len(wanted), dtype=bool)
-    if len(wanted):
-        # Nearly all 13-grams of the training papers are in no test paper. A table of what their
-        # first bits may be tells most of them apart in the processor's cache; the search through
-        # the sorted list, which leaves it at every step, is kept for the others.
-        first_bits = np.zeros(1 << FIRST_BITS, dtype=bool)
-        first_bits[wanted >> SHIFT] = True
-        for ngrams in _ngram_blocks(train()):
-            candidates = _sample(ngrams, one_in)
-            candidates = candidates[first_bits[candidates >> SHIFT]]
-            at = np.minimum(np.searchsorted(wanted, candidates), len(wanted) - 1)
-            seen[at[wanted[at] == candidates]] = True
-    return Leakage(len(wanted), int(seen.sum()), one_in)
+    # Nearly all 13-grams of the training papers are in no test paper. A table of what their
+    # first bits may be tells most of them apart in the processor's cache; the search through
+    # the sorted list, which leaves it at every step, is kept for the others.
+    first_bits = np.zeros(1 << FIRST_BITS, dtype=bool)
+    first_bits[wanted >> SHIFT] = True
+    for ngrams in _ngram_blocks(train):
+        candidates = _sample(ngrams, one_in)
+        candidates = candidates[first_bits[candidates >> SHIFT]]
+        at = np.minimum(np.searchsorted(wanted, candidates), len(wanted) - 1)
+        seen[at[wanted[at] == candidates]] = True
+    return seen
 
 
 def contaminated(words: Words, benchmark: Hashes) -> tuple[int, int] | None:

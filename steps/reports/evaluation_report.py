@@ -13,6 +13,7 @@ from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.config.measurement_sections import TASK
 from steps.evaluation.likelihood import TokenScore
 from steps.evaluation.measure import MEASURED_SHARE, TokenExample
 from steps.metrics import LIKELIHOODS, PAPERS_FOR_RELIABLE_INTERVALS, likelihood_of
@@ -49,6 +50,19 @@ class MetricRow:
     high: float | None
     base: float | None
     papers: int | None
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A metric of a task; None where there is no value."""
+
+    name: str
+    metric: MetricRow
+    clean: float | None
+    items: int
+    contaminated: int
+    too_short: int
+    cut: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +125,7 @@ def write_evaluation_report(
             for kind, figure in drawn.items()
         ],
         metrics=metric_rows(metrics, base_metrics),
+        tasks=task_rows(metrics, base_metrics),
         with_base=bool(base_metrics),
         moved=_papers_that_moved(per_paper, base_per_paper),
         generations=generations.head(_GENERATIONS_SHOWN).to_dict("records"),
@@ -242,9 +257,27 @@ def metric_rows(metrics: Mapping[str, float], base_metrics: Mapping[str, float])
         )
         for name, value in metrics.items()
         if not name.endswith(("_ci_low", "_ci_high"))
+        and not name.startswith(TASK)
         and name != "intervals_reliable"
         and name.removesuffix("_papers") not in metrics.keys() - {name}
     ]
+
+
+def task_rows(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> list[TaskRow]:
+    """The metrics of the harness' tasks, with and without the items of training papers."""
+    rows = []
+    counts = ("items", "contaminated", "too_short", "cut")
+    for name, value in metrics.items():
+        if not name.startswith(TASK) or name.endswith(("_ci_low", "_ci_high", "_clean")):
+            continue
+        task, _, metric = name.removeprefix(TASK).rpartition("/")
+        if metric in counts:
+            continue
+        low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
+        shown = MetricRow(_in_words(metric), value, low, high, base_metrics.get(name), None)
+        of_task = (int(metrics.get(f"{TASK}{task}/{count}", 0)) for count in counts)
+        rows.append(TaskRow(task, shown, metrics.get(f"{name}_clean"), *of_task))
+    return rows
 
 
 def _figures(

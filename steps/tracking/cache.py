@@ -108,7 +108,7 @@ WITHOUT_EFFECT = {
 
 # Keys of later versions, which change nothing where they are empty.
 BUDGET = "evaluation.budget_minutes"
-ONLY_WHERE_SET = {BUDGET}
+ONLY_WHERE_SET = {BUDGET, "evaluation.tasks"}
 
 
 def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[str, str]:

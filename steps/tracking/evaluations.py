@@ -12,6 +12,7 @@ from steps.evaluation.measure import Results
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_files, read_general_texts
 from steps.terminal import say
+from steps.tracking.harness_tasks import ask_tasks, prepared_tasks, task_inputs
 from steps.tracking.measurement import Measurement, load_together, measure_together
 from steps.tracking.names import (
     CUT_TAG,
@@ -24,6 +25,7 @@ from steps.tracking.names import (
     PER_PAPER_FILE,
     RESULTS_DIGEST_TAG,
     SPLIT_TAG,
+    TASKS_FILE,
     TRAINED_PAPERS_TAG,
 )
 from steps.tracking.store import one_line
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 RULES_FILE = "rules.parquet"
 # The files whose digests are noted and checked.
-RESULT_FILES = (METRICS_FILE, PER_PAPER_FILE, GENERAL_FILE)
+RESULT_FILES = (METRICS_FILE, PER_PAPER_FILE, GENERAL_FILE, TASKS_FILE)
 
 
 def evaluation_inputs(
@@ -60,6 +62,7 @@ def evaluation_inputs(
         "split": split,
         "context": str(training.evaluation.context or training.model.max_length),
         "general texts": digest_of_files(general_files(texts)) if texts else "none",
+        **task_inputs(training),
         **chat_inputs(training),
     }
 
@@ -95,6 +98,7 @@ def evaluate_model(
     from steps.tracking.registry.model_reference import fetch_adapter, logged_model_id
 
     adapter = None if reference.uri == "base" else fetch_adapter(run.client, reference, run.scratch)
+    tasks = prepared_tasks(training, reference, adapter)
     answers = is_asked(training, adapter)
     examples = read_examples(stored, split, answers=answers)
     lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
@@ -122,6 +126,7 @@ def evaluate_model(
         lineage_gap=lineage.gap or None,
     )
     results, shown = measure_together(job, adapted)
+    ask_tasks(training, adapted, tasks, lineage, results)
     _tag_cuts(run, training, reference, stored, split, results)
     if trained_papers:
         results.metrics["trained_papers"] = float(trained_papers)
@@ -238,6 +243,7 @@ class StoredResults:
         tags: Of that run.
         per_paper: One row a paper of the split.
         general: The same of the general texts, or None.
+        tasks: One row an item of the harness' tasks, or None.
         metrics: By name, without the split in front.
     """
 
@@ -245,6 +251,7 @@ class StoredResults:
     tags: dict[str, str]
     per_paper: "pd.DataFrame"
     general: "pd.DataFrame | None"
+    tasks: "pd.DataFrame | None"
     metrics: dict[str, float]
 
 
@@ -317,16 +324,22 @@ def _read_results(run: "StepRun", run_id: str) -> StoredResults:
             raise ResultsChanged(f"{name} was changed after it was written")
         return file
 
-    has_general = any(file.path == GENERAL_FILE for file in run.client.list_artifacts(run_id))
-    if noted and has_general != (GENERAL_FILE in noted):
-        raise ResultsChanged(f"{GENERAL_FILE} was added or removed after it was written")
+    there = {file.path for file in run.client.list_artifacts(run_id)}
+
+    def fetch_frame(name: str) -> "pd.DataFrame | None":
+        """A frame that not every evaluation has."""
+        if noted and (name in there) != (name in noted):
+            raise ResultsChanged(f"{name} was added or removed after it was written")
+        return pd.read_parquet(fetch(name)) if name in there else None
+
     try:
         metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
         return StoredResults(
             run_id=run_id,
             tags=tags,
             per_paper=pd.read_parquet(fetch(PER_PAPER_FILE)),
-            general=pd.read_parquet(fetch(GENERAL_FILE)) if has_general else None,
+            general=fetch_frame(GENERAL_FILE),
+            tasks=fetch_frame(TASKS_FILE),
             metrics={name.partition("/")[2]: value for name, value in metrics.items()},
         )
     except (ValueError, OSError, ArrowException) as error:
@@ -446,10 +459,11 @@ def _write(
     if results.general is not None:
         results.general.to_parquet(run.scratch / GENERAL_FILE, index=False)
         names.append(GENERAL_FILE)
-    if results.rules is not None:
-        results.rules.to_parquet(run.scratch / RULES_FILE, index=False)
-        names.append(RULES_FILE)
-        run.table("tables/rules.json", results.rules)
+    for name, frame in ((TASKS_FILE, results.tasks), (RULES_FILE, results.rules)):
+        if frame is not None:
+            frame.to_parquet(run.scratch / name, index=False)
+            names.append(name)
+            run.table(f"tables/{Path(name).stem}.json", frame)
     for name in names:
         run.artifact(run.scratch / name)
     checked = [name for name in RESULT_FILES if name in names]
@@ -478,6 +492,7 @@ def evaluated_model(
         objective=results.tags[OBJECTIVE_TAG],
         per_paper=results.per_paper,
         general=results.general,
+        tasks=results.tasks,
         metrics=results.metrics,
         trained=_trained_on_papers(reference, results.tags),
         unverified=""

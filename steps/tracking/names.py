@@ -19,6 +19,7 @@ ADAPTER_FOLDER = "adapter"
 METRICS_FILE = "metrics.json"
 PER_PAPER_FILE = "per_paper.parquet"
 GENERAL_FILE = "general.parquet"
+TASKS_FILE = "tasks.parquet"
 DECISION_FILE = "decision.json"
 PLAN_FILE = "plan.json"
 

@@ -228,3 +228,28 @@ def test_terminal_escapes_in_a_key_are_written_out(tmp_path: Path) -> None:
         load_config(file)
     assert "\x1b" not in str(refused.value) and "\n" not in str(refused.value)
     assert "\\x1b" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ("[{file: items.csv}]", "a task needs a name"),
+        ("[{name: mmlu, format: mmlu}]", "has a format and no file that it goes with"),
+        ("[mmlu, {name: mmlu}]", "task 'mmlu' is named twice"),
+        ("[{name: mmlu, limit: 0}]", "greater than 0"),
+    ],
+)
+def test_a_task_that_says_too_little_is_one_line(tasks: str, words: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(ROOT / "configs/training.yaml", f"training.evaluation.tasks={tasks}")
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_task_may_be_a_name_or_the_path_of_a_yaml_and_is_read_back() -> None:
+    file = ROOT / "configs/training.yaml"
+    tasks = load_config(file, "training.evaluation.tasks=[mmlu,a/b.yaml]").training.evaluation.tasks
+    assert [(task.name, task.file) for task in tasks] == [("mmlu", None), ("", "a/b.yaml")]
+    given = json.dumps([task.model_dump() for task in tasks])
+    again = load_config(file, f"training.evaluation.tasks={given}").training.evaluation.tasks
+    assert again == tasks

@@ -15,6 +15,7 @@ from steps.reports.evaluation_report import (
     draw_surprise,
     headline,
     metric_rows,
+    task_rows,
     write_evaluation_report,
 )
 
@@ -231,3 +232,42 @@ def test_papers_that_the_model_was_trained_on_are_flagged(tmp_path):
 def test_a_loss_is_called_more_and_a_gain_less(change, words):
     base = {"bits_per_byte": 1.0}
     assert words in headline({"bits_per_byte": change}, base)
+
+
+def test_tasks_have_a_table_of_their_own_with_what_is_in_training(tmp_path):
+    frame = frame_of(70)
+    tasks = {
+        "task/quiz/acc": 0.5,
+        "task/quiz/acc_ci_low": 0.4,
+        "task/quiz/acc_ci_high": 0.6,
+        "task/quiz/acc_clean": 0.45,
+        "task/quiz/acc_clean_ci_low": 0.3,
+        "task/quiz/acc_clean_ci_high": 0.55,
+        "task/quiz/items": 40.0,
+        "task/quiz/contaminated": 7.0,
+        "task/quiz/too_short": 3.0,
+        "task/quiz/cut": 2.0,
+        "task/all/acc": 0.25,
+    }
+    metrics = summarise(frame) | tasks
+    (quiz, group) = task_rows(metrics, {"task/quiz/acc": 0.3})
+    assert (quiz.name, quiz.metric.name, quiz.metric.value) == ("quiz", "acc", 0.5)
+    assert (quiz.metric.low, quiz.metric.high, quiz.metric.base) == (0.4, 0.6, 0.3)
+    assert (quiz.clean, quiz.items, quiz.contaminated, quiz.cut) == (0.45, 40, 7, 2)
+    # Of a group of tasks the harness' own figure alone is known.
+    assert (group.name, group.metric.low, group.clean, group.items) == ("all", None, None, 0)
+    assert not any(row.name.startswith("task") for row in metric_rows(metrics, {}))
+    write_evaluation_report(
+        tmp_path / "report.html",
+        model_name="m",
+        metrics=metrics,
+        per_paper=frame,
+        base_metrics=None,
+        base_per_paper=None,
+        generations=NO_GENERATIONS,
+        token_examples=None,
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Tasks</h2>" in page
+    assert "few items, unreliable interval; 3 too short to tell" in page
+    assert "2 prompts longer than the model reads lost their beginning" in page

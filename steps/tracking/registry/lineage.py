@@ -1,11 +1,13 @@
 """Which datasets a model was trained on, as the tracking store shows it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.errors import UserError
 from steps.papers.item_splits import read_split
+from steps.papers.text import read_papers
 from steps.tracking.datasets import StoredDataset, fetch_dataset
 from steps.tracking.names import RESUMED_TAG
 from steps.tracking.registry.model_reference import ModelReference
@@ -41,6 +43,15 @@ class Lineage:
             for item in read_split(dataset.folder, "train")
         }
         return papers | items
+
+    def trained_texts(self) -> Iterator[str]:
+        """The texts of those papers and items, dataset by dataset."""
+        for dataset in self.datasets:
+            for paper in read_papers(dataset.folder, "train"):
+                yield paper.text
+            if "instructions" in dataset.manifest:
+                for item in read_split(dataset.folder, "train"):
+                    yield item.text
 
 
 def training_lineage(
