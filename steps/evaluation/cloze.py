@@ -163,15 +163,15 @@ def variant_cloze_items(
     return _take_turns(offers, max_items, seed, "variant")
 
 
-def rank_causal(
+def score_candidates_causal(
     model: Any,
     tokenizer: Any,
     items: Sequence[ClozeItem],
     *,
     batch_tokens: int,
     progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of the sentence under a causal model.
+) -> list[list[float]]:
+    """How unlikely a causal model finds the sentence of an item with each candidate in it.
 
     Args:
         model: As in `steps.evaluation.likelihood.score_papers`.
@@ -181,8 +181,8 @@ def rank_causal(
         progress: As there.
 
     Returns:
-        One rank an item, 1 for the best; a distractor that is just as likely stands before
-        the answer, so that a model without opinion gets none right.
+        For each item the nats (negative log-likelihood, less is likelier) of its candidates in
+        their order, the answer first.
     """
     if not items:
         return []
@@ -202,18 +202,18 @@ def rank_causal(
         batch_tokens=batch_tokens,
         progress=progress,
     )
-    return _ranks(items, [float(each.sum()) for each in nats])
+    return _by_item(items, [float(each.sum()) for each in nats])
 
 
-def rank_masked(
+def score_candidates_masked(
     model: Any,
     tokenizer: Any,
     items: Sequence[ClozeItem],
     *,
     batch_tokens: int,
     progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of its own tokens under a masked model.
+) -> list[list[float]]:
+    """How unlikely a masked model finds the tokens of each candidate in the sentence of an item.
 
     Args:
         model: As in `steps.evaluation.masked.score_papers_masked`.
@@ -223,7 +223,7 @@ def rank_masked(
         progress: As there.
 
     Returns:
-        As `rank_causal`.
+        As `score_candidates_causal`.
     """
     rows: list[MaskedRow] = []
     candidate_of_row: list[int] = []
@@ -238,7 +238,58 @@ def rank_masked(
     answers = restore(model, tokenizer, rows, batch_tokens=batch_tokens, progress=progress)
     for candidate_number, (row_nats, _) in zip(candidate_of_row, answers, strict=True):
         nats[candidate_number] += float(row_nats[0])
-    return _ranks(items, nats.tolist())
+    return _by_item(items, nats.tolist())
+
+
+def rank_causal(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ClozeItem],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Rank of each answer by the likelihood of the sentence under a causal model.
+
+    Takes what `score_candidates_causal` takes, and returns `ranks_of` its scores.
+    """
+    return ranks_of(
+        score_candidates_causal(
+            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
+        )
+    )
+
+
+def rank_masked(
+    model: Any,
+    tokenizer: Any,
+    items: Sequence[ClozeItem],
+    *,
+    batch_tokens: int,
+    progress: Progress | None = None,
+) -> list[int]:
+    """Rank of each answer by the likelihood of its own tokens under a masked model.
+
+    Takes what `score_candidates_masked` takes, and returns `ranks_of` its scores.
+    """
+    return ranks_of(
+        score_candidates_masked(
+            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
+        )
+    )
+
+
+def ranks_of(scores: Iterable[Sequence[float]]) -> list[int]:
+    """Rank of each answer among its candidates.
+
+    Args:
+        scores: Nats of the answer and of the distractors of each item.
+
+    Returns:
+        One rank an item, 1 for the best; a distractor that is just as likely stands before
+        the answer, so that a model without opinion gets none right.
+    """
+    return [1 + sum(other <= answer for other in others) for answer, *others in scores]
 
 
 def cloze_frame(items: Sequence[ClozeItem], ranks: Sequence[int], task: str) -> "pd.DataFrame":
@@ -444,10 +495,7 @@ def _rows_of_candidate(tokenizer: Any, item: ClozeItem, candidate: str) -> Itera
         yield MaskedRow(tuple(masked), (place + offset,), (ids[place],))
 
 
-def _ranks(items: Sequence[ClozeItem], nats: Sequence[float]) -> list[int]:
-    ranks, position = [], 0
-    for item in items:
-        answer, *others = nats[position : position + len(item.candidates)]
-        ranks.append(1 + sum(other <= answer for other in others))
-        position += len(item.candidates)
-    return ranks
+def _by_item(items: Sequence[ClozeItem], nats: Sequence[float]) -> list[list[float]]:
+    """Nats of candidates one after the other, divided among their items."""
+    rest = iter(nats)
+    return [list(itertools.islice(rest, len(item.candidates))) for item in items]
