@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from steps.config.base import Positive, Section
+from steps.config.facts_section import Facts
 
 
 class Generation(Section):
@@ -26,6 +27,7 @@ class Evaluation(Section):
     general_texts: str | None = "data/general_texts_demo.json"
     generation: Generation = Generation()
     cloze_items: Annotated[int, Field(ge=0)] = 200
+    facts: Facts = Facts()
     score_bands: tuple[float, ...] = (60, 80)
     pseudo_likelihood_tokens: Annotated[int, Field(ge=0)] = 32
     answers: Annotated[int, Field(ge=0)] = 200

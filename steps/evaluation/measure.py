@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from tqdm import tqdm
 
+    from steps.evaluation.cloze import ClozeItem
     from steps.models.adapted import AdaptedModel
     from steps.models.chat import Chat
     from steps.papers.instructions import InstructionItem
@@ -37,6 +38,8 @@ class Results:
         generations: One row a prompt.
         metrics: By name, without the split in front.
         rules: One row a rule of form that the model was asked to follow, or None.
+        cloze: One row an item of the gene cloze, or None.
+        facts: One row a fact that was asked for, or None.
     """
 
     per_paper: "pd.DataFrame"
@@ -44,6 +47,8 @@ class Results:
     generations: "pd.DataFrame"
     metrics: dict[str, float] = field(default_factory=dict)
     rules: "pd.DataFrame | None" = None
+    cloze: "pd.DataFrame | None" = None
+    facts: "pd.DataFrame | None" = None
 
 
 def measure(
@@ -68,6 +73,8 @@ def measure(
     """
     import pandas as pd
 
+    from steps.evaluation.calibration import calibration
+    from steps.evaluation.facts import facts_per_paper
     from steps.evaluation.summary import join_per_paper, with_score_bands
 
     settings = training.evaluation
@@ -75,19 +82,26 @@ def measure(
     per_paper = with_score_bands(per_paper, settings.score_bands)
     generations = pd.DataFrame(columns=GENERATION_COLUMNS)
     with adapted.autocast():
-        per_paper = join_per_paper(per_paper, *_cloze(training, adapted, papers, train_papers))
+        asked, cloze = _cloze(training, adapted, papers, train_papers)
+        facts = ask_facts(training, adapted, papers, train_papers)
+        if facts is not None:
+            asked.append(facts_per_paper(facts))
+        per_paper = join_per_paper(per_paper, *asked)
         if adapted.objective == "causal" and settings.generation.prompts:
             known = [*train_papers, *learned]
             generations, scores = _generate(training, adapted, papers, known)
             per_paper = join_per_paper(per_paper, scores)
-    metrics = summarise(per_paper, seed=settings.seed, resamples=settings.bootstrap_samples)
+    draws = {"seed": settings.seed, "resamples": settings.bootstrap_samples}
+    metrics = summarise(per_paper, **draws)
+    if cloze is not None:
+        metrics |= calibration(cloze, "gene_cloze", **draws)
     general = None
     if general_texts:
         general = _score(training, adapted, general_texts, "general texts")
-        summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
-        metrics |= _of_general(summary)
+        metrics |= _of_general(summarise(general, **draws))
     rules = _rules(training, adapted)
-    return Results(per_paper, general, generations, metrics | _of_rules(rules, training), rules)
+    metrics |= _of_rules(rules, training)
+    return Results(per_paper, general, generations, metrics, rules, cloze, facts)
 
 
 def measure_answers(
@@ -240,35 +254,80 @@ def _cloze(
     adapted: "AdaptedModel",
     papers: "list[PaperText]",
     train_papers: "list[PaperText]",
-) -> "list[pd.DataFrame]":
-    """Gene and variant cloze, one frame a task that has items."""
+) -> "tuple[list[pd.DataFrame], pd.DataFrame | None]":
+    """Gene and variant cloze: sums of papers, a frame a task that has items; genes item by item."""
     from steps.evaluation.cloze import (
+        choices_frame,
         cloze_frame,
         count_genes,
         gene_cloze_items,
-        rank_causal,
-        rank_masked,
         variant_cloze_items,
     )
 
     settings = training.evaluation
     if not settings.cloze_items:
-        return []
-    rank = rank_masked if adapted.objective == "masked" else rank_causal
+        return [], None
     most = {"max_items": settings.cloze_items, "seed": settings.seed}
     tasks = {
         "gene_cloze": gene_cloze_items(papers, count_genes([*train_papers, *papers]), **most),
         "variant_cloze": variant_cloze_items(papers, **most),
     }
-    return [
-        cloze_frame(
-            items,
-            rank(adapted.model, adapted.tokenizer, items, batch_tokens=settings.batch_tokens),
-            task,
-        )
+    chosen = {
+        task: choices_frame(items, _candidate_scores(training, adapted, items, task))
         for task, items in tasks.items()
         if items
+    }
+    per_paper = [
+        cloze_frame(tasks[task], choices["rank"].tolist(), task) for task, choices in chosen.items()
     ]
+    return per_paper, chosen.get("gene_cloze")
+
+
+def ask_facts(
+    training: Training,
+    adapted: "AdaptedModel",
+    papers: "list[PaperText]",
+    train_papers: "list[PaperText]",
+) -> "pd.DataFrame | None":
+    """Ask a model for facts of held-out papers that another paper states too.
+
+    Args:
+        training: The configuration; read is `evaluation`.
+        adapted: The model.
+        papers: The held-out papers.
+        train_papers: The training split beside them.
+
+    Returns:
+        From `steps.evaluation.facts.facts_frame`; None where there is nothing to ask.
+    """
+    from steps.evaluation.facts import fact_items, facts_frame
+
+    settings = training.evaluation
+    if not settings.facts.items:
+        return None
+    asked = fact_items(papers, train_papers, settings.facts, seed=settings.seed)
+    if not asked:
+        return None
+    items = [each.item for each in asked]
+    return facts_frame(asked, _candidate_scores(training, adapted, items, "facts"))
+
+
+def _candidate_scores(
+    training: Training, adapted: "AdaptedModel", items: "list[ClozeItem]", what: str
+) -> list[list[float]]:
+    from tqdm import tqdm
+
+    from steps.evaluation.cloze import score_candidates_causal, score_candidates_masked
+
+    score = score_candidates_masked if adapted.objective == "masked" else score_candidates_causal
+    with tqdm(desc=f"asking {what}", unit=" tokens", unit_scale=True) as bar:
+        return score(
+            adapted.model,
+            adapted.tokenizer,
+            items,
+            batch_tokens=training.evaluation.batch_tokens,
+            progress=partial(_show, bar),
+        )
 
 
 def _generate(

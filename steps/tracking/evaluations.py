@@ -12,6 +12,7 @@ from steps.evaluation.measure import Results, measure, measure_answers, token_ex
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_files, read_general_texts
 from steps.terminal import say
+from steps.tracking.beside_base import beside_base
 from steps.tracking.names import (
     DATASET_DIGEST_TAG,
     GENERAL_FILE,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from steps.tracking.runs import StepRun
 
 
-RULES_FILE = "rules.parquet"
+RULES_FILE, CLOZE_FILE, FACTS_FILE = "rules.parquet", "cloze.parquet", "facts.parquet"
 # The files whose digests are noted and checked.
 RESULT_FILES = (METRICS_FILE, PER_PAPER_FILE, GENERAL_FILE)
 
@@ -85,7 +86,6 @@ def evaluate_model(
     Raises:
         UserError: An empty split, papers that the model was trained on, missing texts.
     """
-    from steps.evaluation.summary import forgotten
     from steps.papers.text import read_papers
     from steps.terminal import quieten_handlers
     from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
@@ -125,9 +125,10 @@ def evaluate_model(
         )
     if trained_papers:
         results.metrics["trained_papers"] = float(trained_papers)
-    if base is not None and results.general is not None and base.general is not None:
-        seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
-        results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
+    if base is not None:
+        results.metrics |= beside_base(
+            run, training, reference, results, base.per_paper, base.general
+        )
     shown = [] if answers else token_examples(training, adapted, examples)
     _write(run, reference, adapted, results, base, split, shown)
     model_id = logged_model_id(reference)
@@ -431,12 +432,17 @@ def _write(
         token_examples=examples,
     )
     names = [PER_PAPER_FILE, "generations.parquet", METRICS_FILE, "report.html"]
-    if results.general is not None:
-        results.general.to_parquet(run.scratch / GENERAL_FILE, index=False)
-        names.append(GENERAL_FILE)
+    further = {
+        GENERAL_FILE: results.general,
+        RULES_FILE: results.rules,
+        CLOZE_FILE: results.cloze,
+        FACTS_FILE: results.facts,
+    }
+    for name, frame in further.items():
+        if frame is not None:
+            frame.to_parquet(run.scratch / name, index=False)
+            names.append(name)
     if results.rules is not None:
-        results.rules.to_parquet(run.scratch / RULES_FILE, index=False)
-        names.append(RULES_FILE)
         run.table("tables/rules.json", results.rules)
     for name in names:
         run.artifact(run.scratch / name)
