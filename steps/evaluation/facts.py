@@ -43,7 +43,7 @@ from steps.evaluation.distractors import (
     nearest,
     similar_symbols,
 )
-from steps.evaluation.fact_mining import Fact, Statement, facts_of_two, statements
+from steps.evaluation.fact_mining import Fact, Statement, facts_of_two, same_variant, statements
 from steps.evaluation.seeds import generator_for
 from steps.papers.text import PaperText
 
@@ -153,13 +153,10 @@ class _Distractors:
         self.seed = seed
         self.genes = count_genes(papers)
         self.partners: dict[tuple[FactKind, str], set[str]] = defaultdict(set)
-        self.variants: dict[str, set[str]] = defaultdict(set)
         # How a thing is written most often stands for it.
         writings: dict[tuple[FactKind, str], Counter[str]] = defaultdict(Counter)
         for statement in everywhere:
             self.partners[statement.kind, statement.subject].add(statement.object)
-            if statement.kind == "gene_variant":
-                self.variants[statement.subject].add(statement.surface)
             writings[statement.kind, statement.object][statement.surface] += 1
         self.pool: dict[FactKind, dict[str, tuple[str, int]]] = defaultdict(dict)
         for (kind, thing), surfaces in writings.items():
@@ -168,10 +165,13 @@ class _Distractors:
                 self.pool[kind][surface] = (thing, surfaces.total())
 
     def of(self, statement: Statement, paper: PaperText) -> tuple[str, ...]:
-        """Nine for the answer of a statement; () where there are too few."""
+        """Nine for the answer of a statement, without what is right too; () where too few are."""
         if statement.kind == "gene_variant":
-            true = " ".join(self.variants[statement.subject])
-            return changed_variants(statement.surface, f"{paper.text} {true}", self.seed)
+            right = self.partners["gene_variant", statement.subject] | {
+                same_variant(paper.text[span.start : span.end]) for span in paper.variants
+            }
+            others = changed_variants(statement.surface, paper.text, self.seed)
+            return tuple(other for other in others if same_variant(other) not in right)
         if statement.kind == "gene_gene":
             return self._genes(statement, paper)
         return self._words(statement, paper)

@@ -19,10 +19,10 @@ _ENDINGS = (
 _BY_ENDING = re.compile(r"(?<![\w-])(?:[A-Za-z]+-)?[A-Za-z]{3,}(?:" + _ENDINGS + r")(?![\w-])")
 # Words with these endings that are no disease.
 _NO_DISEASE = re.compile(
-    r".*(?:apopt|necr|ptos|mit|mei|di?agn|progn|phagocyt|endocyt|exocyt|pinocyt|transcyt|osm|symbi|"
-    r"homeost|hypn|anastom|metamorph|hemat|haemat|zyg|purp|exp|disp|predisp|comp|supp|prop|"
-    r"cl|fibrin|ch)os[ie]s|.*(?:hybrid|str|gen|chrom|s|c|dipl|ar|trypanos|plasm|mycoplasm|"
-    r"lip|rhiz)omas?|caenorhabditis|.*(?:empathy|sympathy|homeopathy)|[a-z]?glia|bacteraemia",
+    r".*(?:apopt|necr|mit|mei|diagn|progn|phagocyt|endocyt|exocyt|pinocyt|transcyt|osm|symbi|hypn|"
+    r"anastom|metamorph|zyg)os[ie]s|(?:purp|exp|disp|predisp|comp|supp|prop|cl|ch|d)oses|"
+    r"(?:hybrid|str|s|c|chrom|dipl|ar|trypanos|quadr|heter|xen)omas?|caenorhabditis|"
+    r"(?:em|sym|homeo)path(?:y|ies)",
     re.IGNORECASE,
 )
 _NAMED = re.compile(
@@ -108,9 +108,8 @@ def _candidates(text: str) -> Iterator[tuple[int, int]]:
             start -= len(word)
         if start < illness.start():
             yield start, illness.end()
-    for match in _BY_ENDING.finditer(text):
-        if not _NO_DISEASE.fullmatch(match[0]):
-            yield match.span()
-    for match in _NAMED.finditer(text):
-        if not _ORGANISM.search(text[max(0, match.start() - 20) : match.start()]):
-            yield match.span()
+    for pattern in (_BY_ENDING, _NAMED):
+        for match in pattern.finditer(text):
+            organism = _ORGANISM.search(text[max(0, match.start() - 20) : match.start()])
+            if not organism and not _NO_DISEASE.fullmatch(match[0]):
+                yield match.span()

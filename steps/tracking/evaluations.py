@@ -424,11 +424,9 @@ def _write(
     pictures = write_evaluation_report(
         run.scratch / "report.html",
         model_name=_shown_name(reference, adapted),
-        metrics=results.metrics,
-        per_paper=results.per_paper,
+        results=results,
         base_metrics=None if base is None else base.metrics,
         base_per_paper=None if base is None else base.per_paper,
-        generations=results.generations,
         token_examples=examples,
     )
     names = [PER_PAPER_FILE, "generations.parquet", METRICS_FILE, "report.html"]
