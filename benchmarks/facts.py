@@ -98,12 +98,15 @@ def gains_of_permuted_truths(
     return found
 
 
-def report(models: "dict[str, pd.DataFrame]", tokens: dict[str, int]) -> Iterator[str]:
+def report(
+    models: "dict[str, pd.DataFrame]", tokens: dict[str, int], permutations: int = PERMUTATIONS
+) -> Iterator[str]:
     """The figures as lines of Markdown.
 
     Args:
         models: Items by the name of the model; base, lora and control are compared.
         tokens: Training tokens of those that were trained.
+        permutations: Of the truths, for the check.
     """
     per_paper = {name: facts_per_paper(frame) for name, frame in models.items()}
     yield "| comparison | metric | champion | challenger | gain (95% interval) | p |"
@@ -119,9 +122,11 @@ def report(models: "dict[str, pd.DataFrame]", tokens: dict[str, int]) -> Iterato
     verdict = "yes" if beats.p < LEVEL else "no"
     yield f"does the genomics adapter beat the control on facts: {verdict}"
     for champion in ("base", "control"):
-        found = gains_of_permuted_truths(models[champion], models["lora"])
+        found = gains_of_permuted_truths(
+            models[champion], models["lora"], permutations=permutations
+        )
         yield (
-            f"truths permuted: {found} of {PERMUTATIONS} show a gain of lora over the {champion} "
+            f"truths permuted: {found} of {permutations} show a gain of lora over the {champion} "
             f"(at most {MOST_GAINS})"
         )
     yield from _by_kind(models)
