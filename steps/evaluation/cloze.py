@@ -1,8 +1,8 @@
 """Cloze tests: does a model prefer the gene, or the variant, that the paper names?
 
     items = gene_cloze_items(papers, count_genes([*train_papers, *papers]), max_items=200)
-    ranks = rank_causal(model, tokenizer, items, batch_tokens=8192)
-    frame = cloze_frame(items, ranks, "gene_cloze")
+    scores = score_candidates_causal(model, tokenizer, items, batch_tokens=8192)
+    frame = cloze_frame(items, ranks_of(scores), "gene_cloze")
 
 An item is a sentence of a held-out paper with one mention left open, its answer, and nine
 distractors. For genes these are symbols of the same species for genes that the paper does not
@@ -232,44 +232,6 @@ def score_candidates_masked(
     for candidate_number, (row_nats, _) in zip(candidate_of_row, answers, strict=True):
         nats[candidate_number] += float(row_nats[0])
     return _by_item(items, nats.tolist())
-
-
-def rank_causal(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[ClozeItem],
-    *,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of the sentence under a causal model.
-
-    Takes what `score_candidates_causal` takes, and returns `ranks_of` its scores.
-    """
-    return ranks_of(
-        score_candidates_causal(
-            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
-        )
-    )
-
-
-def rank_masked(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[ClozeItem],
-    *,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of its own tokens under a masked model.
-
-    Takes what `score_candidates_masked` takes, and returns `ranks_of` its scores.
-    """
-    return ranks_of(
-        score_candidates_masked(
-            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
-        )
-    )
 
 
 def ranks_of(scores: Iterable[Sequence[float]]) -> list[int]:
