@@ -26,5 +26,7 @@ class Facts(Section):
         if value is None:
             return None
         if not _DATE.fullmatch(str(value)):
-            raise ValueError(f"after is {value}: expected a date as YYYY, YYYY-MM or YYYY-MM-DD")
+            raise ValueError(
+                f"facts.after is {value}: expected a date as YYYY, YYYY-MM or YYYY-MM-DD"
+            )
         return str(value)

@@ -53,6 +53,15 @@ def test_the_error_is_the_mean_distance_of_the_bins():
     assert expected_calibration_error(confidences, right) == pytest.approx(expected)
 
 
+def test_the_order_of_items_changes_nothing():
+    confidences, right = drawn(200)
+    turned = np.argsort(-confidences)
+    right = right.astype(float)
+    error = expected_calibration_error(confidences, right)
+    assert error == pytest.approx(expected_calibration_error(confidences[turned], right[turned]))
+    assert error != pytest.approx(expected_calibration_error(confidences, right[turned]))
+
+
 def test_bins_hold_equally_many_items():
     confidences, right = drawn(205)
     sizes = [each.items for each in reliability(confidences, right.astype(float))]
@@ -80,6 +89,12 @@ def test_the_interval_holds_the_error_and_one_seed_gives_one_result():
         < metrics["gene_cloze_ece_ci_high"]
     )
     assert metrics == calibration(frame, "gene_cloze", **MANY)
+
+
+def test_items_that_a_resample_repeats_do_not_move_the_interval():
+    metrics = calibration(choices(*drawn(80)), "gene_cloze", **MANY)
+    low, high = metrics["gene_cloze_ece_ci_low"], metrics["gene_cloze_ece_ci_high"]
+    assert (low + high) / 2 == pytest.approx(metrics["gene_cloze_ece"], abs=0.15 * (high - low))
 
 
 def test_one_paper_has_no_interval():
