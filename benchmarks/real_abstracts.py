@@ -8,9 +8,9 @@ control learns from as many abstracts of other fields; and one adapter is broken
 update is turned round). All are scored on the same held-out genomics abstracts and on general
 ones that none has seen. Then the decisions: the base against LoRA has to promote, LoRA against
 its other seed and against the broken one must not. Last, base, LoRA and control are asked for facts
-(docs/facts.md) in all the abstracts that none of them was trained on: the 111 of the test split and
-the ones that were not taken. A step that is done is not run again, so an interrupted benchmark goes
-on where it was. `--only-facts` leaves out all but the two trainings and the facts.
+(docs/facts.md) in all the abstracts that none of them was trained on: those of the test split, the
+ones that were not taken, and the longer ones. A step that is done is not run again, so that an
+interrupted benchmark goes on where it was. `--only-facts` leaves out all but the two trainings and the facts.
 """
 
 import hashlib
@@ -75,9 +75,8 @@ def main(
 ) -> None:
     """Train, score, compare, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
-    fitting = choose(genomics, MOST_WORDS)
-    chosen = fitting[:papers]
-    write_json(folder / "all.json", fitting)
+    chosen = choose(genomics, MOST_WORDS)[:papers]
+    write_json(folder / "all.json", choose(genomics, sys.maxsize))
     others = choose(general, MOST_GENERAL_WORDS)
     write_json(folder / "genomics.json", chosen)
     write_json(folder / "control.json", as_many_words(others[GENERAL_HELD_OUT:], chosen))
