@@ -10,7 +10,8 @@ ones that none has seen. Then the decisions: the base against LoRA has to promot
 its other seed and against the broken one must not. Last, base, LoRA and control are asked for facts
 (docs/facts.md) in all the abstracts that none of them was trained on: those of the test split, the
 ones that were not taken, and the longer ones. A step that is done is not run again, so that an
-interrupted benchmark goes on where it was. `--only-facts` leaves out all but the two trainings and the facts.
+interrupted benchmark goes on where it was. `--only-facts` leaves out all but the two trainings and
+the facts.
 """
 
 import hashlib
