@@ -7,8 +7,11 @@ SmolLM2-135M learns from about 500 genomics abstracts with LoRA (two seeds) and 
 control learns from as many abstracts of other fields; and one adapter is broken on purpose (its
 update is turned round). All are scored on the same held-out genomics abstracts and on general
 ones that none has seen. Then the decisions: the base against LoRA has to promote, LoRA against
-its other seed and against the broken one must not. A step that is done is not run again, so an
-interrupted benchmark goes on where it was.
+its other seed and against the broken one must not. Last, base, LoRA and control are asked for facts
+(docs/facts.md) in all the abstracts that none of them was trained on: those of the test split, the
+ones that were not taken, and the longer ones. A step that is done is not run again, so that an
+interrupted benchmark goes on where it was. `--only-facts` leaves out all but the two trainings and
+the facts.
 """
 
 import hashlib
@@ -21,6 +24,8 @@ from typing import Any
 
 import click
 import yaml
+
+from benchmarks.facts import facts_file, read_facts, report
 
 ROOT = Path(__file__).resolve().parent.parent
 # Abstracts of ordinary length; the general ones at hand are longer.
@@ -47,6 +52,8 @@ SETTINGS: dict[str, Any] = {
     "variants": {"default": {}},
 }
 LORA = "training.qlora.method=lora"
+# Who is asked for facts.
+ASKED = ("base", "lora", "control")
 SEEDED = f"{LORA} training.hyperparameters.seed=7"
 
 
@@ -55,10 +62,22 @@ SEEDED = f"{LORA} training.hyperparameters.seed=7"
 @click.option("--general", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--folder", required=True, type=click.Path(path_type=Path))
 @click.option("--papers", default=700, show_default=True, help="Genomics abstracts.")
-def main(genomics: Path, general: Path, folder: Path, papers: int) -> None:
+@click.option("--steps", default=-1, show_default=True, help="Of each training; -1: one epoch.")
+@click.option("--facts", default=400, show_default=True, help="Facts that are asked for.")
+@click.option("--only-facts", is_flag=True, help="Two trainings, and what they know.")
+def main(
+    genomics: Path,
+    general: Path,
+    folder: Path,
+    papers: int,
+    steps: int,
+    facts: int,
+    only_facts: bool,
+) -> None:
     """Train, score, compare, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = choose(genomics, MOST_WORDS)[:papers]
+    write_json(folder / "all.json", choose(genomics, sys.maxsize))
     others = choose(general, MOST_GENERAL_WORDS)
     write_json(folder / "genomics.json", chosen)
     write_json(folder / "control.json", as_many_words(others[GENERAL_HELD_OUT:], chosen))
@@ -72,38 +91,27 @@ def main(genomics: Path, general: Path, folder: Path, papers: int) -> None:
         },
     )
     bench = Benchmark(folder)
-    bench.write_config()
+    bench.write_config(steps)
 
     control_data = bench.step("control data", "preprocess", papers="control.json")
     data = bench.step("data", "preprocess", papers="genomics.json")
     sides = {"base": "base"}
-    for name, dataset, overrides in (
-        ("lora", data, LORA),
-        ("control", control_data, LORA),
-        ("qlora", data, "training.qlora.method=qlora"),
-        ("lora, another seed", data, SEEDED),
-    ):
+    trainings = {"lora": (data, LORA), "control": (control_data, LORA)}
+    if not only_facts:
+        trainings["qlora"] = (data, "training.qlora.method=qlora")
+        trainings["lora, another seed"] = (data, SEEDED)
+    for name, (dataset, overrides) in trainings.items():
         run = bench.step(name, "finetune", overrides=overrides, dataset=dataset)
         sides[name] = f"runs:/{run}/adapter"
-    sides["broken"] = bench.broken_adapter(sides["lora"].split("/")[1])
-
-    for name, side in sides.items():
-        bench.step(f"evaluate {name}", "evaluate", model=side, dataset=data)
-    for champion, challenger in (
-        ("base", "lora"),
-        ("lora", "lora, another seed"),
-        ("lora", "broken"),
-        ("base", "qlora"),
-        ("base", "control"),
-    ):
-        bench.step(
-            f"{challenger} against {champion}",
-            "ab_compare",
-            champion=sides[champion],
-            challenger=sides[challenger],
-            promote="never",
-        )
-    click.echo(bench.table(list(sides)))
+    if not only_facts:
+        sides["broken"] = bench.broken_adapter(sides["lora"].split("/")[1])
+        bench.decide(sides, data)
+        click.echo(bench.table(list(sides)))
+    bench.ask_facts(data, facts)
+    tokens = {name: bench.tokens(name) for name in ("lora", "control")}
+    write_json(folder / "facts-tokens.json", tokens)
+    for line in report(read_facts(folder, ASKED), tokens):
+        click.echo(line)
 
 
 def choose(file: Path, most_words: int) -> list[dict[str, Any]]:
@@ -151,9 +159,10 @@ class Benchmark:
             json.loads(self.done_file.read_text()) if self.done_file.exists() else {}
         )
 
-    def write_config(self) -> None:
+    def write_config(self, steps: int) -> None:
         """An overlay of the demo's configuration."""
         training = SETTINGS | {
+            "hyperparameters": SETTINGS["hyperparameters"] | {"max_steps": steps},
             "evaluation": SETTINGS["evaluation"]
             | {"general_texts": str(self.folder / "general_texts.json")},
             "mlflow": SETTINGS["mlflow"] | {"tracking_uri": self.uri},
@@ -218,6 +227,77 @@ class Benchmark:
             client.set_terminated(broken.info.run_id)
             self.note("broken", broken.info.run_id)
         return f"runs:/{self.done['broken']}/adapter"
+
+    def decide(self, sides: dict[str, str], data: str) -> None:
+        """Score every side on the same papers, and compare."""
+        for name, side in sides.items():
+            self.step(f"evaluate {name}", "evaluate", model=side, dataset=data)
+        for champion, challenger in (
+            ("base", "lora"),
+            ("lora", "lora, another seed"),
+            ("lora", "broken"),
+            ("base", "qlora"),
+            ("base", "control"),
+        ):
+            self.step(
+                f"{challenger} against {champion}",
+                "ab_compare",
+                champion=sides[champion],
+                challenger=sides[challenger],
+                promote="never",
+            )
+
+    def ask_facts(self, data: str, count: int) -> None:
+        """Ask base, LoRA and control for facts of all abstracts that none was trained on.
+
+        Args:
+            data: The run of the dataset that LoRA was trained on.
+            count: Most facts.
+        """
+        from steps.config.file import load_config
+        from steps.evaluation.asking import ask_facts, fact_items_of
+        from steps.papers.text import read_papers
+        from steps.tracking.measurement import load_model_of
+
+        trained = self.artifact(data, "dataset")
+        # The papers of the first dataset stay where they were, and hardly a new one is left over.
+        split = "training.scientific_data.split"
+        wider = self.step(
+            "facts data",
+            "preprocess",
+            papers="all.json",
+            overrides=f"{split}.previous_manifest={trained / 'manifest.json'} "
+            f"{split}.validation_fraction=0.02 {split}.test_fraction=0.97",
+        )
+        held_out = read_papers(self.artifact(wider, "dataset"), "test")
+        train = read_papers(trained, "train")
+        config = self.folder / "real.yaml"
+        training = load_config(str(config), f"training.evaluation.facts.items={count}").training
+        items = fact_items_of(training, held_out, train)
+        for name in ASKED:
+            file = facts_file(self.folder, name)
+            if file.is_file():
+                continue
+            click.echo(f"== facts {name}")
+            adapter = None if name == "base" else self.artifact(self.done[name], "adapter")
+            adapted = load_model_of(training, adapter)
+            with adapted.autocast():
+                asked = ask_facts(training, adapted, items)
+            if asked is None:
+                raise click.ClickException("no two abstracts state the same fact")
+            asked.to_parquet(file)
+
+    def artifact(self, run: str, path: str) -> Path:
+        """A folder that a run has left, on the local disk."""
+        target = self.folder / "fetched" / run
+        if not (target / path).is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+            self._client().download_artifacts(run, path, str(target))
+        return target / path
+
+    def tokens(self, name: str) -> int:
+        """Target tokens that a training has learned from."""
+        return int(self._client().get_run(self.done[name]).data.metrics["train/tokens_seen"])
 
     def table(self, names: list[str]) -> str:
         """The figures of each model, and the decisions."""

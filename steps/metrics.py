@@ -240,6 +240,11 @@ _ROWS = (
     Metric("memorised_share", "memorised_tokens", ("generated_tokens",)),
     *_cloze("gene_cloze"),
     *_cloze("variant_cloze"),
+    # Facts of two papers: all, and told apart by what the training split states.
+    *_cloze("fact_cloze"),
+    *_cloze("fact_cloze_seen"),
+    *_cloze("fact_cloze_unseen"),
+    *_cloze("fact_cloze_after"),
     # 2 * hits / (generated + expected); van Rijsbergen 1979, chapter 7.
     Metric("gene_f1", "gene_hits", _OF_GENES, unit=0.5, higher_is_better=True),
 )
@@ -250,7 +255,15 @@ LIKELIHOODS = tuple(
     sorted((metric.name for metric in _ROWS if metric.in_parts), key=len, reverse=True)
 )
 # What is shown and compared beside the primary metric, whatever that is.
-SHOWN_BESIDE = ("gene_cloze_accuracy", "variant_cloze_accuracy", "exact_match", "token_f1")
+SHOWN_BESIDE = (
+    "gene_cloze_accuracy",
+    "variant_cloze_accuracy",
+    "fact_cloze_accuracy",
+    "fact_cloze_seen_accuracy",
+    "fact_cloze_unseen_accuracy",
+    "exact_match",
+    "token_f1",
+)
 # What a validation measures; the first is what checkpoints are ranked by.
 VALIDATION_METRICS = {
     "causal": (METRICS["bits_per_byte"], METRICS["loss"]),

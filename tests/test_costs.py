@@ -48,7 +48,7 @@ STEPS: list[tuple[str, tuple[str, ...], dict[str, int]]] = [
     (
         "evaluate",
         ("--model", "models:/tiny/1"),
-        {"requests": 47, "downloads": 5, "splits": 5, "loads": 1},
+        {"requests": 48, "downloads": 5, "splits": 5, "loads": 1},
     ),
     ("ab_compare", (), {"requests": 81, "downloads": 7, "splits": 4}),
     ("prune_checkpoints", (), {"requests": 19}),

@@ -142,8 +142,10 @@ def test_tables_figures_and_the_report_are_artifacts(
     run_id = evaluated.info.run_id
     names = {f.path for f in trained.client.list_artifacts(run_id)}
     assert names >= {"per_paper.parquet", "metrics.json", "generations.parquet", "report.html"}
+    assert names >= {"cloze.parquet", "facts.parquet"}
     assert {f.path for f in trained.client.list_artifacts(run_id, "figures")} == {
         "figures/bits_per_byte_by_part.png",
+        "figures/reliability.png",
         "figures/surprise_1.png",
         "figures/surprise_2.png",
     }
@@ -165,10 +167,26 @@ def test_metrics_name_strata_sections_bands_and_what_was_forgotten(evaluated: An
         "general_bits_per_byte_above_base",
         "general_bits_per_byte_above_base_ci_low",
         "gene_cloze_mrr_chance",
+        "gene_cloze_ece",
+        "fact_cloze_accuracy",
+        "fact_cloze_seen_mrr",
+        "facts_gained_per_million_tokens",
         "memorised_share",
     ):
         assert f"test/{name}" in metrics, name
     assert metrics["test/intervals_reliable"] == 0
+
+
+def test_stored_facts_give_the_figures_again(
+    trained: Trained, evaluated: Any, tmp_path: Path
+) -> None:
+    facts = pd.read_parquet(trained.fetch(evaluated.info.run_id, "facts.parquet", tmp_path))
+    assert facts["kind"].tolist() == ["gene_variant"] * len(facts)
+    assert set(facts["subject"]) == {"PTPN22", "HBB"}
+    right = [rank == 1 for rank in facts["rank"]]
+    assert evaluated.data.metrics["test/fact_cloze_accuracy"] == sum(right) / len(facts)
+    for row in facts.itertuples():
+        assert row.rank == sum(nats <= row.nats[row.truth] for nats in row.nats)
 
 
 def test_papers_of_the_training_split_are_refused_or_flagged(

@@ -47,6 +47,8 @@ def test_a_masked_model_goes_from_papers_to_a_promoted_version_that_fills_masks(
     assert newest(client, "ab_compare").data.tags["forge.decision"] == "promote", said
     scored = newest(client, "evaluate").data.metrics
     assert {"test/mlm_loss", "test/mlm_accuracy", "test/pseudo_bits_per_byte"} <= scored.keys()
+    assert {"test/gene_cloze_mrr", "test/gene_cloze_ece", "test/fact_cloze_mrr"} <= scored.keys()
+    assert "test/memorised_share" not in scored
 
     loaded = mlflow.pyfunc.load_model("models:/tiny@champion")
     assert loaded.unwrap_python_model().probe_difference() == 0.0

@@ -84,7 +84,8 @@ _should_skip_dynamo
 _is_param
 CB
 
-# The page template.
+# The page templates.
+reciprocal_rank
 number_columns
 
 # Named by docstrings as the list of sections.

@@ -65,13 +65,17 @@ MEANINGS = {
     "distinct_2": "Different pairs of words among those written.",
     "memorised_share": "Tokens written that stand in a run of 50 copied from a training paper.",
     "gene_cloze_accuracy": "Gaps in which the paper's gene is the likeliest of ten.",
-    "gene_cloze_mrr": "Mean of 1 / rank of the right gene.",
-    "gene_cloze_chance": "What guessing would get right.",
-    "gene_cloze_mrr_chance": "The mean of 1 / rank of guessing.",
+    "fact_cloze_accuracy": "Facts that another paper states too, right among ten choices.",
+    "fact_cloze_seen_accuracy": "The same of facts that a training paper states.",
+    "fact_cloze_unseen_accuracy": "The same of facts that no training paper states.",
+    "fact_cloze_after_accuracy": "The same of papers after `evaluation.facts.after`.",
     "variant_cloze_accuracy": "Gaps in which the paper's variant is the likeliest of ten.",
-    "variant_cloze_mrr": "Mean of 1 / rank of the right variant.",
-    "variant_cloze_chance": "What guessing would get right.",
-    "variant_cloze_mrr_chance": "The mean of 1 / rank of guessing.",
+}
+# Of every cloze task, the longer ending first.
+CLOZE_MEANINGS = {
+    "_mrr_chance": "The mean of 1 / rank of guessing.",
+    "_chance": "What guessing would get right.",
+    "_mrr": "Mean of 1 / rank of the right answer.",
 }
 
 
@@ -195,10 +199,18 @@ def metrics_page() -> str:
             f"`{formula(metric)}`",
             better,
             "causal" if metric.needs == "generation" else MODELS[metric.objective],
-            MEANINGS[metric.name],
+            meaning(metric.name),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def meaning(name: str) -> str:
+    """What a metric says; those that all cloze tasks have are explained once."""
+    for ending, words in CLOZE_MEANINGS.items():
+        if name.endswith(ending):
+            return words
+    return MEANINGS[name]
 
 
 def formula(metric: Metric) -> str:

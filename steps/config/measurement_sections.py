@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from steps.config.base import Positive, Section
+from steps.config.facts_section import Facts
 
 # In front of a metric's name: it is one of a task, `task/NAME/acc`.
 TASK = "task/"
@@ -66,6 +67,7 @@ class Evaluation(Section):
     general_texts: str | None = "data/general_texts_demo.json"
     generation: Generation = Generation()
     cloze_items: Annotated[int, Field(ge=0)] = 200
+    facts: Facts = Facts()
     score_bands: tuple[float, ...] = (60, 80)
     pseudo_likelihood_tokens: Annotated[int, Field(ge=0)] = 32
     answers: Annotated[int, Field(ge=0)] = 200

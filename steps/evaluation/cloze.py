@@ -1,8 +1,8 @@
 """Cloze tests: does a model prefer the gene, or the variant, that the paper names?
 
     items = gene_cloze_items(papers, count_genes([*train_papers, *papers]), max_items=200)
-    ranks = rank_causal(model, tokenizer, items, batch_tokens=8192)
-    frame = cloze_frame(items, ranks, "gene_cloze")
+    scores = score_candidates_causal(model, tokenizer, items, batch_tokens=8192)
+    frame = cloze_frame(items, ranks_of(scores), "gene_cloze")
 
 An item is a sentence of a held-out paper with one mention left open, its answer, and nine
 distractors. For genes these are symbols of the same species for genes that the paper does not
@@ -21,18 +21,17 @@ the rest of a rare symbol gives its beginning away.
 """
 
 import itertools
-import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from steps.distributed.sharing import Progress
 from steps.evaluation.byte_spans import tokens_and_bytes
 from steps.evaluation.candidates import candidate_nats
+from steps.evaluation.distractors import GeneName, changed_variants, is_symbol, similar_symbols
 from steps.evaluation.masked import MaskedRow, restore
 from steps.evaluation.seeds import generator_for
 from steps.models.tokenizer import start_token, with_special_tokens
@@ -42,7 +41,7 @@ from steps.papers.text import PaperText, Span
 if TYPE_CHECKING:
     import pandas as pd
 
-DISTRACTORS = 9
+Offer = TypeVar("Offer")
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,6 @@ class ClozeItem:
         return (self.answer, *self.distractors)
 
 
-class GeneName(NamedTuple):
-    """A symbol as it is written, and the gene that it stands for (its official symbol)."""
-
-    symbol: str
-    gene: str
-
-
 def count_genes(papers: Iterable[PaperText]) -> dict[str, dict[GeneName, int]]:
     """How often each gene symbol is written in papers, by species.
 
@@ -89,7 +81,7 @@ def count_genes(papers: Iterable[PaperText]) -> dict[str, dict[GeneName, int]]:
     for paper in papers:
         for gene in paper.genes:
             symbol = paper.text[gene.start : gene.end]
-            if _is_symbol(symbol):
+            if is_symbol(symbol):
                 counts[gene.species][GeneName(symbol, gene.label)] += 1
     return {species: dict(found) for species, found in counts.items()}
 
@@ -123,9 +115,9 @@ def gene_cloze_items(
         offers[paper.paper_id] = [
             ClozeItem(paper.paper_id, before, after, answer, distractors)
             for before, answer, after, gene in _sentences_with_one(paper, paper.genes)
-            if _is_symbol(answer)
+            if is_symbol(answer)
             and (
-                distractors := _similar_symbols(
+                distractors := similar_symbols(
                     GeneName(answer, gene.label),
                     here[gene.species][GeneName(answer, gene.label)],
                     symbol_counts.get(gene.species, {}),
@@ -134,7 +126,7 @@ def gene_cloze_items(
                 )
             )
         ]
-    return _take_turns(offers, max_items, seed, "gene")
+    return take_turns(offers, max_items, seed, "gene")
 
 
 def variant_cloze_items(
@@ -158,9 +150,9 @@ def variant_cloze_items(
         offers[paper.paper_id] = [
             ClozeItem(paper.paper_id, before, after, answer, distractors)
             for before, answer, after, _ in _sentences_with_one(paper, paper.variants)
-            if (distractors := _changed_variants(answer, paper.text, seed))
+            if (distractors := changed_variants(answer, paper.text, seed))
         ]
-    return _take_turns(offers, max_items, seed, "variant")
+    return take_turns(offers, max_items, seed, "variant")
 
 
 def score_candidates_causal(
@@ -231,44 +223,6 @@ def score_candidates_masked(
     return _by_item(items, nats.tolist())
 
 
-def rank_causal(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[ClozeItem],
-    *,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of the sentence under a causal model.
-
-    Takes what `score_candidates_causal` takes, and returns `ranks_of` its scores.
-    """
-    return ranks_of(
-        score_candidates_causal(
-            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
-        )
-    )
-
-
-def rank_masked(
-    model: Any,
-    tokenizer: Any,
-    items: Sequence[ClozeItem],
-    *,
-    batch_tokens: int,
-    progress: Progress | None = None,
-) -> list[int]:
-    """Rank of each answer by the likelihood of its own tokens under a masked model.
-
-    Takes what `score_candidates_masked` takes, and returns `ranks_of` its scores.
-    """
-    return ranks_of(
-        score_candidates_masked(
-            model, tokenizer, items, batch_tokens=batch_tokens, progress=progress
-        )
-    )
-
-
 def ranks_of(scores: Iterable[Sequence[float]]) -> list[int]:
     """Rank of each answer among its candidates.
 
@@ -295,18 +249,56 @@ def cloze_frame(items: Sequence[ClozeItem], ranks: Sequence[int], task: str) -> 
         `TASK_reciprocal_rank`, and what is to be expected of the last two from guessing:
         `TASK_chance_sum` and `TASK_chance_reciprocal_rank`.
     """
+    sizes = [len(item.candidates) for item in items]
+    return sums_of_papers([item.paper_id for item in items], ranks, sizes, task)
+
+
+def choices_frame(items: Sequence[ClozeItem], scores: Sequence[Sequence[float]]) -> "pd.DataFrame":
+    """One row an item, from which everything else can be counted again.
+
+    Args:
+        items: The items.
+        scores: Nats of the candidates of each, the answer first.
+
+    Returns:
+        `paper_id`; `candidates` as they are written, `nats` of each (negative log-likelihood),
+        `truth`, the place of the right one among them, and its `rank`, 1 for the best.
+    """
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "paper_id": [item.paper_id for item in items],
+            "candidates": [list(item.candidates) for item in items],
+            "nats": [list(nats) for nats in scores],
+            "truth": 0,
+            "rank": ranks_of(scores),
+        }
+    )
+
+
+def sums_of_papers(
+    paper_ids: Sequence[str], ranks: Sequence[int], sizes: Sequence[int], task: str
+) -> "pd.DataFrame":
+    """What `cloze_frame` returns, for items of which only the results are known.
+
+    Args:
+        paper_ids: The paper of each item.
+        ranks: The rank of its answer.
+        sizes: Its number of candidates.
+        task: The first part of the column names.
+    """
     import pandas as pd
 
     rows = pd.DataFrame(
         {
-            "paper_id": [item.paper_id for item in items],
+            "paper_id": paper_ids,
             f"{task}_items": 1,
             f"{task}_hits": [int(rank == 1) for rank in ranks],
             f"{task}_reciprocal_rank": [1 / rank for rank in ranks],
-            f"{task}_chance_sum": [1 / len(item.candidates) for item in items],
+            f"{task}_chance_sum": [1 / size for size in sizes],
             f"{task}_chance_reciprocal_rank": [
-                sum(1 / rank for rank in range(1, size + 1)) / size
-                for size in (len(item.candidates) for item in items)
+                sum(1 / rank for rank in range(1, size + 1)) / size for size in sizes
             ],
         }
     )
@@ -336,10 +328,17 @@ def _sentences_with_one(
                 yield before, answer, after, mention
 
 
-def _take_turns(
-    offers: Mapping[str, list[ClozeItem]], max_items: int, seed: int, task: str
-) -> list[ClozeItem]:
-    """One item of each paper, then a second one of each, until there are enough."""
+def take_turns(
+    offers: Mapping[str, list[Offer]], max_items: int | None, seed: int, task: str
+) -> list[Offer]:
+    """One item of each paper, then a second one of each, until there are enough.
+
+    Args:
+        offers: The items of each paper.
+        max_items: How many are enough; None takes all.
+        seed: Seed of the order, together with the task and the papers' identifiers.
+        task: What the items are for.
+    """
     shuffled = []
     for paper_id, items in offers.items():
         generator = generator_for(seed, task, paper_id)
@@ -352,118 +351,6 @@ def _take_turns(
         items[number] for number in range(rounds) for _, _, items in shuffled if number < len(items)
     ]
     return in_turn[:max_items]
-
-
-# --- choosing distractors -----------------------------------------------------------------
-
-
-def _is_symbol(surface: str) -> bool:
-    """A symbol as it is written (TP53, Trp53, C9orf72), not a name in words."""
-    return 2 <= len(surface) <= 12 and surface.replace("-", "").isalnum() and surface[0].isupper()
-
-
-def _similar_symbols(
-    answer: GeneName,
-    own_mentions: int,
-    counts: Mapping[GeneName, int],
-    named: set[str],
-    seed: int,
-) -> tuple[str, ...]:
-    """The symbols closest to the answer in length, then in frequency; () if there are too few.
-
-    None is of a gene that the paper names: it might be right as well.
-    """
-    generator = generator_for(seed, "distractors", answer.symbol)
-    frequency = math.log1p(max(0, counts.get(answer, 0) - own_mentions))
-    # One spelling may stand for two genes.
-    right = {name.symbol for name in counts if name.gene in named}
-    mentions: Counter[str] = Counter()
-    for name, count in counts.items():
-        if name.symbol not in right and _is_symbol(name.symbol):
-            mentions[name.symbol] += count
-    others = sorted(mentions)
-    if len(others) < DISTRACTORS:
-        return ()
-    ties = generator.random(len(others))
-    distance = [
-        (
-            abs(len(symbol) - len(answer.symbol)),
-            abs(math.log1p(mentions[symbol]) - frequency),
-            tie,
-        )
-        for symbol, tie in zip(others, ties, strict=True)
-    ]
-    nearest = sorted(range(len(others)), key=lambda place: distance[place])[:DISTRACTORS]
-    return tuple(others[place] for place in nearest)
-
-
-_THREE_LETTERS = re.findall(
-    "[A-Z][a-z]{2}", "AlaArgAsnAspCysGlnGluGlyHisIleLeuLysMetPheProSerThrTrpTyrVal"
-)
-_ONE_LETTER = list("ACDEFGHIKLMNPQRSTVWY")
-_BASES = list("ACGT")
-
-
-def _protein(residues: list[str]) -> re.Pattern[str]:
-    one = "|".join(residues)
-    return re.compile(rf"(?:p\.)?\(?(?P<first>{one})(?P<position>\d+)(?P<second>{one})\)?")
-
-
-_SUBSTITUTIONS = [
-    (_THREE_LETTERS, _protein(_THREE_LETTERS)),
-    (_ONE_LETTER, _protein(_ONE_LETTER)),
-    (
-        _BASES,
-        re.compile(
-            r"(?:[cgmnr]\.)?[-*]?(?P<position>\d+)(?:[+-]\d+)?(?P<first>[ACGT])>(?P<second>[ACGT])"
-        ),
-    ),
-]
-# A base has only three others, so from this try on the position changes as well.
-_TRIES_WITH_ONE_CHANGE = 30
-
-
-def _changed_variants(answer: str, text: str, seed: int) -> tuple[str, ...]:
-    """Nine other substitutions written like the answer; () if it is no substitution."""
-    readings = [
-        (alphabet, match)
-        for alphabet, pattern in _SUBSTITUTIONS
-        if (match := pattern.fullmatch(answer))
-    ]
-    if not readings:
-        return ()
-    alphabet, found = readings[0]
-    generator = generator_for(seed, "distractors", answer)
-
-    def another(part: str) -> str:
-        if part == "position":
-            digits = len(found["position"])
-            return f"{generator.integers(10 ** (digits - 1), 10**digits)}"
-        return str(generator.choice(alphabet))
-
-    made: list[str] = []
-    turns = itertools.cycle(["position", "first", "second"])
-    for attempt in itertools.count():
-        parts = found.groupdict()
-        turn = next(turns)
-        parts[turn] = another(turn)
-        if attempt >= _TRIES_WITH_ONE_CHANGE:
-            parts["position"] = another("position")
-        candidate = _rewritten(found, parts)
-        silent = parts["first"] == parts["second"]
-        if not silent and candidate not in (answer, *made) and candidate not in text:
-            made.append(candidate)
-        if len(made) == DISTRACTORS:
-            break
-    return tuple(made)
-
-
-def _rewritten(found: re.Match[str], parts: Mapping[str, str]) -> str:
-    """The matched text with its named groups replaced, all else as it was."""
-    text = found.string
-    for name in sorted(parts, key=found.start, reverse=True):
-        text = text[: found.start(name)] + parts[name] + text[found.end(name) :]
-    return text
 
 
 # --- scoring ------------------------------------------------------------------------------

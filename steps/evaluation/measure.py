@@ -1,14 +1,18 @@
 """Everything that is measured of one model on one split; knows no store."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from steps.config.sections import Training
-from steps.distributed.collectives import is_first_rank
 from steps.errors import UserError
+from steps.evaluation.asking import ask_cloze, ask_facts, cloze_items_of, fact_items_of
+from steps.evaluation.calibration import calibration
+from steps.evaluation.facts import facts_per_paper
 from steps.evaluation.likelihood import TokenScore
+from steps.evaluation.progress import bar_of
+from steps.evaluation.progress import show as show_progress
 from steps.evaluation.summary import summarise
 from steps.evaluation.workload import (
     Cut,
@@ -21,9 +25,7 @@ from steps.evaluation.workload import (
 
 if TYPE_CHECKING:
     import pandas as pd
-    from tqdm import tqdm
 
-    from steps.evaluation.cloze import ClozeItem
     from steps.evaluation.generation import Prompt
     from steps.models.adapted import AdaptedModel
     from steps.models.chat import Chat
@@ -34,6 +36,7 @@ Part = TypeVar("Part")
 
 # Names of phases that a budget may cut; those of cloze tasks are the tasks' own.
 GENERATION = "generation"
+FACTS = "fact_cloze"
 ANSWERS = "answers"
 # Behind the name of a phase: the metric that says how much of it a budget has left.
 MEASURED_SHARE = "_measured_share"
@@ -56,6 +59,8 @@ class Results:
         rules: One row a rule of form that the model was asked to follow, or None.
         cuts: What a budget has left out, by the name of the phase.
         tasks: One row an item of the harness' tasks, or None.
+        cloze: One row an item of the gene cloze, or None.
+        facts: One row a fact that was asked for, or None.
     """
 
     per_paper: "pd.DataFrame"
@@ -65,6 +70,8 @@ class Results:
     rules: "pd.DataFrame | None" = None
     cuts: dict[str, Cut] = field(default_factory=dict)
     tasks: "pd.DataFrame | None" = None
+    cloze: "pd.DataFrame | None" = None
+    facts: "pd.DataFrame | None" = None
 
 
 def measure(
@@ -92,37 +99,46 @@ def measure(
     from steps.evaluation.summary import join_per_paper, with_score_bands
 
     settings = training.evaluation
-    cloze = _cloze_items(training, papers, train_papers)
+    cloze = cloze_items_of(training, papers, train_papers)
+    facts = fact_items_of(training, papers, train_papers)
     prompts = _prompts(training, adapted, papers)
     phases = [
         reading_phase(training, adapted, "papers", papers, "papers"),
         *(cloze_phase(adapted, name, items) for name, items in cloze.items()),
+        cloze_phase(adapted, FACTS, [fact.item for fact in facts]),
         *_phases_of_prompts(training, adapted, prompts),
         *_further_phases(training, adapted, general_texts),
     ]
     texts = [paper.text for paper in papers]
     cuts = fit_to_budget(training, adapted, phases, texts, [p.prompt for p in prompts])
     cloze = {name: _kept(items, name, cuts) for name, items in cloze.items()}
+    facts = _kept(facts, FACTS, cuts)
     prompts = _kept(prompts, GENERATION, cuts)
 
     per_paper = _score(training, adapted, papers, "papers")
     per_paper = with_score_bands(per_paper, settings.score_bands)
     generations = pd.DataFrame(columns=GENERATION_COLUMNS)
     with adapted.autocast():
-        per_paper = join_per_paper(per_paper, *_cloze(training, adapted, cloze))
+        asked, choices = ask_cloze(training, adapted, cloze)
+        told = ask_facts(training, adapted, facts)
+        if told is not None:
+            asked.append(facts_per_paper(told))
+        per_paper = join_per_paper(per_paper, *asked)
         if prompts:
             known = [*train_papers, *learned]
             generations, scores = _generate(training, adapted, papers, known, prompts)
             per_paper = join_per_paper(per_paper, scores)
-    metrics = summarise(per_paper, seed=settings.seed, resamples=settings.bootstrap_samples)
-    general = None
-    if general_texts:
-        general = _score(training, adapted, general_texts, "general texts")
-        summary = summarise(general, seed=settings.seed, resamples=settings.bootstrap_samples)
-        metrics |= _of_general(summary)
+    draws = {"seed": settings.seed, "resamples": settings.bootstrap_samples}
+    metrics = summarise(per_paper, **draws)
+    if choices is not None:
+        metrics |= calibration(choices, "gene_cloze", **draws)
+    general = _score(training, adapted, general_texts, "general texts") if general_texts else None
+    if general is not None:
+        metrics |= _of_general(summarise(general, **draws))
     rules = _rules(training, adapted)
     metrics |= _of_rules(rules, training) | _of_cuts(cuts)
-    return Results(per_paper, general, generations, metrics, rules, cuts)
+    made = Results(per_paper, general, generations, metrics, rules, cuts)
+    return replace(made, cloze=choices, facts=told)
 
 
 def measure_answers(
@@ -151,27 +167,27 @@ def measure_answers(
     asked = chosen_items(items, settings.answers, settings.seed)
     cuts = _fit_answers(training, adapted, items, asked, general_texts)
     asked = _kept(asked, ANSWERS, cuts)
-    with _bar("scoring answers", " tokens") as bar, adapted.autocast():
+    with bar_of("scoring answers", " tokens") as bar, adapted.autocast():
         likelihood = score_answers(
             adapted.model,
             chat,
             items,
             context=settings.context or training.model.max_length,
             batch_tokens=settings.batch_tokens,
-            progress=partial(_show, bar),
+            progress=partial(show_progress, bar),
         )
     if likelihood.empty:
         raise UserError(
             f"the chat template can write none of the {len(items)} items: mend them, or name "
             "another template by training.instructions.chat_template"
         )
-    with _bar("answering", " items") as bar, adapted.autocast():
+    with bar_of("answering", " items") as bar, adapted.autocast():
         said = write_answers(
             adapted.model,
             chat,
             asked,
             max_new_tokens=settings.generation.max_new_tokens,
-            progress=partial(_show, bar),
+            progress=partial(show_progress, bar),
         )
     per_paper = per_unit(likelihood, said)
     draws = {"seed": settings.seed, "resamples": settings.bootstrap_samples}
@@ -218,13 +234,13 @@ def _rules(training: Training, adapted: "AdaptedModel") -> "pd.DataFrame | None"
     from steps.evaluation.manners import TOKENS_OF_AN_ANSWER, follow_rules, rule_prompts
 
     chat = _chat(training, adapted)
-    with _bar("following rules", " prompts") as bar, adapted.autocast():
+    with bar_of("following rules", " prompts") as bar, adapted.autocast():
         return follow_rules(
             adapted.model,
             chat,
             rule_prompts(),
             max_new_tokens=TOKENS_OF_AN_ANSWER,
-            progress=partial(_show, bar),
+            progress=partial(show_progress, bar),
         )
 
 
@@ -278,18 +294,6 @@ def _of_cuts(cuts: Mapping[str, Cut]) -> dict[str, float]:
     return {f"{name}{MEASURED_SHARE}": cut.kept / cut.wanted for name, cut in cuts.items()}
 
 
-def _bar(what: str, unit: str) -> "tqdm[Any]":
-    """A progress bar; of several ranks, the first shows it."""
-    from tqdm import tqdm
-
-    return tqdm(desc=what, unit=unit, unit_scale=True, disable=not is_first_rank())
-
-
-def _show(bar: "tqdm[Any]", done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
-
-
 def _of_general(summary: dict[str, float]) -> dict[str, float]:
     likelihoods = ("bits_per_byte", "mlm_loss")
     return {f"general_{n}": value for n, value in summary.items() if n.startswith(likelihoods)}
@@ -303,8 +307,8 @@ def _score(
 
     settings = training.evaluation
     context = settings.context or training.model.max_length
-    with _bar(f"scoring {what}", " tokens") as bar, adapted.autocast():
-        show = partial(_show, bar)
+    with bar_of(f"scoring {what}", " tokens") as bar, adapted.autocast():
+        show = partial(show_progress, bar)
         if adapted.objective == "masked":
             return score_papers_masked(
                 adapted.model,
@@ -325,46 +329,6 @@ def _score(
             batch_tokens=settings.batch_tokens,
             progress=show,
         )
-
-
-def _cloze_items(
-    training: Training, papers: "list[PaperText]", train_papers: "list[PaperText]"
-) -> "dict[str, list[ClozeItem]]":
-    """Items of the gene and the variant cloze, by the name of the task; those that have some."""
-    from steps.evaluation.cloze import count_genes, gene_cloze_items, variant_cloze_items
-
-    settings = training.evaluation
-    if not settings.cloze_items:
-        return {}
-    most = {"max_items": settings.cloze_items, "seed": settings.seed}
-    tasks = {
-        "gene_cloze": gene_cloze_items(papers, count_genes([*train_papers, *papers]), **most),
-        "variant_cloze": variant_cloze_items(papers, **most),
-    }
-    return {task: items for task, items in tasks.items() if items}
-
-
-def _cloze(
-    training: Training, adapted: "AdaptedModel", tasks: "Mapping[str, Sequence[ClozeItem]]"
-) -> "list[pd.DataFrame]":
-    """Gene and variant cloze, one frame a task that has items."""
-    from steps.evaluation.cloze import cloze_frame, rank_causal, rank_masked
-
-    rank = rank_masked if adapted.objective == "masked" else rank_causal
-    frames = []
-    for task, items in tasks.items():
-        if not items:
-            continue
-        with _bar(task.replace("_", " "), " tokens") as bar:
-            ranks = rank(
-                adapted.model,
-                adapted.tokenizer,
-                items,
-                batch_tokens=training.evaluation.batch_tokens,
-                progress=partial(_show, bar),
-            )
-        frames.append(cloze_frame(items, ranks, task))
-    return frames
 
 
 def _prompts(
@@ -392,13 +356,13 @@ def _generate(
 
     settings = training.evaluation
     lexicon = GeneLexicon.load()
-    with _bar("writing on from titles", " prompts") as bar:
+    with bar_of("writing on from titles", " prompts") as bar:
         generations = generate(
             adapted.model,
             adapted.tokenizer,
             prompts,
             max_new_tokens=settings.generation.max_new_tokens,
-            progress=partial(_show, bar),
+            progress=partial(show_progress, bar),
         )
     scores = generation_scores(
         generations,
@@ -438,8 +402,6 @@ def token_examples(
 
 
 def _beginning(paper: "PaperText") -> "PaperText":
-    from dataclasses import replace
-
     end = min(len(paper.text), EXAMPLE_CHARACTERS)
     genes = tuple(gene for gene in paper.genes if gene.end <= end)
     sections = tuple(replace(s, end=min(s.end, end)) for s in paper.sections if s.start < end)

@@ -171,6 +171,46 @@ def forgotten(
     return {}
 
 
+def facts_gained(
+    frame: "pd.DataFrame",
+    base: "pd.DataFrame",
+    tokens: float,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, float]:
+    """How many more facts a model has right than its base, for what it was trained on.
+
+    Args:
+        frame: The rows of papers under the model.
+        base: The same under the base.
+        tokens: Training tokens of the model.
+        seed: As in `summarise`.
+        resamples: As in `summarise`.
+
+    Returns:
+        `facts_gained_per_million_tokens` with the bounds of its 95 % interval, in which both
+        models see the same resamples. It depends on how many facts are asked for; of them,
+        the share is `fact_cloze_accuracy`. Empty unless both were asked the same.
+    """
+    items, hits = "fact_cloze_items", "fact_cloze_hits"
+    if not tokens or not {items, hits} <= set(frame.columns) & set(base.columns):
+        return {}
+    both = frame[["paper_id", items, hits]].merge(base, on="paper_id", suffixes=("", "_base"))
+    if not len(both) == len(frame) == len(base) or (both[items] != both[f"{items}_base"]).any():
+        return {}
+    gained = (both[hits] - both[f"{hits}_base"]).to_numpy(dtype=np.float64) / (tokens / 1e6)
+    draws = _resampled_totals(gained[:, None], seed, resamples)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    metric = "facts_gained_per_million_tokens"
+    return {
+        metric: float(gained.sum()),
+        f"{metric}_ci_low": float(low),
+        f"{metric}_ci_high": float(high),
+    }
+
+
 def _difference(metric: Metric, totals: "npt.NDArray[np.float64]") -> "npt.NDArray[np.float64]":
     """A metric of a model less that of its base.
 

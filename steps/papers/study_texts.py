@@ -18,6 +18,7 @@ from steps.config.sections import STUDY_KINDS, StudyKind
 from steps.messages import Message
 from steps.papers.abbreviations import abbreviations_in
 from steps.papers.instructions import InstructionItem
+from steps.papers.numbers import NUMBER_WITH_UNIT
 from steps.papers.sentences import is_sentence, sentence_spans, sentences_of
 from steps.papers.text import PaperText, Span
 
@@ -240,26 +241,11 @@ def _variants(paper: PaperText) -> list[Span]:
     return [span for span in paper.variants if span.label != "cytoband"]
 
 
-_UNITS = (
-    *("%", "‰", "°C", "bp", "kb", "kbp", "Mb", "Mbp", "Gb", "nt", "cM", "Da", "kDa", "MDa"),
-    *("pM", "nM", "μM", "µM", "mM", "fmol", "pmol", "nmol", "μmol", "mmol", "mol"),
-    *("pg", "ng", "μg", "µg", "mg", "g", "kg", "μl", "µl", "μL", "µL", "ml", "mL", "dl", "l", "L"),
-    *("nm", "μm", "µm", "mm", "cm", "m", "ms", "s", "min", "h", "Hz", "kHz", "rpm"),
-    *("seconds", "minutes", "hours", "days", "weeks", "months", "years", "fold"),
-)
-_NUMBER_WITH_UNIT = re.compile(
-    # Not the end of "1, 000 kb" or "1 000 kb".
-    r"(?<![\w.,·/_+-])(?<!\d )(?<!\d, )\d{1,12}(?:,\d{3}){0,4}(?:\.\d{1,9})?(?:[ \u00a0-])?(?:"
-    + "|".join(map(re.escape, sorted(_UNITS, key=len, reverse=True)))
-    + r")(?![\w/·-])"
-)
-
-
 def _numbers(paper: PaperText) -> Iterator[Candidate]:
     named = [(span.start, span.end) for span in (*paper.genes, *paper.variants)]
     spans = [
         Span(found.start(), found.end(), "number")
-        for found in _NUMBER_WITH_UNIT.finditer(paper.text)
+        for found in NUMBER_WITH_UNIT.finditer(paper.text)
         if not any(start < found.end() and found.start() < end for start, end in named)
     ]
     return _gaps(paper, spans)

@@ -44,6 +44,7 @@ class PaperText:
         genes: Gene mentions in `text`.
         variants: Variant mentions in `text`.
         score: The paper's quality score, or None.
+        published: YYYY, YYYY-MM or YYYY-MM-DD, or None.
     """
 
     paper_id: str
@@ -52,6 +53,7 @@ class PaperText:
     genes: tuple[Span, ...] = ()
     variants: tuple[Span, ...] = ()
     score: float | None = None
+    published: str | None = None
 
     @property
     def unit(self) -> str:
@@ -77,6 +79,7 @@ def assemble_papers(
         genes: list[Span] = []
         variants: list[Span] = []
         score: float | None = None
+        published: str | None = None
         position = 0
         for row in paper_rows:
             if sections is not None and row["section"] not in sections:
@@ -84,6 +87,7 @@ def assemble_papers(
             if parts:
                 position += len(PART_SEPARATOR)
             score = row["score"]
+            published = row.get("publication_date")
             text = row["text"]
             section_spans.append(Span(position, position + len(text), row["section"]))
             genes.extend(
@@ -103,6 +107,7 @@ def assemble_papers(
                 genes=tuple(genes),
                 variants=tuple(variants),
                 score=score,
+                published=published,
             )
 
 

@@ -1,6 +1,6 @@
 """The page of an evaluation: figures with intervals, papers, texts, surprise token by token.
 
-    write_evaluation_report(path, model_name=..., metrics=..., per_paper=..., ...)
+    write_evaluation_report(path, model_name=..., results=..., ...)
 
 One self-contained HTML file; it loads nothing from elsewhere and holds no script. Its figures
 stand beside it as PNG files too.
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from steps.config.measurement_sections import TASK
 from steps.evaluation.likelihood import TokenScore
-from steps.evaluation.measure import MEASURED_SHARE, TokenExample
+from steps.evaluation.measure import MEASURED_SHARE, Results, TokenExample
 from steps.metrics import LIKELIHOODS, PAPERS_FOR_RELIABLE_INTERVALS, likelihood_of
+from steps.reports.choices import bins_of, draw_reliability, fact_rows, reliability_caption
 from steps.reports.page import format_cell, inline_svg
 
 if TYPE_CHECKING:
@@ -86,11 +87,9 @@ def write_evaluation_report(
     path: Path,
     *,
     model_name: str,
-    metrics: Mapping[str, float],
-    per_paper: "pd.DataFrame",
+    results: Results,
     base_metrics: Mapping[str, float] | None,
     base_per_paper: "pd.DataFrame | None",
-    generations: "pd.DataFrame",
     token_examples: Sequence[TokenExample] | None,
 ) -> list[Path]:
     """Write the page, and its figures beside it.
@@ -98,18 +97,19 @@ def write_evaluation_report(
     Args:
         path: The HTML file to write; its folder is there.
         model_name: What the reader knows the model by.
-        metrics: From `summarise`, without the split in front.
-        per_paper: The rows of papers that the metrics were computed from.
+        results: What was measured.
         base_metrics: The metrics of the base model, or None.
         base_per_paper: Its rows of papers, or None.
-        generations: From `steps.evaluation.generation.generate`; may be empty.
         token_examples: Texts to show token by token, or None.
 
     Returns:
         The figures as PNG files.
     """
     base_metrics = base_metrics or {}
+    metrics, generations = results.metrics, results.generations
     drawn = _figures(metrics, base_metrics)
+    bins = bins_of(results.cloze)
+    calibration = draw_reliability(bins) if bins else None
     page = _template().render(
         model_name=model_name,
         lead=headline(metrics, base_metrics),
@@ -124,10 +124,12 @@ def write_evaluation_report(
             )
             for kind, figure in drawn.items()
         ],
+        reliability=calibration and inline_svg(calibration, reliability_caption(bins)),
+        facts=fact_rows(results.facts),
         metrics=metric_rows(metrics, base_metrics),
         tasks=task_rows(metrics, base_metrics),
         with_base=bool(base_metrics),
-        moved=_papers_that_moved(per_paper, base_per_paper),
+        moved=_papers_that_moved(results.per_paper, base_per_paper),
         generations=generations.head(_GENERATIONS_SHOWN).to_dict("records"),
         generations_in_all=len(generations),
         examples=[_shown_example(example) for example in token_examples or ()],
@@ -137,6 +139,8 @@ def write_evaluation_report(
     pictures = {f"{kind}_by_part": figure for kind, figure in drawn.items()}
     for number, example in enumerate(token_examples or (), start=1):
         pictures[f"surprise_{number}"] = draw_surprise(example)
+    if calibration is not None:
+        pictures["reliability"] = calibration
     files = []
     for name, figure in pictures.items():
         files.append(path.with_name(f"{name}.png"))

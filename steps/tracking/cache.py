@@ -70,6 +70,7 @@ SOURCES = {
         "planning",
         "papers/cleaning",
         "papers/replay.py",
+        "papers/numbers.py",
         "papers/study_texts.py",
         "papers/text.py",
         "papers/item_splits.py",

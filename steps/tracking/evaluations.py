@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
 from steps.digests import file_sha256
-from steps.errors import UserError
 from steps.evaluation.measure import Results
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_files, read_general_texts
 from steps.terminal import say
+from steps.tracking.beside_base import beside_base
+from steps.tracking.examples import check_trained_papers, is_asked, read_examples
 from steps.tracking.harness_tasks import ask_tasks, prepared_tasks, task_inputs
 from steps.tracking.measurement import Measurement, load_together, measure_together
 from steps.tracking.names import (
@@ -38,12 +39,11 @@ if TYPE_CHECKING:
     from steps.models.adapted import AdaptedModel
     from steps.models.sources import Task
     from steps.tracking.datasets import StoredDataset
-    from steps.tracking.registry.lineage import Lineage
     from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
 
 
-RULES_FILE = "rules.parquet"
+RULES_FILE, CLOZE_FILE, FACTS_FILE = "rules.parquet", "cloze.parquet", "facts.parquet"
 # The files whose digests are noted and checked.
 RESULT_FILES = (METRICS_FILE, PER_PAPER_FILE, GENERAL_FILE, TASKS_FILE)
 
@@ -90,7 +90,6 @@ def evaluate_model(
     Raises:
         UserError: An empty split, papers that the model was trained on, missing texts.
     """
-    from steps.evaluation.summary import forgotten
     from steps.papers.text import read_papers
     from steps.terminal import quieten_handlers
     from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
@@ -130,9 +129,10 @@ def evaluate_model(
     _tag_cuts(run, training, reference, stored, split, results)
     if trained_papers:
         results.metrics["trained_papers"] = float(trained_papers)
-    if base is not None and results.general is not None and base.general is not None:
-        seed, resamples = training.evaluation.seed, training.evaluation.bootstrap_samples
-        results.metrics |= forgotten(results.general, base.general, seed=seed, resamples=resamples)
+    if base is not None:
+        results.metrics |= beside_base(
+            run, training, reference, results, base.per_paper, base.general
+        )
     _write(run, reference, adapted, results, base, split, shown)
     model_id = logged_model_id(reference)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
@@ -192,46 +192,6 @@ def _tag_cuts(
     unbounded = training.model_copy(update={"evaluation": whole})
     inputs = evaluation_inputs(unbounded, reference, stored.digest, split)
     run.tag(**cache_tags(key_parts("evaluate", unbounded, inputs)))
-
-
-def is_asked(training: Training, adapter: Path | None) -> bool:
-    """Whether a model is measured by its answers: so configured, or so trained.
-
-    Args:
-        training: The configuration.
-        adapter: The adapter's folder; None for a base.
-    """
-    from steps.models.adapted import read_description
-
-    if training.model.objective == "instruction":
-        return True
-    return adapter is not None and read_description(adapter).get("task") == "instruction"
-
-
-def read_examples(stored: "StoredDataset", split: str, *, answers: bool) -> "list[Any]":
-    """The papers of a split, or its instruction items.
-
-    Raises:
-        UserError: There are none.
-    """
-    from steps.papers.item_splits import read_split
-    from steps.papers.text import read_papers
-
-    found: list[Any] = (
-        list(read_split(stored.folder, split)) if answers else read_papers(stored.folder, split)
-    )
-    if found:
-        return found
-    what = f"split {split!r} of dataset {stored.digest[:19]}… holds no"
-    if answers:
-        raise UserError(
-            f"{what} instruction item: name items of its papers in training.instructions.data_file "
-            "(by pmid or paper_id), or items of no paper, and run preprocess again"
-        )
-    raise UserError(
-        f"{what} paper: preprocess at least 10 different papers, with "
-        f"training.scientific_data.split.{split}_fraction above 0"
-    )
 
 
 @dataclass(frozen=True)
@@ -379,49 +339,6 @@ def results_of_base(
     return results_of(run, training, base, stored, split, measure_now=measure_now)
 
 
-def check_trained_papers(
-    training: Training,
-    reference: "ModelReference",
-    scored: "list[str]",
-    split: str,
-    lineage: "Lineage",
-) -> int:
-    """Look for papers of the split that the model was trained on.
-
-    Args:
-        training: The configuration.
-        reference: The model.
-        scored: The papers that are scored, and items that name none.
-        split: Where they are from.
-        lineage: What the model was trained on.
-
-    Returns:
-        How many there are: 0, unless `evaluation.allow_trained_papers` is set.
-
-    Raises:
-        UserError: There are some, or the lineage cannot be seen, and that key is not set.
-    """
-    scored = sorted(set(scored))
-    seen = sorted(lineage.trained_papers().intersection(scored))
-    if training.evaluation.allow_trained_papers:
-        return len(seen)
-    way_out = (
-        "set training.evaluation.allow_trained_papers=true to see the figures all the same, on "
-        "which nothing is ever promoted"
-    )
-    if seen:
-        raise UserError(
-            f"{reference.name} was trained on {len(seen)} of the {len(scored)} papers of split "
-            f"{split!r} (such as {seen[0]}): score another split, or {way_out}"
-        )
-    if lineage.gap:
-        raise UserError(
-            f"{reference.name}: its training papers are unknown, so it may know papers of split "
-            f"{split!r}: {lineage.gap}; or {way_out}"
-        )
-    return 0
-
-
 def _shown_name(reference: "ModelReference", adapted: "AdaptedModel") -> str:
     base = adapted.description["base"]
     note = f"; {base['note']}" if base["note"] else ""
@@ -448,21 +365,25 @@ def _write(
     pictures = write_evaluation_report(
         run.scratch / "report.html",
         model_name=_shown_name(reference, adapted),
-        metrics=results.metrics,
-        per_paper=results.per_paper,
+        results=results,
         base_metrics=None if base is None else base.metrics,
         base_per_paper=None if base is None else base.per_paper,
-        generations=results.generations,
         token_examples=examples,
     )
     names = [PER_PAPER_FILE, "generations.parquet", METRICS_FILE, "report.html"]
-    if results.general is not None:
-        results.general.to_parquet(run.scratch / GENERAL_FILE, index=False)
-        names.append(GENERAL_FILE)
-    for name, frame in ((TASKS_FILE, results.tasks), (RULES_FILE, results.rules)):
-        if frame is not None:
-            frame.to_parquet(run.scratch / name, index=False)
-            names.append(name)
+    further = {
+        GENERAL_FILE: results.general,
+        TASKS_FILE: results.tasks,
+        RULES_FILE: results.rules,
+        CLOZE_FILE: results.cloze,
+        FACTS_FILE: results.facts,
+    }
+    for name, frame in further.items():
+        if frame is None:
+            continue
+        frame.to_parquet(run.scratch / name, index=False)
+        names.append(name)
+        if name in (TASKS_FILE, RULES_FILE):
             run.table(f"tables/{Path(name).stem}.json", frame)
     for name in names:
         run.artifact(run.scratch / name)

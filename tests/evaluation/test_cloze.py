@@ -10,8 +10,9 @@ from steps.evaluation.cloze import (
     cloze_frame,
     count_genes,
     gene_cloze_items,
-    rank_causal,
-    rank_masked,
+    ranks_of,
+    score_candidates_causal,
+    score_candidates_masked,
     variant_cloze_items,
 )
 from steps.evaluation.summary import summarise
@@ -159,7 +160,9 @@ def test_a_causal_model_that_knows_the_sentence_ranks_its_gene_first(llama, byte
         optimizer.zero_grad()
     known = item_of(SENTENCES[0], "TP53", list(HUMAN)[1:10])
     turned = ClozeItem("p", known.before, known.after, "PTEN", ("TP53", *known.distractors[5:]))
-    ranks = rank_causal(llama, byte_level_tokenizer, [known, turned], batch_tokens=256)
+    ranks = ranks_of(
+        score_candidates_causal(llama, byte_level_tokenizer, [known, turned], batch_tokens=256)
+    )
     assert ranks[0] == 1
     assert ranks[1] > 1
 
@@ -170,7 +173,7 @@ def test_a_masked_model_ranks_by_the_tokens_of_the_gene_left_to_right(bert, word
     from steps.models.tokenizer import with_special_tokens
 
     item = item_of(SENTENCES[0], "TP53", list(HUMAN)[1:10])
-    (rank,) = rank_masked(bert, wordpiece_tokenizer, [item], batch_tokens=256)
+    (rank,) = ranks_of(score_candidates_masked(bert, wordpiece_tokenizer, [item], batch_tokens=256))
     mask, nats = wordpiece_tokenizer.mask_token_id, []
     for candidate in item.candidates:
 
@@ -195,11 +198,14 @@ def test_ranks_are_the_same_whatever_the_size_of_a_batch_and_a_second_time(
     llama, bert, byte_level_tokenizer, wordpiece_tokenizer, papers
 ):
     items = gene_cloze_items(papers, COUNTS, max_items=6)
-    for rank, model, tokenizer in (
-        (rank_causal, llama, byte_level_tokenizer),
-        (rank_masked, bert, wordpiece_tokenizer),
+    for score, model, tokenizer in (
+        (score_candidates_causal, llama, byte_level_tokenizer),
+        (score_candidates_masked, bert, wordpiece_tokenizer),
     ):
-        ranks = [rank(model, tokenizer, items, batch_tokens=size) for size in (1, 100, 8192, 8192)]
+        ranks = [
+            ranks_of(score(model, tokenizer, items, batch_tokens=size))
+            for size in (1, 100, 8192, 8192)
+        ]
         assert ranks == [ranks[0]] * 4
 
 
@@ -214,7 +220,9 @@ def test_a_model_without_opinion_gets_none_right(llama, byte_level_tokenizer):
     ]
     item = item_of("The loss of AAA0 was seen here.", "AAA0", same_length)
     assert len(item.candidates) > 3
-    (rank,) = rank_causal(llama, byte_level_tokenizer, [item], batch_tokens=64)
+    (rank,) = ranks_of(
+        score_candidates_causal(llama, byte_level_tokenizer, [item], batch_tokens=64)
+    )
     assert rank == len(item.candidates)
 
 
@@ -237,5 +245,5 @@ def test_ranks_become_sums_of_papers():
 
 
 def test_no_items_make_an_empty_frame(llama, byte_level_tokenizer):
-    ranks = rank_causal(llama, byte_level_tokenizer, [], batch_tokens=64)
+    ranks = ranks_of(score_candidates_causal(llama, byte_level_tokenizer, [], batch_tokens=64))
     assert len(cloze_frame([], ranks, "gene_cloze")) == 0

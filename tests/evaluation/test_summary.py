@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 
 from steps.errors import UserError
-from steps.evaluation.summary import forgotten, join_per_paper, summarise, with_score_bands
+from steps.evaluation.summary import (
+    facts_gained,
+    forgotten,
+    join_per_paper,
+    summarise,
+    with_score_bands,
+)
 
 
 def frame_of(papers, seed=0):
@@ -179,3 +185,33 @@ def test_forgetting_is_the_difference_to_the_base_on_the_same_texts():
     assert 0 < width < 0.01
     assert forgotten(worse, base[:39]) == {}
     assert forgotten(worse, base.assign(bytes=base["bytes"] + 1)) == {}
+
+
+def asked_for_facts(hits):
+    items = [2.0] * len(hits)
+    return pd.DataFrame(
+        {
+            "paper_id": [f"p{n}" for n in range(len(hits))],
+            "fact_cloze_items": items,
+            "fact_cloze_hits": hits,
+        }
+    )
+
+
+def test_facts_gained_are_counted_beside_the_base_and_by_what_was_read():
+    base = asked_for_facts([0.0, 1.0] * 20)
+    better = asked_for_facts([1.0, 1.0] * 20)
+    found = facts_gained(better, base, tokens=4e6)
+    assert found["facts_gained_per_million_tokens"] == pytest.approx(20 / 4)
+    low, high = (found[f"facts_gained_per_million_tokens_ci_{side}"] for side in ("low", "high"))
+    assert 0 < low < 5 < high < 10
+    turned = facts_gained(base, better, tokens=4e6)
+    assert turned["facts_gained_per_million_tokens"] == pytest.approx(-5)
+
+
+def test_facts_gained_take_the_same_questions_and_some_training():
+    base = asked_for_facts([0.0, 1.0] * 20)
+    assert facts_gained(base, base.assign(fact_cloze_items=3.0), tokens=1e6) == {}
+    assert facts_gained(base, base[:39], tokens=1e6) == {}
+    assert facts_gained(base, base, tokens=0) == {}
+    assert facts_gained(base.drop(columns="fact_cloze_hits"), base, tokens=1e6) == {}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from steps.evaluation.likelihood import TokenScore
-from steps.evaluation.measure import TokenExample
+from steps.evaluation.measure import Results, TokenExample
 from steps.evaluation.summary import summarise
 from steps.reports.evaluation_report import (
     draw_surprise,
@@ -19,6 +19,7 @@ from steps.reports.evaluation_report import (
     write_evaluation_report,
 )
 
+CHOICES = {"cloze": None, "facts": None}
 NO_GENERATIONS = pd.DataFrame(columns=["paper_id", "prompt", "generation", "reference"])
 
 
@@ -43,17 +44,21 @@ def frame_of(papers, factor=1.0):
 
 def page_of(tmp_path, **changes):
     frame = frame_of(70, 0.9)
-    arguments = {
-        "model_name": "genomics 3",
+    measured = {
         "metrics": summarise(frame),
         "per_paper": frame,
+        "general": None,
+        "generations": NO_GENERATIONS,
+    }
+    results = Results(**{n: changes.pop(n, v) for n, v in (measured | CHOICES).items()})
+    arguments = {
+        "model_name": "genomics 3",
         "base_metrics": summarise(frame_of(70)),
         "base_per_paper": frame_of(70),
-        "generations": NO_GENERATIONS,
         "token_examples": None,
     }
     path = tmp_path / "report.html"
-    write_evaluation_report(path, **(arguments | changes))
+    write_evaluation_report(path, results=results, **(arguments | changes))
     return path.read_text(encoding="utf-8")
 
 
@@ -271,3 +276,42 @@ def test_tasks_have_a_table_of_their_own_with_what_is_in_training(tmp_path):
     assert "<h2>Tasks</h2>" in page
     assert "few items, unreliable interval; 3 too short to tell" in page
     assert "2 prompts longer than the model reads lost their beginning" in page
+
+
+def choices_of(count, **columns):
+    """Items of three candidates; every other choice is right."""
+    ranks = [1 + number % 2 for number in range(count)]
+    return pd.DataFrame(
+        {
+            "paper_id": [f"paper{n}" for n in range(count)],
+            "candidates": [["a", "b", "c"]] * count,
+            "nats": [[rank, 1.5, 3.0] for rank in ranks],
+            "truth": 0,
+            "rank": ranks,
+            **columns,
+        }
+    )
+
+
+def test_the_reliability_of_gene_choices_is_drawn_and_told(tmp_path):
+    page = page_of(tmp_path, cloze=choices_of(20))
+    label = re.search(r'aria-label="(Reliability of 20 gene choices[^"]*)"', page)[1]
+    assert re.findall(r"(\d+)% right at (\d+)%", label)
+    assert (tmp_path / "reliability.png").stat().st_size > 0
+    assert "Reliability" not in page_of(tmp_path)
+
+
+def test_facts_are_shown_by_kind_and_stratum(tmp_path):
+    facts = choices_of(
+        4,
+        kind=["gene_gene", "gene_gene", "gene_gene", "number"],
+        stratum=["seen", "seen", "unseen", "unseen"],
+        after=False,
+    )
+    text = " ".join(Outline(page_of(tmp_path, facts=facts)).text)
+    rows = re.findall(r"(gene gene|number)\s+(seen|unseen)\s+(\d+)\s+(\d+)", text)
+    assert rows == [
+        ("gene gene", "seen", "2", "1"),
+        ("gene gene", "unseen", "1", "1"),
+        ("number", "unseen", "1", "0"),
+    ]
