@@ -32,6 +32,7 @@ def training_of(budget: float | None = None) -> Training:
         update={
             "context": 64,
             "cloze_items": 12,
+            "facts": training.evaluation.facts.model_copy(update={"items": 0}),
             "bootstrap_samples": 50,
             "budget_minutes": budget,
             "generation": training.evaluation.generation.model_copy(

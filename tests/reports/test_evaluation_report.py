@@ -262,17 +262,9 @@ def test_tasks_have_a_table_of_their_own_with_what_is_in_training(tmp_path):
     # Of a group of tasks the harness' own figure alone is known.
     assert (group.name, group.metric.low, group.clean, group.items) == ("all", None, None, 0)
     assert not any(row.name.startswith("task") for row in metric_rows(metrics, {}))
-    write_evaluation_report(
-        tmp_path / "report.html",
-        model_name="m",
-        metrics=metrics,
-        per_paper=frame,
-        base_metrics=None,
-        base_per_paper=None,
-        generations=NO_GENERATIONS,
-        token_examples=None,
+    page = page_of(
+        tmp_path, metrics=metrics, per_paper=frame, base_metrics=None, base_per_paper=None
     )
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<h2>Tasks</h2>" in page
     assert "few items, unreliable interval; 3 too short to tell" in page
     assert "2 prompts longer than the model reads lost their beginning" in page
