@@ -156,12 +156,12 @@ def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel
     loaded.description = description
     if adapter:
         with torch.random.fork_rng(devices=[]):
-            loaded.model = _with_adapter(loaded.model, folder, device)
+            loaded.model = with_adapter(loaded.model, folder, device)
     loaded.model.eval()
     return loaded
 
 
-def _with_adapter(model: Any, folder: Path, device: str) -> Any:
+def with_adapter(model: Any, folder: Path, device: str) -> Any:
     """Put the adapter of a folder onto its base.
 
     Raises:
