@@ -22,7 +22,7 @@ FORMS = "adapter,merged,gguf:f16,gguf:q8_0,gguf:q4_k_m"
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), required=True, help="Where to work.")
 @click.option("--method", default="lora", show_default=True, help="qlora.method of the version.")
-@click.option("--max-steps", default=30, show_default=True, help="Training steps.")
+@click.option("--max-steps", default=6, show_default=True, help="Training steps.")
 @click.option("--formats", default=FORMS, show_default=True, help="Forms to make.")
 @click.option("--overrides", default="", help="Of the release.")
 def main(folder: Path, method: str, max_steps: int, formats: str, overrides: str) -> None:
