@@ -7,12 +7,14 @@ One form after the other, so that one model is in memory at a time; what is refu
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from steps.config.sections import Training
 from steps.evaluation.generation import generation_prompts
-from steps.models.adapted import load_adapted
+from steps.models.adapted import AdaptedModel, load_adapted
+from steps.models.adapters import unwrapped
 from steps.models.lengths import longest_text
 from steps.papers.text import PaperText
 from steps.releasing.fidelity import Fidelity, broken, judge
@@ -48,12 +50,12 @@ def make_and_measure(
     """
     released.mkdir(parents=True)
     maker = Maker(source, forms, training.release, released.parent)
-    promoted, questions, stops = score_promoted(training, source, papers)
+    reference = ask_version(training, source, papers)
     results = []
     for form in forms:
         folder = released / form.folder
-        maker.make(form, folder, stops)
-        result = measure(training, source, form, folder, promoted, questions)
+        maker.make(form, folder, reference.stops)
+        result = measure(training, source, form, folder, reference)
         say(in_a_line(result))
         if result.refusal:
             shutil.rmtree(folder)
@@ -62,66 +64,83 @@ def make_and_measure(
     return results
 
 
-def score_promoted(
-    training: Training, source: Source, papers: Sequence[PaperText]
-) -> tuple[FormScores, Questions, list[str]]:
+@dataclass(frozen=True)
+class Reference:
+    """A version's own answers, which its forms are held against.
+
+    Attributes:
+        questions: What was asked.
+        promoted: What the version answered, as it was promoted.
+        merged: What its adapter answers on the weights that forms are merged onto; of a version on
+            an unquantised base the same.
+        stops: The tokens that end its texts, as they are written.
+    """
+
+    questions: Questions
+    promoted: FormScores
+    merged: FormScores
+    stops: list[str]
+
+
+def ask_version(training: Training, source: Source, papers: Sequence[PaperText]) -> Reference:
     """Ask the version itself, on this machine and by this code.
 
-    Returns:
-        Its answers, the questions, and the tokens that end its texts as they are written.
+    Args:
+        training: The configuration.
+        source: The version.
+        papers: Held-out papers.
     """
     adapted = load_adapted(source.folder, training.hardware)
-    inner: Any = adapted.model
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    settings, objective = training.evaluation, source.base.objective
+    questions = questions_for(training, source, adapted, papers)
+    objective, tokenizer = source.base.objective, adapted.tokenizer
+    with adapted.autocast():
+        promoted = score(adapted.model, tokenizer, objective, questions)
+    stops = tokenizer.convert_ids_to_tokens(list(questions.stops))
+    merged = promoted
+    moves = training.release.merge_onto == "full_precision" and not source.is_stored_quantised
+    if source.is_quantised and moves:
+        del adapted
+        whole = load_adapted(source.folder, training.hardware, bits=16)
+        with whole.autocast():
+            merged = score(whole.model, tokenizer, objective, questions)
+    return Reference(questions, promoted, merged, stops)
+
+
+def questions_for(
+    training: Training, source: Source, adapted: AdaptedModel, papers: Sequence[PaperText]
+) -> Questions:
+    """What a version and its forms are asked: windows as in its evaluation."""
+    inner, settings = unwrapped(adapted.model), training.evaluation
     context = settings.context or source.description["max_length"]
     context = min(context, longest_text(inner.config) or context)
-    causal = objective == "causal"
+    causal = source.base.objective == "causal"
     prompts = generation_prompts(papers, count=training.release.prompts if causal else 0)
-    stops = stops_of(inner, adapted.tokenizer) if causal else ()
-    questions = Questions(
+    return Questions(
         papers,
         [prompt.prompt for prompt in prompts],
         context=context,
         stride=settings.stride or max(1, context // 2),
         batch_tokens=settings.batch_tokens,
         new_tokens=training.release.new_tokens,
-        stops=stops,
+        stops=stops_of(inner, adapted.tokenizer) if causal else (),
         seed=settings.seed,
     )
-    with adapted.autocast():
-        answers = score(adapted.model, adapted.tokenizer, objective, questions)
-    return answers, questions, adapted.tokenizer.convert_ids_to_tokens(list(stops))
 
 
 def measure(
-    training: Training,
-    source: Source,
-    form: Form,
-    folder: Path,
-    promoted: FormScores,
-    questions: Questions,
+    training: Training, source: Source, form: Form, folder: Path, reference: Reference
 ) -> Fidelity:
     """Load a form from its files, ask it, and judge it."""
-    objective = source.base.objective
+    objective, promoted = source.base.objective, reference.promoted
     limit = form.max_loss(training.release.max_loss, objective)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    common: dict[str, Any] = {"limit": limit, "objective": objective, "size": size}
     try:
-        measured = ask(form, folder, source, questions, training.hardware)
+        measured = ask(form, folder, source, reference.questions, training.hardware)
     except FormBroken as error:
-        return broken(form.name, promoted, str(error), limit=limit, objective=objective, size=size)
-    # In full precision, an adapter of a quantised base may well be better than it was.
-    may_gain = source.is_quantised
-    return judge(
-        form.name,
-        promoted,
-        measured,
-        limit=limit,
-        objective=objective,
-        may_gain=may_gain,
-        size=size,
-    )
+        return broken(form.name, promoted, str(error), **common)
+    expected = promoted if form.name == "adapter" else reference.merged
+    return judge(form.name, promoted, expected, measured, **common)
 
 
 def in_a_line(result: Fidelity) -> str:

@@ -44,7 +44,6 @@ def merge(source: Source, *, as_trained: bool) -> Any:
     )
     if quantised:
         model = model.dequantize().float()
-        del model.config.quantization_config
     if source.is_adapter:
         model = with_adapter(model, source.folder, "cpu").merge_and_unload()
     model.config.use_cache = True

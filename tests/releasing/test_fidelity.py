@@ -199,7 +199,6 @@ def test_a_fault_is_refused(
     form = copy_of(merged, tmp_path / "form")
     FAULTS[fault](form, base)
     result = gate.judge("merged", form)
-    print(fault, result.difference, result.refusal)
     assert result.refusal
     assert "\n" not in result.refusal
 

@@ -1,12 +1,13 @@
 """A tiny version to be released, with a SentencePiece vocabulary that llama.cpp reads too.
 
-Its weights are random and its adapter is far from its beginning, so that whatever is lost of
-either shows; its head and embeddings were trained, its norms are no ones, it has a chat template.
+Base and version were trained on the papers that forms are asked about, so that whatever is lost
+of either makes the score worse, as it does for a real model; the norms are no ones, and there is
+a chat template.
 """
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from steps.papers.text import PaperText, Span
 from steps.releasing.fidelity import Fidelity
 from steps.releasing.forms import FORMS, Form, Source, read_source
 from steps.releasing.make import Maker
-from steps.releasing.measure import measure, score_promoted
-from steps.releasing.scores import FormScores, Questions
+from steps.releasing.measure import Reference, ask_version, measure
 from tests.support.project import demo_texts
 from tests.support.tiny_tokenizers import sentencepiece
 
@@ -68,8 +68,21 @@ def save_sentencepiece_llama(folder: Path, texts: list[str], seed: int = 0) -> P
         for name, weight in model.named_parameters():
             if "norm" in name:
                 weight.add_(0.3 * torch.randn_like(weight))
+    learn(model, load_tokenizer(folder), texts[-20:], steps=60)
     model.save_pretrained(folder)
     return folder
+
+
+def learn(model: Any, tokenizer: Any, texts: list[str], steps: int) -> None:
+    """Train what of a causal model can be trained on texts, 128 tokens of one a step."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
+    rows = [tokenizer(text, return_tensors="pt").input_ids[:, :128] for text in texts]
+    for step in range(steps):
+        ids = rows[step % len(rows)]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def held_out_papers(count: int = 8) -> list[PaperText]:
@@ -88,7 +101,7 @@ def held_out_papers(count: int = 8) -> list[PaperText]:
 def save_version(
     folder: Path, base: Path, new_tokens: tuple[str, ...] = (), **qlora: Any
 ) -> tuple[Training, Source]:
-    """Write a version whose adapter is far from its beginning, as finetune would.
+    """Write a version as finetune would.
 
     Args:
         folder: Where to.
@@ -116,10 +129,13 @@ def save_version(
         model, training.qlora, found.objective, new_tokens=added.ids if added else ()
     )
     torch.manual_seed(3)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
+    if found.objective == "causal":
+        learn(model, tokenizer, [paper.text for paper in held_out_papers()], steps=60)
+    else:
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.05 * torch.randn_like(weight))
     description = describe(training, found, torch.float32)
     adapted = AdaptedModel(
         model.eval(), tokenizer, found.objective, torch.float32, "cpu", description
@@ -135,24 +151,19 @@ class Gate:
     Attributes:
         training: The configuration.
         source: The version.
-        promoted: What it answered.
-        questions: What was asked.
-        stops: The tokens that end its texts.
+        reference: What it answered.
         scratch: A folder to work in.
     """
 
     training: Training
     source: Source
-    promoted: FormScores
-    questions: Questions
-    stops: list[str]
+    reference: Reference
     scratch: Path
 
     @classmethod
     def of(cls, training: Training, source: Source, scratch: Path) -> "Gate":
         """Ask the version."""
-        promoted, questions, stops = score_promoted(training, source, held_out_papers())
-        return cls(training, source, promoted, questions, stops, scratch)
+        return cls(training, source, ask_version(training, source, held_out_papers()), scratch)
 
     def make(self, *names: str, **release: Any) -> dict[str, Path]:
         """Make forms."""
@@ -162,15 +173,13 @@ class Gate:
         maker = Maker(self.source, forms, settings, self.scratch)
         folders = {form.name: self.scratch / form.folder for form in forms}
         for form in forms:
-            maker.make(form, folders[form.name], self.stops)
+            maker.make(form, folders[form.name], self.reference.stops)
         maker.clear()
         return folders
 
-    def judge(self, name: str, folder: Path, **changes: Any) -> Fidelity:
+    def judge(self, name: str, folder: Path) -> Fidelity:
         """Bring a form before the gate."""
-        source = replace(self.source, **changes)
-        training, questions = self.training, self.questions
-        return measure(training, source, FORMS[name], folder, self.promoted, questions)
+        return measure(self.training, self.source, FORMS[name], folder, self.reference)
 
 
 def copy_of(folder: Path, target: Path) -> Path:
