@@ -22,6 +22,7 @@ class Release(Section):
 
     formats: tuple[FormName, ...] | Literal["auto"] = "auto"
     max_loss: MaxLoss = MaxLoss()
+    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
     merge_onto: Literal["full_precision", "as_trained"] = "full_precision"
     prompts: Annotated[int, Field(ge=0)] = 20
     new_tokens: Positive = 64

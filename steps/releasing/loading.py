@@ -66,7 +66,7 @@ def _load(form: Form, folder: Path, source: Source, device: str) -> tuple[Any, A
 
 
 def _base(source: Source, auto: Any, device: str) -> Any:
-    """The base as an adapter's user loads it: quantised where the adapter was trained so."""
+    """The base as the adapter's README says: in the bits and the number format of its training."""
     import torch
 
     from steps.models.loading import load_model
@@ -80,5 +80,8 @@ def _base(source: Source, auto: Any, device: str) -> Any:
             device,
         )
     return auto.from_pretrained(
-        source.base.folder, dtype="auto", use_safetensors=True, trust_remote_code=False
+        source.base.folder,
+        dtype=getattr(torch, source.description["dtype"]),
+        use_safetensors=True,
+        trust_remote_code=False,
     ).to(device)

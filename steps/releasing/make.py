@@ -73,4 +73,5 @@ class Maker:
             convert(whole, self._between / "f16.gguf")
             shutil.rmtree(whole)
         if "merged" in names:
-            write_model(self._merged, model, self._source, release_dtype(self._source))
+            dtype = release_dtype(self._source, self._settings)
+            write_model(self._merged, model, self._source, dtype)

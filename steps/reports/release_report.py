@@ -15,7 +15,8 @@ UNITS = {"bits_per_byte": "bits per byte", "mlm_loss": "nats per masked token"}
 COMMANDS = {
     "adapter": (
         "vllm serve BASE --enable-lora --lora-modules papers=FOLDER --max-lora-rank RANK",
-        'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "FOLDER")',
+        'base = AutoModelForCausalLM.from_pretrained("BASE", dtype="DTYPE")',
+        'model = PeftModel.from_pretrained(base, "FOLDER")',
     ),
     "merged": (
         "vllm serve FOLDER",
@@ -105,18 +106,18 @@ def _bounds(result: "Fidelity") -> str | None:
 
 
 def write_form_readme(
-    folder: Path, model: str, base: Mapping[str, Any], made: str, result: "Fidelity"
+    folder: Path, model: str, description: Mapping[str, Any], made: str, result: "Fidelity"
 ) -> None:
     """Write the README of a form: what it is, how it is served, how it scored.
 
     Args:
         folder: Of the form.
         model: What people call the version.
-        base: The description of its base.
+        description: The content of its `base.json`.
         made: How the form was made, in a sentence.
         result: How it scored.
     """
-    unit = UNITS[result.metric]
+    unit, base = UNITS[result.metric], description["base"]
     kind = result.form.partition(":")[0]
     revision = f" at {base['revision']}" if base["revision"] else ""
     lines = [
@@ -138,7 +139,10 @@ def write_form_readme(
         "",
         "## How it is served",
         "",
-        *[f"    {command}" for command in COMMANDS[kind]],
+        *[
+            f"    {command.replace('DTYPE', description['dtype']).replace('BASE', base['name'])}"
+            for command in COMMANDS[kind]
+        ],
         "",
     ]
     (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")

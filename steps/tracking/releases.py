@@ -125,8 +125,8 @@ def store_release(
         form = FORMS[result.form]
         if not result.refusal:
             forms[form.folder] = released / form.folder
-            described = source.base.description()
-            write_form_readme(forms[form.folder], reference.name, described, made, result)
+            folder = forms[form.folder]
+            write_form_readme(folder, reference.name, source.description, made, result)
     facts = {
         "version": reference.name,
         "base": source.base.name,
