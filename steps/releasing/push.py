@@ -150,7 +150,8 @@ def push_to_hub(place: str, forms: Mapping[str, Path]) -> list[str]:
                     path_in_repo=prefix or None,
                     commit_message=f"Release {folder.name}",
                 )
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        # An upload that breaks off is a RuntimeError there.
+        except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
             raise UserError(_of_hub(repository, error)) from None
     return list(made)
 
