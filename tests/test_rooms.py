@@ -29,14 +29,18 @@ ROOMS: dict[str, set[str]] = {
         *("ground", "config", "papers", "models", "distributed"),
         *("evaluation", "checkpoints", "planning"),
     },
-    "reports": {"ground", "config", "papers", "models", "evaluation", "comparison", "planning"},
+    "releasing": {"ground", "config", "papers", "models", "evaluation", "comparison"},
+    "reports": {
+        *("ground", "config", "papers", "models", "evaluation", "comparison", "planning"),
+        "releasing",
+    },
     "tracking": {
         *("ground", "config", "papers", "models", "distributed", "evaluation", "comparison"),
-        *("pruning", "checkpoints", "planning", "training", "reports"),
+        *("pruning", "checkpoints", "planning", "training", "releasing", "reports"),
     },
     "scripts": {
         *("ground", "config", "papers", "models", "distributed", "evaluation", "comparison"),
-        *("pruning", "checkpoints", "planning", "training", "reports", "tracking"),
+        *("pruning", "checkpoints", "planning", "training", "releasing", "reports", "tracking"),
     },
 }
 GROUND = {

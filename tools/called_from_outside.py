@@ -100,3 +100,13 @@ ModelVersion
 load_adapted
 probe_difference
 computing
+
+# llama.cpp, by way of cyllama: settings of a model, of a context and of a quantisation.
+n_gpu_layers
+check_tensors
+n_ctx
+n_batch
+n_threads
+n_threads_batch
+ftype
+nthread

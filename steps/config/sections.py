@@ -12,6 +12,7 @@ from steps.config.base import Fraction, Positive, Section
 from steps.config.combinations import check_optimisation
 from steps.config.measurement_sections import Comparison, Evaluation
 from steps.config.paper_sections import ScientificData
+from steps.config.release_section import Release
 from steps.config.tokenizer_section import Tokenizer
 
 
@@ -437,6 +438,7 @@ class Training(Section):
     evaluation: Evaluation = Evaluation()
     comparison: Comparison = Comparison()
     pruning: Pruning = Pruning()
+    release: Release = Release()
     variants: dict[str, dict[str, Any]] = Field(default={"default": {}})
 
     @field_validator("variants", mode="before")

@@ -175,7 +175,7 @@ def sequence_nats(
     windows = [
         window
         for place, sequence in enumerate(sequences)
-        for window in _windows(place, len(sequence), context, stride)
+        for window in scoring_windows(place, len(sequence), context, stride)
     ]
     # Not inference_mode: buffers made in it could not take part in training afterwards.
     documents = [sequences[w.sequence][w.begin : w.end] for w in windows]
@@ -198,7 +198,7 @@ def sequence_nats(
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """Tokens `begin:end` of a sequence are read; targets `first_target..end` are scored."""
 
     sequence: int
@@ -207,22 +207,30 @@ class _Window:
     first_target: int
 
 
-def _windows(place: int, length: int, context: int, stride: int) -> Iterator[_Window]:
+def scoring_windows(place: int, length: int, context: int, stride: int) -> Iterator[Window]:
+    """The windows in which a sequence is read, so that each target is scored once.
+
+    Args:
+        place: Which of the sequences it is.
+        length: Its tokens, the given first one included.
+        context: Tokens that a window holds.
+        stride: Tokens by which it advances.
+    """
     # The last token is a target only, never an input.
     inputs = length - 1
     begin, first_target = 0, 1
     while first_target <= inputs:
         end = min(begin + context, inputs)
         # The last window may look back as far as the others do.
-        yield _Window(place, max(0, end - context), end, first_target)
+        yield Window(place, max(0, end - context), end, first_target)
         begin, first_target = begin + stride, end + 1
 
 
 def _batches(
-    windows: Sequence[_Window], batch_tokens: int, layout: RowLayout
-) -> Iterator[list[_Window]]:
+    windows: Sequence[Window], batch_tokens: int, layout: RowLayout
+) -> Iterator[list[Window]]:
     """Fill batches in order; a window longer than a batch has one to itself."""
-    batch: list[_Window] = []
+    batch: list[Window] = []
     tokens = longest = 0
     for window in windows:
         length = window.end - window.begin
@@ -237,7 +245,7 @@ def _batches(
 
 
 def _score(
-    scorer: Scorer, batch: Sequence[_Window], sequences: Sequence[Sequence[int]]
+    scorer: Scorer, batch: Sequence[Window], sequences: Sequence[Sequence[int]]
 ) -> "npt.NDArray[np.float32]":
     """Nats of all targets of a batch of windows, one after the other."""
     documents = [sequences[w.sequence][w.begin : w.end] for w in batch]

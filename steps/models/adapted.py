@@ -129,8 +129,15 @@ def load_base(
     )
 
 
-def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel:
+def load_adapted(
+    folder: Path, hardware: Hardware | None = None, *, bits: int | None = None
+) -> AdaptedModel:
     """Load what `save_adapted` wrote, on whatever machine this is.
+
+    Args:
+        folder: Where it lies.
+        hardware: Device; None: the default.
+        bits: Of the base's weights; None: as many as it was trained with.
 
     Raises:
         UserError: The folder is not one of an adapted model, or its base is out of reach.
@@ -145,7 +152,7 @@ def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel
     device = pick_device((hardware or Hardware()).device)
     loaded = load_base(
         base,
-        bits=description["bits"],
+        bits=bits or description["bits"],
         quantization=Quantization(**description["quantization"]),
         hardware=hardware,
         # All weights of a full fine-tuning are stored as they were trained.
@@ -156,12 +163,12 @@ def load_adapted(folder: Path, hardware: Hardware | None = None) -> AdaptedModel
     loaded.description = description
     if adapter:
         with torch.random.fork_rng(devices=[]):
-            loaded.model = _with_adapter(loaded.model, folder, device)
+            loaded.model = with_adapter(loaded.model, folder, device)
     loaded.model.eval()
     return loaded
 
 
-def _with_adapter(model: Any, folder: Path, device: str) -> Any:
+def with_adapter(model: Any, folder: Path, device: str) -> Any:
     """Put the adapter of a folder onto its base.
 
     Raises:

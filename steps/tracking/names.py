@@ -12,7 +12,7 @@ PREVIOUS = "previous_champion"
 ALIAS_MOVE_TAG = "forge.alias_move"
 
 # Artifacts of a run, by the step that leaves them: the dataset; `checkpoint-N` and the adapter;
-# an evaluation's results; a comparison's decision; a plan of what to prune.
+# an evaluation's results; a comparison's decision; a plan of what to prune; a release's forms.
 DATASET_FOLDER = "dataset"
 CHECKPOINTS_FOLDER = "checkpoints"
 ADAPTER_FOLDER = "adapter"
@@ -22,6 +22,8 @@ GENERAL_FILE = "general.parquet"
 TASKS_FILE = "tasks.parquet"
 DECISION_FILE = "decision.json"
 PLAN_FILE = "plan.json"
+RELEASE_FOLDER = "release"
+FIDELITY_FILE = "fidelity.json"
 
 # Of every run: its step; by what its result is found again; how it ended, if badly.
 STEP_TAG = "forge.step"
@@ -47,6 +49,9 @@ ALPHA_PARAM = "forge.alpha"
 # files with its results, as JSON by name.
 ADAPTER_DIGEST_TAG = "forge.adapter_sha256"
 RESULTS_DIGEST_TAG = "forge.results_sha256"
+# Of a version that is a released form: what it was made of, and which form it is.
+PARENT_TAG = "forge.released_from"
+RELEASE_FORM_TAG = "forge.release_form"
 # Of an evaluation: papers of the split that the model was trained on, and why that is unknown.
 TRAINED_PAPERS_TAG = "forge.trained_papers_scored"
 LINEAGE_GAP_TAG = "forge.lineage_gap"

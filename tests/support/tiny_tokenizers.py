@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +59,17 @@ def described_bytes(
     return write
 
 
-def sentencepiece(file: str, kind: str, **settings: Any) -> Callable[[Path], None]:
-    """A bare SentencePiece model."""
+def sentencepiece(
+    file: str, kind: str, texts: Sequence[str] = _CORPUS, **settings: Any
+) -> Callable[[Path], None]:
+    """A bare SentencePiece model of some texts."""
 
     def write(folder: Path) -> None:
         from sentencepiece import SentencePieceTrainer
 
         content = io.BytesIO()
         SentencePieceTrainer.train(
-            sentence_iterator=iter(_CORPUS),
+            sentence_iterator=iter(texts),
             model_writer=content,
             model_type=kind,
             vocab_size=600,

@@ -1,0 +1,118 @@
+"""The release step on a trained tiny model, against one real store."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.trained_store import Trained, trained_store
+
+MODEL = ("--model", "models:/tiny/1")
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, _migrated_database: Path, tiny_llama_folder: Path
+) -> Iterator[Trained]:
+    folder = tmp_path_factory.mktemp("trained")
+    with trained_store(folder, _migrated_database, tiny_llama_folder) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def released(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A release that went into a folder, and its run."""
+    folder = tmp_path_factory.mktemp("pushed") / "out"
+    trained.step("release", *MODEL, "--push-to", f"folder:{folder}")
+    return folder, trained.runs("release")[0]
+
+
+def test_forms_that_score_as_the_version_are_stored_with_their_figures(
+    trained: Trained, released: Any, tmp_path: Path
+) -> None:
+    run = released[1]
+    fidelity = json.loads(trained.fetch(run.info.run_id, "fidelity.json", tmp_path).read_text())
+    assert [form["form"] for form in fidelity["forms"]] == ["adapter", "merged"]
+    assert all(form["refusal"] == "" and form["papers"] == 13 for form in fidelity["forms"])
+    stored = {file.path for file in trained.client.list_artifacts(run.info.run_id, "release")}
+    assert stored == {"release/adapter", "release/merged"}
+    assert run.data.tags["forge.model_uri"] == "models:/tiny/1"
+    assert abs(run.data.metrics["test/bits_per_byte_difference/merged"]) < 0.002
+    report = trained.fetch(run.info.run_id, "report.html", tmp_path).read_text()
+    assert "2 of 2 forms" in report
+
+
+def test_a_folder_gets_what_transformers_loads(released: Any) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = released[0] / "merged"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    written = model.generate(**tokenizer("The gene", return_tensors="pt"), max_new_tokens=4)
+    assert written.shape[1] > 4
+    assert "difference" in (folder / "README.md").read_text()
+
+
+def test_the_registry_gets_versions_that_name_their_parent(trained: Trained) -> None:
+    trained.step("release", *MODEL, "--formats", "merged", "--push-to", "registry")
+    (version,) = trained.client.search_model_versions("name = 'tiny-release'")
+    assert version.tags["forge.released_from"] == "models:/tiny/1"
+    assert version.tags["forge.release_form"] == "merged"
+    # The versions that can be promoted are as they were.
+    assert len(trained.client.search_model_versions("name = 'tiny'")) == 1
+
+
+def test_what_is_refused_is_neither_stored_nor_pushed(trained: Trained, tmp_path: Path) -> None:
+    strict = ("--overrides", "training.release.max_loss.near_lossless=0.0")
+    target = tmp_path / "out"
+    said = trained.step("release", *MODEL, "--push-to", f"folder:{target}", *strict, code=2)
+    assert "merged: refused: scores" in said
+    assert "1 of 2 forms are not what was promoted" in said
+    run = trained.runs("release")[0]
+    stored = {file.path for file in trained.client.list_artifacts(run.info.run_id, "release")}
+    assert stored == {"release/adapter"}
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--formats", "awq"), "'awq', which is none: expected some of adapter, merged"),
+        (("--formats", "onnx"), "onnx is not offered for this version: no kept exporter"),
+        (("--formats", "gguf:f16", "--overrides", "training.release.prompts=-1"), "prompts"),
+        (("--push-to", "s3:bucket"), "expected folder:PATH, registry, or hub:OWNER/NAME"),
+        (("--push-to", "hub:lab/name"), "there is no token for the hub"),
+        (("--push-to", "folder:."), "is there already and not empty"),
+        (("--model", "base"), "published already"),
+        (("--model", ""), "champion"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: tuple[str, ...], words: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    said = trained.step("release", *MODEL, *arguments, code=2)
+    assert words in said
+    assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_a_full_disk_is_seen_before_anything_is_made(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(".")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: usage)
+    said = trained.step("release", *MODEL, code=2)
+    assert "takes up to" in said
+    assert "measured on" not in said
+
+
+def test_a_version_whose_base_is_gone_is_one_line(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FORGE_CACHE", str(tmp_path / "empty"))
+    said = trained.step("release", *MODEL, code=2)
+    assert "is not on this machine" in said
+    assert "measured on" not in said
