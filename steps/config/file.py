@@ -268,6 +268,10 @@ def _nearest(keys: list[str]) -> str:
     for leaves, cutoff in ((by_leaf, 0.6), (leaf_to_path, 0.7)):
         if near := difflib.get_close_matches(keys[-1], leaves, n=1, cutoff=cutoff):
             return f"; did you mean {leaves[near[0]]}?"
+    # `rank` for `r`, `grad_accumulation` for `grad`.
+    begins = [leaf for leaf in by_leaf if keys[-1].startswith(leaf) or leaf.startswith(keys[-1])]
+    if begins:
+        return f"; did you mean {by_leaf[max(begins, key=len)]}?"
     if not siblings:
         return ""
     shown = ", ".join(list(by_leaf)[:KEYS_SHOWN])
