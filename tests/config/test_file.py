@@ -95,8 +95,9 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
     [
         (
             "training.qlora.rank=8",
-            "unknown key training.qlora.rank; training.qlora has enabled, me",
+            "unknown key training.qlora.rank; did you mean training.qlora.r?",
         ),
+        ("training.qlora.zzz=8", "unknown key training.qlora.zzz; training.qlora has enabled, me"),
         ("training.hello=1", "unknown key training.hello; training has model, tokenizer, "),
         ("training.model.nmae=x", "did you mean training.model.name?"),
         ("training.learning_rate=1", "did you mean training.hyperparameters.learning_rate?"),
