@@ -155,14 +155,12 @@ def _show_unregistered(run: "StepRun") -> None:
 
 def _show_retracted(run: "StepRun", training: Training) -> None:
     """Name the versions that were trained on papers retracted since, the champion first."""
-    from steps.papers.retractions import read_retractions
-    from steps.tracking.inputs import find_retraction_list
+    from steps.tracking.provenance import configured_retractions
     from steps.tracking.registry.affected import affected_versions, say_affected
 
-    file = find_retraction_list(training, run.scratch / "retracted")
-    if file is None:
+    retractions = configured_retractions(training, run.scratch)
+    if retractions is None:
         return
-    retractions = read_retractions(file, training.scientific_data.limits)
     name = training.mlflow.registered_model_name
     say_affected(affected_versions(run.client, name, retractions, run.scratch), retractions)
 

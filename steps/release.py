@@ -46,10 +46,12 @@ def main(
     from steps.releasing.forms import check_room, choose_forms, read_source
     from steps.releasing.measure import make_and_measure
     from steps.releasing.push import parse_target
+    from steps.tracking.provenance import refuse_licences, training_papers
     from steps.tracking.registry.model_reference import fetch_adapter
     from steps.tracking.releases import (
         dataset_of_evaluation,
         push,
+        released_folder,
         resolve_released,
         store_release,
         written_places,
@@ -62,15 +64,17 @@ def main(
         source = read_source(fetch_adapter(run.client, reference, run.scratch / "version"))
         wanted = formats.replace(" ", "").split(",") if formats else training.release.formats
         forms = choose_forms(wanted, source, training.release)
+        made_of = training_papers(run.client, reference, training, run.scratch)
+        refuse_licences(made_of, training.release.allowed_licenses)
+        say(made_of.sentences())
         check_room(forms, source, written_places(run))
         stored = dataset_of_evaluation(run, reference)
         papers = read_papers(stored.folder, "test")
         names = ", ".join(form.name for form in forms)
         say(f"releasing {reference.name} as {names}, measured on {len(papers)} test papers")
 
-        released = run.scratch / "release"
-        results = make_and_measure(training, source, forms, papers, released)
-        good = store_release(run, reference, source, stored, results, released)
+        results = make_and_measure(training, source, forms, papers, released_folder(run))
+        good = store_release(run, reference, source, stored, made_of, results)
         say(f"stored in run {run.id}: {', '.join(good) or 'nothing'}")
         refused = [result.form for result in results if result.refusal]
         if refused:

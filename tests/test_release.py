@@ -99,6 +99,53 @@ def test_bad_input_is_one_line(
     assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
 
 
+def test_licences_and_retracted_papers_are_named_and_a_release_of_others_is_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
+    manifest = json.loads(
+        trained.fetch(trained.dataset, "dataset/manifest.json", tmp_path).read_text()
+    )
+    paper = manifest["splits"]["train"]["paper_ids"][0]
+    (tmp_path / "list.txt").write_text(f"{paper}\n", encoding="utf-8")
+    retracted = ("--overrides", f"training.release.retracted={tmp_path / 'list.txt'}")
+    target = tmp_path / "out"
+    pushed = ("--formats", "adapter", "--push-to", f"folder:{target}")
+    said = trained.step("release", *MODEL, *pushed, *retracted)
+    counted = f"Trained on {manifest['splits']['train']['papers']} papers; licences: not said"
+    assert counted in said
+    assert f"Retracted since (list.txt): {paper}" in said
+    assert counted in (target / "adapter" / "README.md").read_text(encoding="utf-8")
+    run = trained.runs("release")[0]
+    assert run.data.tags["forge.retracted_papers"] == paper
+    ledger = trained.fetch(run.info.run_id, "licences.csv", tmp_path).read_text(encoding="utf-8")
+    assert len(ledger.splitlines()) == 1 + manifest["splits"]["train"]["papers"]
+    assert paper in trained.fetch(run.info.run_id, "report.html", tmp_path).read_text()
+
+    said = trained.step("evaluate", *MODEL, *retracted)
+    assert f"tiny/1 was trained on 1 paper ({paper}), retracted by list.txt" in said
+    # The base is evaluated within, and begins later.
+    evaluated = next(
+        run
+        for run in trained.runs("evaluate")
+        if run.data.tags["forge.model_uri"] == "models:/tiny/1"
+    )
+    assert evaluated.data.tags["forge.retracted_papers"] == paper
+    report = trained.fetch(evaluated.info.run_id, "report.html", tmp_path).read_text()
+    assert "retracted since" in report
+
+    said = trained.step("prune_checkpoints", *retracted)
+    assert f"models:/tiny/1 (challenger) was trained on 1 paper ({paper})" in said
+
+    open_only = ("--overrides", "training.release.allowed_licenses=[cc-by]")
+    said = trained.step("release", *MODEL, *open_only, code=2)
+    assert "training papers hold licences that release.allowed_licenses does not name" in said
+    assert "not said" in said
+    missing = ("--overrides", "training.release.retracted=nothere.txt")
+    assert "release.retracted 'nothere.txt' does not exist" in trained.step(
+        "release", *MODEL, *missing, code=2
+    )
+
+
 def test_a_full_disk_is_seen_before_anything_is_made(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

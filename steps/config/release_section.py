@@ -26,3 +26,5 @@ class Release(Section):
     merge_onto: Literal["full_precision", "as_trained"] = "full_precision"
     prompts: Annotated[int, Field(ge=0)] = 20
     new_tokens: Positive = 64
+    allowed_licenses: tuple[str, ...] | None = None
+    retracted: str | None = None

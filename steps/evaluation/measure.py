@@ -61,6 +61,7 @@ class Results:
         tasks: One row an item of the harness' tasks, or None.
         cloze: One row an item of the gene cloze, or None.
         facts: One row a fact that was asked for, or None.
+        retracted: Papers that the model was trained on and that were retracted since.
     """
 
     per_paper: "pd.DataFrame"
@@ -72,6 +73,7 @@ class Results:
     tasks: "pd.DataFrame | None" = None
     cloze: "pd.DataFrame | None" = None
     facts: "pd.DataFrame | None" = None
+    retracted: tuple[str, ...] = ()
 
 
 def measure(

@@ -191,7 +191,8 @@ def _identity(where: str, name: Any) -> Identity:
     if isinstance(name, str) and re.match(r"[a-z]\w*:(?!//)\S", name) and not _says_kind(name):
         return _checked(where, name, [None, None, None, name])
     found = _checked(where, name, [name])
-    if found.pmid and not found.pmid.isdigit():
+    # Collections have identifiers of their own (DEMO-0001); a word is none.
+    if found.pmid and not any(character.isdigit() for character in found.pmid):
         raise UserError(f"{where}: {str(name)[:60]!r} is no PMID, DOI or PMCID")
     return found
 

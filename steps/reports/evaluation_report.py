@@ -115,6 +115,7 @@ def write_evaluation_report(
         lead=headline(metrics, base_metrics),
         papers=int(metrics["papers"]),
         trained_papers=int(metrics.get("trained_papers", 0)),
+        retracted=results.retracted,
         cuts={"this model": cut_phases(metrics), "the base": cut_phases(base_metrics)},
         reliable=bool(metrics["intervals_reliable"]),
         papers_needed=PAPERS_FOR_RELIABLE_INTERVALS,

@@ -29,6 +29,7 @@ from steps.tracking.names import (
     TASKS_FILE,
     TRAINED_PAPERS_TAG,
 )
+from steps.tracking.provenance import retracted_papers
 from steps.tracking.store import one_line
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def evaluate_model(
     lineage = training_lineage(run.client, reference, stored, run.scratch / "trained-on")
     scored = [example.unit for example in examples]
     trained_papers = check_trained_papers(training, reference, scored, split, lineage)
+    retracted = retracted_papers(training, lineage, reference.name, run.scratch)
     # Whatever may be missing is looked for before minutes go into the base.
     texts = read_general_texts(training.evaluation.general_texts)
     base = results_of_base(run, training, reference, stored, split, evaluate_base)
@@ -123,9 +125,11 @@ def evaluate_model(
     run.tag(
         trained_papers_scored=str(trained_papers) if trained_papers else None,
         lineage_gap=lineage.gap or None,
+        retracted_papers=", ".join(retracted) or None,
     )
     results, shown = measure_together(job, adapted)
     ask_tasks(training, adapted, tasks, lineage, results)
+    results.retracted = retracted
     _tag_cuts(run, training, reference, stored, split, results)
     if trained_papers:
         results.metrics["trained_papers"] = float(trained_papers)

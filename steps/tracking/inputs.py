@@ -114,9 +114,14 @@ def with_local_files(settings: ScientificData, scratch: Path) -> ScientificData:
 def find_retraction_list(training: Training, scratch: Path) -> Path | None:
     """The file of retracted papers that the configuration names, or None.
 
+    That of `release` goes first: models outlive the list that their dataset was made with.
+
     Raises:
         UserError: It is not there, may not be read, or is more than one file.
     """
+    newer = training.release.retracted
+    if newer is not None:
+        return Path(find_file_named("release.retracted", newer, scratch))
     location = training.scientific_data.retraction_list
     return None if location is None else Path(find_file_named(WHAT_RETRACTED, location, scratch))
 

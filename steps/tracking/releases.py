@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.papers.ledger import LEDGER_FILE, write_ledger
 from steps.terminal import say
 from steps.tracking.datasets import StoredDataset, fetch_dataset
 from steps.tracking.names import (
@@ -20,6 +21,7 @@ from steps.tracking.names import (
     SPLIT_TAG,
     STEP_TAG,
 )
+from steps.tracking.provenance import TrainingPapers
 from steps.tracking.registry.model_reference import ModelReference, resolve_model
 from steps.tracking.registry.naming import ensure_registered_model
 from steps.tracking.store import reason, store_errors
@@ -100,8 +102,8 @@ def store_release(
     reference: ModelReference,
     source: "Source",
     stored: StoredDataset,
+    papers: TrainingPapers,
     results: "Sequence[Fidelity]",
-    released: Path,
 ) -> dict[str, Path]:
     """Write the forms that may leave into the run, with what was measured of all.
 
@@ -110,8 +112,8 @@ def store_release(
         reference: The version.
         source: Its files and its base.
         stored: The dataset that it was measured on.
+        papers: What it was trained on.
         results: One a form, refused ones included.
-        released: The folder with those that may leave.
 
     Returns:
         Their folders, by the name that each has below `release/`.
@@ -119,7 +121,8 @@ def store_release(
     from steps.releasing.forms import FORMS
     from steps.reports.release_report import write_form_readme, write_release_report
 
-    made = how_it_was_made(source)
+    made = f"{how_it_was_made(source)} {papers.sentences()}"
+    released = released_folder(run)
     forms = {}
     for result in results:
         form = FORMS[result.form]
@@ -133,13 +136,16 @@ def store_release(
         "method": source.description.get("method"),
         "dataset": stored.digest,
         "split": SPLIT,
+        "training papers": papers.sentences(),
     }
     content = {**facts, "made": made, "forms": [asdict(result) for result in results]}
     fidelity = run.scratch / FIDELITY_FILE
     fidelity.write_text(json.dumps(content, indent=1), encoding="utf-8")
     report = run.scratch / "report.html"
     write_release_report(report, reference.name, list(facts.items()), results)
-    for file in (fidelity, report):
+    ledger = run.scratch / LEDGER_FILE
+    write_ledger(papers.entries, ledger)
+    for file in (fidelity, report, ledger):
         run.artifact(file)
     for name, folder in forms.items():
         run.artifact(folder, f"{RELEASE_FOLDER}/{name}")
@@ -150,6 +156,7 @@ def store_release(
         model_uri=reference.uri,
         model_run=reference.run_id,
         base_model=source.base.name,
+        retracted_papers=", ".join(papers.retracted) or None,
         released=", ".join(result.form for result in results if not result.refusal),
         refused=", ".join(result.form for result in results if result.refusal),
     )
@@ -163,6 +170,11 @@ def store_release(
                 }
             )
     return forms
+
+
+def released_folder(run: "StepRun") -> Path:
+    """The folder in which the forms are made."""
+    return run.scratch / RELEASE_FOLDER
 
 
 def how_it_was_made(source: "Source") -> str:

@@ -67,7 +67,7 @@ def test_of_retraction_watch_the_retracted_papers_count_and_not_the_notices(
     [
         ("", "names no paper"),
         ("# nothing\n\n", "names no paper"),
-        ("101\nBRCA1 paper\n", "list.txt, line 2: 'BRCA1 paper' is no PMID, DOI or PMCID"),
+        ("101\nhello\n", "list.txt, line 2: 'hello' is no PMID, DOI or PMCID"),
         ("title,year\nA,2020\n", "no column of its header is one of identifiers"),
         ('[{"pmid": 1}, true]', "list.txt, record 1"),
         ('{"pmid": 1}\n{"pmid": \n', "neither JSON nor JSON Lines"),
