@@ -256,7 +256,7 @@ class Benchmark:
         """
         from steps.config.file import load_config
         from steps.evaluation.asking import ask_facts, fact_items_of
-        from steps.papers.text import read_papers
+        from steps.papers.stored_papers import read_papers
         from steps.tracking.measurement import load_model_of
 
         trained = self.artifact(data, "dataset")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from steps import outcome
 from steps.cli import step_command
 from steps.config.file import LoadedConfig, load_config
 from steps.config.sections import Training
@@ -125,20 +126,23 @@ def compare(
             for one in opponents
         ],
     }
+    outcome.add(decision=content)
     file = run.scratch / DECISION_FILE
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    run.artifact(file)
-    _log(run, best.decision)
-    inputs = comparison_inputs(challengers, after.get(CHAMPION, ""), stored.digest, may_promote)
-    run.tag(
-        decision=best.decision.outcome,
-        decision_reason=best.decision.reason,
-        dataset_digest=stored.digest,
-        champion=held.uri,
-        questions=",".join(questions),
-        champion_after=after.get(CHAMPION, ""),
-        **cache_tags(key_parts("ab_compare", training, inputs)),
-    )
+    with run.together():
+        run.artifact(file)
+        _log(run, best.decision)
+        inputs = comparison_inputs(challengers, after.get(CHAMPION, ""), stored.digest, may_promote)
+        run.tag(
+            decision=best.decision.outcome,
+            decision_reason=best.decision.reason,
+            dataset_digest=stored.digest,
+            champion=held.uri,
+            questions=",".join(questions),
+            champion_after=after.get(CHAMPION, ""),
+            **cache_tags(key_parts("ab_compare", training, inputs)),
+        )
+        _present(run, held, opponents, best, moved)
     for one in opponents:
         decision = one.decision
         say(f"{decision.challenger} against {held.name}: {decision.outcome}. {decision.reason}")
@@ -304,17 +308,20 @@ def _write_reports(
 ) -> None:
     """A report for each challenger; the best one's is `report.html`, with its figures."""
     from steps.reports.comparison_report import write_comparison_report
+    from steps.tracking.presentation import report_facts
 
     texts = _texts(stored.folder)
+    facts = report_facts(run, dataset=stored.digest, split="test")
+    files: list[tuple[Path, str | None]] = []
     for one in opponents:
         own_name = f"report-{one.reference.name.replace('/', '-')}.html"
         file = run.scratch / ("report.html" if one is best else own_name)
         pictures = write_comparison_report(
-            file, one.decision, one.champion.per_paper, one.model.per_paper, texts
+            file, one.decision, one.champion.per_paper, one.model.per_paper, texts, facts
         )
-        run.artifact(file)
-        for picture in pictures if one is best else ():
-            run.artifact(picture, "figures")
+        files.append((file, None))
+        files += [(picture, "figures") for picture in pictures] if one is best else []
+    run.artifacts(files)
 
 
 def _promote(
@@ -385,9 +392,33 @@ def _models_to_compare(
 
 
 def _texts(dataset: Path) -> dict[str, str]:
-    from steps.papers.text import read_papers
+    from steps.papers.stored_papers import read_papers
 
     return {paper.paper_id: paper.text for paper in read_papers(dataset, "test")}
+
+
+def _present(
+    run: "StepRun",
+    held: "ModelReference",
+    opponents: list[Opponent],
+    best: Opponent,
+    moved: str,
+) -> None:
+    """Name the run by who was compared and what was decided, and give the reasons."""
+    from steps.tracking.presentation import version_link
+
+    names = ", ".join(one.reference.name for one in opponents)
+    run.present(
+        f"{names} against {held.name} · {best.decision.outcome}",
+        [
+            *(
+                f"{version_link(one.reference.uri)} against {version_link(held.uri)}: "
+                f"**{one.decision.outcome}**. {one.decision.reason}"
+                for one in opponents
+            ),
+            f"{moved}; `report.html` has the evidence",
+        ],
+    )
 
 
 def _log(run: "StepRun", best: "Decision") -> None:

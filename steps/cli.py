@@ -6,12 +6,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
 from steps.allocator import keep_freed_memory
 from steps.errors import UserError
+from steps.outcome import as_json
+from steps.terminal import show_error
 
 papers_option = click.option(
     "--papers", default="", help="File, folder, glob or artifact URI; empty: the config's."
@@ -39,21 +42,42 @@ def step_command(
         @click.option(
             "--verbose", is_flag=True, envvar="FORGE_VERBOSE", help="Show library messages."
         )
+        @click.option(
+            "--json",
+            "json_wanted",
+            is_flag=True,
+            envvar="FORGE_JSON",
+            help="Print one JSON object at the end, and all else to stderr.",
+        )
         @functools.wraps(function)
-        def wrapped(*arguments: Any, **options: Any) -> None:
+        def wrapped(*arguments: Any, json_wanted: bool, **options: Any) -> None:
             leave_with_the_launcher()
             keep_freed_memory()
-            try:
-                refuse_secrets(options)
-                function(*arguments, **options)
-            except UserError as error:
-                _tag_unjoined_run(error)
-                if not (error.is_shared and os.environ.get("RANK", "0") != "0"):
-                    click.secho(f"error: {error}", fg="red", err=True)
-                sys.exit(error.exit_code)
-            except KeyboardInterrupt:
-                click.secho("interrupted", err=True)
-                sys.exit(130)
+            # The steps that this one starts are none of the caller's.
+            os.environ.pop("FORGE_JSON", None)
+            wanted = json_wanted and os.environ.get("RANK", "0") == "0"
+            code, message, unexpected = 0, None, None
+            with as_json(wanted) as print_json:
+                try:
+                    refuse_secrets(options)
+                    function(*arguments, **options)
+                except UserError as error:
+                    _tag_unjoined_run(error)
+                    if not (error.is_shared and os.environ.get("RANK", "0") != "0"):
+                        show_error(str(error))
+                    code, message = error.exit_code, str(error)
+                except KeyboardInterrupt:
+                    click.echo("interrupted", err=True)
+                    code, message = 130, "interrupted"
+                except SystemExit as end:
+                    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+                except Exception as error:
+                    code, message, unexpected = 1, f"{type(error).__name__}: {error}", error
+            print_json(code, message)
+            if unexpected is not None:
+                raise unexpected
+            if code:
+                sys.exit(code)
 
         return wrapped
 
@@ -77,7 +101,7 @@ def refuse_secrets(options: Mapping[str, Any]) -> None:
         gone = ""
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is not None:
-            from steps.tracking.runs import delete_waiting_run
+            from steps.tracking.waiting_runs import delete_waiting_run
 
             gone = delete_waiting_run(run_id)
         raise UserError(
@@ -85,6 +109,22 @@ def refuse_secrets(options: Mapping[str, Any]) -> None:
             "and any user of this machine can read: set MLFLOW_TRACKING_USERNAME and "
             f"MLFLOW_TRACKING_PASSWORD, HF_TOKEN, or the like in the environment{gone}"
         )
+
+
+def prepare_environment_of_steps(verbose: bool) -> None:
+    """Let the steps that this one starts run in its own environment.
+
+    Args:
+        verbose: Show library messages, theirs too.
+    """
+    # The steps' commands say `python`: let that be this one, activated environment or not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    # A dozen processes import torch, transformers and mlflow: from compiled files that takes 8 s
+    # each, and 18 s where the environment forbids to keep them.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if verbose:
+        os.environ["FORGE_VERBOSE"] = "1"
 
 
 def _tag_unjoined_run(error: UserError) -> None:
@@ -96,7 +136,7 @@ def _tag_unjoined_run(error: UserError) -> None:
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id is None or "MLFLOW_TRACKING_URI" not in os.environ:
         return
-    from steps.tracking.runs import tag_waiting_run
+    from steps.tracking.waiting_runs import tag_waiting_run
 
     tag_waiting_run(run_id, str(error), error.exit_code)
 

@@ -16,12 +16,9 @@ from steps.cli import step_command
 from steps.config.file import LoadedConfig, load_config
 from steps.config.measurement_sections import TASK
 from steps.errors import UserError
-from steps.papers.instructions import ITEM_PREFIX
 from steps.terminal import say, show_notices
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from steps.distributed.ranks import Rank
 
 # The longest that a rank waits for another: rank 0 also does what is not shared out.
@@ -99,6 +96,7 @@ def measure_as(
     from steps.tracking.datasets import fetch_dataset
     from steps.tracking.evaluations import evaluate_model
     from steps.tracking.measurement import follow, leading
+    from steps.tracking.presentation import what_was_scored
     from steps.tracking.ranks import run_of_rank
     from steps.tracking.registry.model_reference import resolve_model
     from steps.tracking.runs import step_run
@@ -129,16 +127,6 @@ def measure_as(
         say(f"{reference.name} on {split} ({what_was_scored(results.per_paper)})")
         for line in headline(results.metrics):
             say(f"  {line}")
-
-
-def what_was_scored(per_paper: "pd.DataFrame") -> str:
-    """How many papers an evaluation has scored, or items and what they are about."""
-    if "items" not in per_paper:
-        return f"{len(per_paper)} papers"
-    alone = int(per_paper["paper_id"].str.startswith(ITEM_PREFIX).sum())
-    items, papers = int(per_paper["items"].sum()), len(per_paper) - alone
-    without = f", {alone} of no paper" if alone else ""
-    return f"{items} items of {papers} papers{without}"
 
 
 def headline(metrics: dict[str, float]) -> list[str]:

@@ -37,7 +37,7 @@ class Options:
     Attributes:
         dataset: `latest`, a run id, or `runs:/ID/dataset`.
         resume: `never`, `auto`, or a run id.
-        alias: Of the registered version.
+        alias: Of the registered version; "": none.
     """
 
     dataset: str
@@ -58,7 +58,10 @@ class Options:
     help="Processes to train with on this machine; a launcher such as torchrun brings its own.",
 )
 @click.option(
-    "--alias", default="challenger", show_default=True, help="Alias of the registered version."
+    "--alias",
+    default="challenger",
+    show_default=True,
+    help='Alias of the registered version; "": none.',
 )
 # What DeepSpeed's launcher adds; the environment says the same.
 @click.option("--local_rank", hidden=True, expose_value=False)
@@ -80,7 +83,7 @@ def main(
     options = Options(dataset, resume, alias)
     loaded = load_config(config_path, overrides)
     rank = rank_from_environment()
-    if rank is None and (num_processes > 1 or loaded.training.distributed.uses_deepspeed):
+    if rank is None and (num_processes > 1 or loaded.training.distributed.shares_out):
         from steps.tracking.job import check_distributed
         from steps.tracking.launch import start_ranks
 
@@ -124,14 +127,15 @@ def train_as(rank: "Rank | None", loaded: LoadedConfig, options: Options, verbos
         if rank.count > 1:
             check_devices(rank.local_count, device)
         stack.enter_context(
-            process_group(rank, device, settings.timeout_minutes, alone=settings.uses_deepspeed)
+            process_group(rank, device, settings.timeout_minutes, alone=settings.shares_out)
         )
         run = stack.enter_context(
             run_of_rank(rank, "finetune", training, verbose=verbose, name=name)
         )
         version = finetune(run, loaded, options, stop, rank)
         if version.startswith("models:/"):
-            say(f"registered {version} as @{options.alias}; run {run.id}")
+            named = f" as @{options.alias}" if options.alias else ""
+            say(f"registered {version}{named}; run {run.id}")
 
 
 def finetune(
@@ -153,11 +157,14 @@ def finetune(
     from steps.tracking.job import describe_run, prepare_job, recording
     from steps.tracking.mixtures import describe_sources
     from steps.tracking.publish import publish_files, publish_version
+    from steps.training.job import tokenise
 
     quieten_handlers()
     prepared = prepare_job(run, loaded, options.dataset, options.resume, options.alias, rank)
+    tokenise(prepared.job, rank)
     adapted = load(prepared.job)
-    describe_run(run, loaded, prepared, rank)
+    with run.together():
+        describe_run(run, loaded, prepared, rank)
     with recording(run, prepared, rank) as (recorder, uploads):
         trainer = build_trainer(run, prepared, adapted, recorder, stop, rank)
         describe_sources(run, trainer.made_rows.mixed_sources)
@@ -185,22 +192,19 @@ def load(job: "Job") -> "AdaptedModel":
     from steps.models.adapted import AdaptedModel, describe
     from steps.models.adapters import add_adapter
     from steps.models.initialisation import first_windows
-    from steps.models.loading import load_model, new_modules
+    from steps.models.loading import new_modules
     from steps.models.new_tokens import give_embeddings
+    from steps.models.shares import load_base
+    from steps.progress import waiting
 
     training, base, placement = job.training, job.base, job.placement
     dtype = placement.torch_dtype
     torch.manual_seed(training.hyperparameters.seed)
-    with raise_on_all_ranks():
-        model = load_model(
-            base,
-            training.qlora.quantization,
-            training.qlora.bits,
-            dtype,
-            placement.device,
-            # DeepSpeed shares out and casts whatever holds the packed 4-bit weights.
-            storage=dtype if job.deepspeed else None,
-        )
+    with raise_on_all_ranks(), waiting("loading the model"):
+        loaded = load_base(base, training, dtype, placement.device, job.deepspeed)
+        model = loaded.model
+        if placement.zero_stage == 3:
+            say(loaded.note)
         if new_modules(model):
             say(f"{base.name} lacks {', '.join(new_modules(model))}: trained from random weights")
         texts = (paper.text for paper in job.train_papers)
@@ -258,6 +262,7 @@ def announce(
     base, placement, rows = job.base, job.placement, trainer.made_rows.paper_rows
     how = "" if placement.processes == 1 else f", {placement.processes} processes"
     how += f", DeepSpeed ZeRO-{placement.zero_stage}" if job.deepspeed else ""
+    how += ", FSDP2" if placement.fully_sharded else ""
     number_format = adapted.description["dtype"]
     trainable = trainable_parameters(adapted.model)
     say(f"base {base.name} ({base.note or base.source}), {placement.device}, {number_format}{how}")
@@ -318,7 +323,7 @@ def save(
     from steps.training.job import TrainingResult, figures_of
 
     folder = run.scratch / ADAPTER_FOLDER
-    adapts = trainer.training_config.qlora.adapts
+    adapts, placement = trainer.training_config.qlora.adapts, job.placement
     with gathered_parameters(trainer.trained().values() if adapts else ()):
         saved = adapted
         if job.instruct is not None and trainer.rank.is_first:
@@ -330,7 +335,7 @@ def save(
             saved.tokenizer,
             saved.description,
             saved,
-            weights=None if adapts else whole_weights(trainer),
+            weights=whole_weights(trainer) if placement.fully_sharded or not adapts else None,
             writes=trainer.rank.is_first,
         )
     return TrainingResult(

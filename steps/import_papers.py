@@ -7,14 +7,13 @@ Reads what `preprocess` reads and leaves `papers/papers.jsonl.zst` and `rejected
 run; `preprocess -P papers=runs:/ID/papers` goes on from there.
 """
 
-from contextlib import closing
-
 import click
 
 from steps.cli import papers_option, step_command
 from steps.config.file import load_config
 from steps.errors import UserError
-from steps.terminal import StageBar, say, show_notices
+from steps.progress import ProgressLine
+from steps.terminal import say, show_notices
 from steps.tracking.inputs import find_papers, with_local_files
 
 
@@ -40,8 +39,8 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
         files = find_papers(location, run.scratch / "input")
         local = with_local_files(settings, run.scratch / "input")
         run.params({"scientific_data.data_file": location})
-        with closing(StageBar()) as progress:
-            made = import_papers(files, local, run.scratch, progress)
+        with ProgressLine("papers", "papers") as shown:
+            made = import_papers(files, local, run.scratch, shown.stage)
 
         run.artifact(run.scratch / "papers")
         run.artifact(run.scratch / "rejected.jsonl")

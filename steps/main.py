@@ -7,19 +7,16 @@ Each step is an MLflow run of its own, nested under this one. A step whose cache
 found among the finished runs is not started again; the reason for a new start is printed.
 """
 
-import os
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from steps.cli import step_command
-from steps.config.file import LoadedConfig, load_config
-from steps.terminal import say, show_notices
+from steps import outcome
+from steps.cli import prepare_environment_of_steps, step_command
+from steps.config.file import load_config
+from steps.terminal import say, show_notices, styled
 from steps.tracking.names import (
     CHAMPION,
     CHAMPION_AFTER_TAG,
@@ -30,75 +27,9 @@ from steps.tracking.names import (
 
 if TYPE_CHECKING:
     from steps.reports.summary_table import FinishedRun
+    from steps.tracking.pipeline import Pipeline
     from steps.tracking.registry.model_reference import ModelReference
     from steps.tracking.runs import StepRun
-
-
-@dataclass
-class Pipeline:
-    """One pass over the steps.
-
-    Attributes:
-        run: The parent run.
-        loaded: The configuration.
-        reused: Names of the steps that were not started again.
-        started: Names of those that were.
-    """
-
-    run: "StepRun"
-    loaded: LoadedConfig
-    reused: list[str] = field(default_factory=list)
-    started: list[str] = field(default_factory=list)
-
-    def step(
-        self,
-        step: str,
-        name: str,
-        inputs: Mapping[str, str],
-        parameters: Mapping[str, str],
-        loaded: LoadedConfig | None = None,
-    ) -> "FinishedRun":
-        """Use a step's earlier result, or start it and wait.
-
-        Args:
-            step: Entry point.
-            name: What to call this pass of it.
-            inputs: Digests that its result depends on.
-            parameters: Its parameters besides `config` and `overrides`.
-            loaded: Its configuration, where it is not the pipeline's.
-
-        Raises:
-            StepFailed: It ended with another exit code than 0.
-        """
-        from steps.tracking.cache import find_reusable, key_parts
-
-        settings = loaded or self.loaded
-        parts = key_parts(step, settings.training, inputs)
-        found, reason = find_reusable(self.run.client, self.run.experiment_id, step, parts)
-        if found is not None:
-            say(click.style(f"reused  {name}", fg="green") + f" (run {found.info.run_id})")
-            self.reused.append(name)
-            finished: FinishedRun = found
-            return finished
-        return self.start(step, name, parameters, reason, settings)
-
-    def start(
-        self,
-        step: str,
-        name: str,
-        parameters: Mapping[str, str],
-        reason: str,
-        settings: LoadedConfig | None = None,
-    ) -> "FinishedRun":
-        """Start a step, nested under the pipeline's run, and wait for it."""
-        from steps.tracking.nested import run_nested_step
-
-        say(click.style(f"running {name}", bold=True) + f" ({reason})")
-        self.started.append(name)
-        settings = settings or self.loaded
-        given = {"config": str(settings.path.resolve()), "overrides": settings.overrides}
-        finished: FinishedRun = run_nested_step(self.run, step, name, {**given, **parameters})
-        return finished
 
 
 @click.command()
@@ -107,21 +38,15 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
     """Run all steps in order, reusing what has not changed."""
     loaded = load_config(config_path, overrides)
     show_notices(loaded.notices)
-    # The steps' commands say `python`: let that be this one, activated environment or not.
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    # A dozen processes import torch, transformers and mlflow: from compiled files that takes 8 s
-    # each, and 18 s where the environment forbids to keep them.
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    sys.dont_write_bytecode = False
-    if verbose:
-        os.environ["FORGE_VERBOSE"] = "1"
+    prepare_environment_of_steps(verbose)
 
     from steps.tracking.harness_tasks import check_tasks
+    from steps.tracking.pipeline import Pipeline
     from steps.tracking.runs import step_run
 
     for variant in loaded.training.variants:
         overlaid = load_config(loaded.path, loaded.variant_overrides(variant))
-        if overlaid.training.distributed.uses_deepspeed:
+        if overlaid.training.distributed.shares_out:
             from steps.tracking.job import check_distributed
 
             check_distributed(overlaid)
@@ -130,7 +55,7 @@ def main(config_path: str, overrides: str, verbose: bool) -> None:
         run_pipeline(Pipeline(run, loaded))
 
 
-def run_pipeline(pipeline: Pipeline) -> None:
+def run_pipeline(pipeline: "Pipeline") -> None:
     """The steps in order, each handing on run ids and version URIs."""
     from steps.tracking.cache import finetune_inputs
     from steps.tracking.inputs import find_items, find_paper_files, input_digests, with_local_files
@@ -176,11 +101,26 @@ def run_pipeline(pipeline: Pipeline) -> None:
     _prune(pipeline, trained)
 
     from steps.reports.summary_table import show_summary
+    from steps.tracking.comparison_page import COMPARISON_PAGE, write_comparison
+    from steps.tracking.saved_view import view_address
 
+    with run.together():
+        write_comparison(run, list(trained.values()), training)
     decision = read_json(run, compared.info.run_id, DECISION_FILE)
     earlier = compared.info.run_id if "ab_compare" in pipeline.reused else ""
-    show_summary(run, training, trained, measured, decision, tracking_uri(), earlier)
-    run.metrics({"pipeline/seconds": time.monotonic() - started})
+    page = view_address(run.experiment_id)
+    show_summary(run, training, trained, measured, decision, tracking_uri(), page, earlier)
+    say(f"runs, curves and pairs: {COMPARISON_PAGE} of run {run.id}")
+    with run.together():
+        run.metrics({"pipeline/seconds": time.monotonic() - started})
+        _present(run, prepared, trained, measured, decision)
+    outcome.add(
+        decision=decision,
+        dataset=prepared.info.run_id,
+        trained={name: found.data.tags[MODEL_VERSION_TAG] for name, found in trained.items()},
+        test={name: dict(found.data.metrics) for name, found in measured.items()},
+        reused=pipeline.reused,
+    )
     if pipeline.reused:
         say(f"reused: {', '.join(pipeline.reused)}")
     if not pipeline.started:
@@ -188,19 +128,58 @@ def run_pipeline(pipeline: Pipeline) -> None:
     say(f"pipeline finished in {time.monotonic() - started:.0f} s")
 
 
+def _present(
+    run: "StepRun",
+    prepared: "FinishedRun",
+    trained: "Mapping[str, FinishedRun]",
+    measured: "Mapping[str, FinishedRun]",
+    decision: "Mapping[str, Any]",
+) -> None:
+    """Name the pipeline's run by its papers and variants, and say what came of each."""
+    from steps.tracking.presentation import run_link, score_sentences, version_link
+
+    def scores(name: str) -> str:
+        metrics = measured[name].data.metrics
+        named = {key.removeprefix("test/"): value for key, value in metrics.items()}
+        return "; ".join(score_sentences(named)) or "no score"
+
+    papers = prepared.data.metrics.get("papers/accepted", 0)
+    outcomes = {one["challenger_uri"]: one["outcome"] for one in decision["decisions"]}
+    lines = [
+        f"base: {scores('base')} ({run_link(run, 'evaluation', measured['base'].info.run_id)})"
+    ]
+    for variant, finished in trained.items():
+        version = finished.data.tags[MODEL_VERSION_TAG]
+        links = [
+            run_link(run, "training", finished.info.run_id),
+            run_link(run, "evaluation", measured[variant].info.run_id),
+        ]
+        outcome = outcomes.get(version, "champion")
+        lines.append(
+            f"{variant}: {scores(variant)}; {outcome}: {version_link(version)} ({', '.join(links)})"
+        )
+    lines.append(f"papers: {run_link(run, 'dataset', prepared.info.run_id)}")
+    run.present(f"{papers:,.0f} papers · {', '.join(trained)}", lines)
+
+
 def _evaluate(
-    pipeline: Pipeline, reference: "ModelReference", name: str, dataset: str, digest: str
+    pipeline: "Pipeline", reference: "ModelReference", name: str, dataset: str, digest: str
 ) -> "FinishedRun":
     from steps.tracking.evaluations import evaluation_inputs
+    from steps.tracking.trained_run import log_with_training
 
     inputs = evaluation_inputs(pipeline.loaded.training, reference, digest, "test")
-    return pipeline.step(
+    measured = pipeline.step(
         "evaluate", f"evaluate {name}", inputs, {"model": reference.uri, "dataset": dataset}
     )
+    if f"evaluate {name}" in pipeline.reused:
+        # It may be of an earlier version of the project, which did not.
+        log_with_training(pipeline.run.client, measured.info.run_id)
+    return measured
 
 
 def _compare(
-    pipeline: Pipeline, references: "dict[str, ModelReference]", digest: str
+    pipeline: "Pipeline", references: "dict[str, ModelReference]", digest: str
 ) -> "FinishedRun":
     """Compare the new versions with the champion, unless the same was decided and still stands."""
     from steps.tracking.cache import find_reusable, key_parts
@@ -213,7 +192,7 @@ def _compare(
     found, reason = find_reusable(run.client, run.experiment_id, "ab_compare", parts)
     if found is not None:
         if found.data.tags.get(CHAMPION_AFTER_TAG, "") == champion:
-            say(click.style("reused  ab_compare", fg="green") + f" (run {found.info.run_id})")
+            say(styled("reused  ab_compare", fg="green") + f" (run {found.info.run_id})")
             pipeline.reused.append("ab_compare")
             decided: FinishedRun = found
             return decided
@@ -224,7 +203,7 @@ def _compare(
     return pipeline.start("ab_compare", "ab_compare", parameters, reason)
 
 
-def _prune(pipeline: Pipeline, trained: dict[str, "FinishedRun"]) -> None:
+def _prune(pipeline: "Pipeline", trained: dict[str, "FinishedRun"]) -> None:
     """Plan which checkpoints could go; nothing is deleted without `apply=true`."""
     inputs = {"runs": ",".join(sorted(run.info.run_id for run in trained.values()))}
     pipeline.step("prune_checkpoints", "prune_checkpoints", inputs, {})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from steps import outcome, terminal
 from steps.cli import step_command
 from steps.config.file import load_config
 from steps.config.sections import Training
@@ -51,6 +52,7 @@ def main(
         except UserError as error:
             raise UserError(f"no plan: {error}") from None
         show(plan)
+        outcome.add(plan=plan.as_json())
         file = run.scratch / PLAN_FILE
         file.write_text(json.dumps(plan.as_json(), indent=2) + "\n", encoding="utf-8")
         run.artifact(file)
@@ -91,11 +93,9 @@ def run_plan(
 
 def show(plan: "RunPlan") -> None:
     """Print a plan as tables."""
-    from rich.console import Console
     from rich.table import Table
 
     memory, disk, time = plan.memory, plan.disk, plan.time
-    console = Console()
     table = Table(title=f"{plan.model}, {plan.method}, {plan.micro_batch} x {plan.length} tokens")
     table.add_column("memory")
     table.add_column("GiB", justify="right")
@@ -103,15 +103,15 @@ def show(plan: "RunPlan") -> None:
         table.add_row(part, _gib(size))
     table.add_section()
     table.add_row("peak", _gib(memory.total))
-    table.add_row("there are", _gib(memory.budget))
-    console.print(table)
+    table.add_row(f"there are ({memory.budget_source})", _gib(memory.budget))
+    terminal.show(table)
 
     facts = Table(show_header=False)
     facts.add_row("peak in the", memory.peak_in)
     facts.add_row("rows of a step", f"{plan.micro_batch} x {plan.gradient_accumulation_steps}")
     facts.add_row("largest micro-batch", f"{memory.largest_micro_batch:,}")
     facts.add_row("longest context", f"{memory.longest_context:,} tokens")
-    hours = "give --tokens and --tokens-per-second"
+    hours = "unknown without tokens and rate: python -m steps.plan --tokens N --tokens-per-second R"
     if time.hours is not None:
         hours = f"{time.hours:.1f} hours at {time.tokens_per_second:,.0f} tokens a second"
     facts.add_row("time", hours)
@@ -120,7 +120,7 @@ def show(plan: "RunPlan") -> None:
     facts.add_row("disk: while running", f"{_gib(disk.local)} GiB")
     if disk.tracked is not None:
         facts.add_row("disk: tracking store", f"{_gib(disk.tracked)} GiB")
-    console.print(facts)
+    terminal.show(facts)
     several = Table(title="GiB per process")
     several.add_column("processes", justify="right")
     by_processes = memory.per_process
@@ -128,7 +128,7 @@ def show(plan: "RunPlan") -> None:
         several.add_column(kind, justify="right")
     for processes, totals in by_processes.items():
         several.add_row(processes, *(_gib(total) for total in totals.values()))
-    console.print(several)
+    terminal.show(several)
     for note in plan.notes:
         say(f"note: {note}")
     if memory.fits:

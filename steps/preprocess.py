@@ -6,7 +6,6 @@
 Leaves `dataset/` with `manifest.json`, `rejected.jsonl` and `report.html` in its run.
 """
 
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,9 @@ from steps.cli import papers_option, step_command
 from steps.config.file import load_config
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError, writing_to
-from steps.terminal import StageBar, say, show_notices
+from steps.metrics import PAPERS_FOR_RELIABLE_INTERVALS
+from steps.progress import ProgressLine
+from steps.terminal import say, show_notices
 from steps.tracking.inputs import find_items, find_paper_files, input_digests, with_local_files
 
 if TYPE_CHECKING:
@@ -37,9 +38,11 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
 
     from steps.tracking.cache import cache_tags, key_parts
     from steps.tracking.datasets import log_dataset_input
+    from steps.tracking.kept_datasets import keep_dataset
     from steps.tracking.runs import step_run
 
     with step_run("preprocess", training, verbose=verbose) as run:
+        from steps.papers.engines.choice import choose_engine
         from steps.papers.ledger import read_ledger
         from steps.papers.pipeline import prepare_dataset
         from steps.reports.dataset_card import write_dataset_card
@@ -54,9 +57,12 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
 
         # Closed before anything else is said, an error included: the bar's line stays open.
         try:
-            with closing(StageBar()) as progress:
+            with (
+                choose_engine(local, files).opened(local) as engine,
+                ProgressLine("papers", "papers") as line,
+            ):
                 preparation = prepare_dataset(
-                    files, local, run.scratch, progress, instructions=items
+                    files, local, run.scratch, line.stage, instructions=items, engine=engine
                 )
         except UserError:
             if (run.scratch / "rejected.jsonl").is_file():
@@ -68,25 +74,66 @@ def main(papers: str, config_path: str, overrides: str, verbose: bool) -> None:
             write_dataset_card(dataset / "README.md", preparation.manifest, read_ledger(dataset))
 
         manifest = preparation.manifest
-        run.artifact(run.scratch / "dataset")
-        run.artifact(run.scratch / "rejected.jsonl")
-        run.artifact(run.scratch / "report.html")
-        run.metrics(
-            {"papers/read": preparation.num_read, "papers/accepted": preparation.num_accepted}
-        )
-        run.metrics({f"papers/rejected/{r}": n for r, n in preparation.rejected.items()})
-        run.metrics({f"papers/{s}": facts["papers"] for s, facts in manifest["splits"].items()})
-        log_dataset_input(run.id, "papers", preparation.digest, context="output")
-        run.tag(dataset_digest=preparation.digest, **cache_tags(parts))
-
         splits = ", ".join(f"{s} {f['papers']}" for s, f in manifest["splits"].items())
-        rejected = ", ".join(f"{n} {r}" for r, n in sorted(preparation.rejected.items())) or "none"
+        with run.together():
+            run.artifact(run.scratch / "dataset")
+            run.artifact(run.scratch / "rejected.jsonl")
+            run.artifact(run.scratch / "report.html")
+            run.metrics(
+                {"papers/read": preparation.num_read, "papers/accepted": preparation.num_accepted}
+            )
+            run.metrics({f"papers/rejected/{r}": n for r, n in preparation.rejected.items()})
+            run.metrics({f"papers/{s}": facts["papers"] for s, facts in manifest["splits"].items()})
+            run.tag(dataset_digest=preparation.digest, **cache_tags(parts))
+            _present(run, preparation, splits)
+        log_dataset_input(run.id, "papers", preparation.digest, context="output")
+        keep_dataset(run.client, run.id, dataset, preparation.digest)
+        reasons = ", ".join(f"{n} {r}" for r, n in sorted(preparation.rejected.items()))
         say(f"papers: {preparation.num_read} read, {preparation.num_accepted} accepted ({splits})")
-        say(f"rejected: {rejected} (see rejected.jsonl)")
+        say(f"rejected: {reasons} (see rejected.jsonl)" if reasons else "rejected: none")
+        _say_what_can_be_decided(manifest["splits"], training.comparison.min_papers)
         if "instructions" in manifest:
             _say_items(run, manifest["instructions"])
         _say_how_read(preparation)
         say(f"dataset {preparation.digest[:19]}… in run {run.id}")
+
+
+def _say_what_can_be_decided(splits: dict[str, Any], least: int) -> None:
+    """Say it where there are too few held-out papers to choose or to decide by."""
+    test, validation = (splits[name]["papers"] for name in ("test", "validation"))
+    if 0 < test < least:
+        say(
+            f"note: {test} test paper{'s' * (test > 1)}: evaluate will score them, and ab_compare "
+            f"promotes on no fewer than {least} (comparison.min_papers): more papers, or a larger "
+            "scientific_data.split.test_fraction"
+        )
+    elif 0 < test < PAPERS_FOR_RELIABLE_INTERVALS:
+        say(
+            f"note: intervals over {test} test papers are rough; "
+            f"{PAPERS_FOR_RELIABLE_INTERVALS} make them reliable"
+        )
+    if 0 < validation < 3:
+        say(
+            f"note: {validation} validation paper{'s' * (validation > 1)}: the best checkpoint is "
+            "chosen by chance as much as by quality"
+        )
+
+
+def _present(run: "StepRun", preparation: "Preparation", splits: str) -> None:
+    """Name the run by its papers or items, and say what they are."""
+    items = preparation.manifest.get("instructions")
+    number = sum(found["items"] for found in items["splits"].values()) if items else 0
+    counted = [f"{preparation.num_accepted:,} papers"] if preparation.num_accepted else []
+    counted += [f"{number:,} items"] if number else []
+    rejected = sum(preparation.rejected.values())
+    run.present(
+        ", ".join(counted) or "nothing",
+        [
+            f"**{', '.join(counted) or 'nothing'}** ({splits}); {preparation.num_read:,} papers "
+            f"read, {rejected:,} rejected (`rejected.jsonl`)",
+            f"dataset `{preparation.digest}`; `report.html` shows what became of the papers",
+        ],
+    )
 
 
 def _say_items(run: "StepRun", items: dict[str, Any]) -> None:

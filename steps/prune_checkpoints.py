@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from steps import outcome, terminal
 from steps.cli import step_command
 from steps.config.file import load_config
 from steps.config.sections import Training
@@ -127,8 +128,11 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
             # A living run may have stored more meanwhile: that is not part of the account.
             planned = {verdict.record.location for verdict in shown}
             left = [record for record in after.records if record.location in planned]
-    _write_plan(run, shown, spared, applied=apply, before=before, to_free=to_free, left=left)
-    _tag(run, training, [r.info.run_id for r in wanted if r.info.status == "FINISHED"])
+    with run.together():
+        _write_plan(run, shown, spared, applied=apply, before=before, to_free=to_free, left=left)
+        _tag(run, training, [r.info.run_id for r in wanted if r.info.status == "FINISHED"])
+        _present(run, to_free, before, apply)
+    outcome.add(bytes_before=before, bytes_to_free=to_free, applied=apply)
     _show_unregistered(run)
     _show_retracted(run, training)
     for action, reason in spared:
@@ -140,6 +144,17 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
     elif shown and not apply:
         hint = "delete with apply=true" if to_free else "the policy keeps all of them"
         say(f"{_size(to_free)} of {_size(before)} would be freed; {hint}")
+
+
+def _present(run: "StepRun", to_free: int, before: int, apply: bool) -> None:
+    """Name the run by the bytes that go, or could."""
+    run.present(
+        f"{_size(to_free)} {'freed' if apply else 'could go'}",
+        [
+            f"**{_size(to_free)} of {_size(before)}** {'freed' if apply else 'would be freed'}; "
+            "`plan.json` has the reason for each checkpoint"
+        ],
+    )
 
 
 def _show_unregistered(run: "StepRun") -> None:
@@ -271,12 +286,11 @@ def _show(verdicts: "Sequence[Verdict]", metric: str) -> None:
     if not verdicts:
         say("nothing to prune: no checkpoints are stored")
         return
-    from rich.console import Console
 
     if len(verdicts) <= MAX_ROWS:
-        Console().print(_by_checkpoint(verdicts, metric))
+        terminal.show(_by_checkpoint(verdicts, metric))
     else:
-        Console().print(_by_run(verdicts))
+        terminal.show(_by_run(verdicts))
 
 
 def _by_checkpoint(verdicts: "Sequence[Verdict]", metric: str) -> "Table":

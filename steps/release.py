@@ -42,7 +42,7 @@ def main(
     training = loaded.training
     show_notices(loaded.notices)
 
-    from steps.papers.text import read_papers
+    from steps.papers.stored_papers import read_papers
     from steps.releasing.forms import check_room, choose_forms, read_source
     from steps.releasing.measure import make_and_measure
     from steps.releasing.push import parse_target

@@ -2,27 +2,90 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    pass
+# What the user is told goes to the run's log too; kept until there is one.
+_SAID = logging.getLogger("said")
+_SAID.setLevel(logging.INFO)
+_SAID.propagate = False
+_BEFORE_THE_LOG = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
+_SAID.addHandler(_BEFORE_THE_LOG)
 
 
 def say(message: str) -> None:
     """Tell the user what happened, above any progress bar; of several ranks the first does."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_speaking():
         click.echo(message)
+        note_in_log(message)
 
 
 def show_notices(notices: tuple[str, ...]) -> None:
     """Print what was accepted but odd, one line each."""
-    for notice in notices if os.environ.get("RANK", "0") == "0" else ():
-        click.secho(f"note: {notice}", fg="yellow", err=True)
+    for notice in notices if is_speaking() else ():
+        click.echo(styled(f"note: {notice}", fg="yellow"), err=True)
+        note_in_log(f"note: {notice}")
+
+
+def show_error(message: str) -> None:
+    """Print what went wrong, in one line."""
+    click.echo(styled(f"error: {message}", fg="red"), err=True)
+    note_in_log(f"error: {message}")
+
+
+def show(content: object, **options: Any) -> None:
+    """Print a table, or a text with rich's markup.
+
+    Args:
+        content: What rich can print.
+        **options: Of `rich.console.Console.print`.
+    """
+    if not is_speaking():
+        return
+    from rich.console import Console
+
+    console = Console(record=True)
+    console.print(content, **options)
+    note_in_log(console.export_text().rstrip())
+
+
+def styled(text: str, **style: Any) -> str:
+    """A text in colour or bold, as `click.style` has it, unless the user wants none."""
+    return text if _is_colourless() else click.style(text, **style)
+
+
+def note_in_log(text: str) -> None:
+    """Write down what the user was told; where there is no log yet, when there is one."""
+    _SAID.info("%s", click.unstyle(text))
+
+
+def is_speaking() -> bool:
+    """Whether this process talks: of several ranks the first does."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_plain() -> bool:
+    """Whether lines follow each other: a pipe, a file, or a terminal that cannot move its cursor.
+
+    Who sets NO_COLOR wants no control characters either. Some terminals (of a container, of
+    `script`) have no width, and a bar cut to it would show nothing.
+    """
+    if _is_colourless() or not sys.stderr.isatty():
+        return True
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns == 0
+    except OSError:
+        return True
+
+
+def _is_colourless() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 # Libraries that talk on the terminal about matters of their own. Their words go to the run's
@@ -42,6 +105,7 @@ NOISY_LOGGERS = (
     "torchao",
     "huggingface_hub",
     "matplotlib",
+    "optuna",
     "urllib3",
     "evaluate",
     "py.warnings",
@@ -52,7 +116,10 @@ NOISY_LOGGERS = (
 
 @contextmanager
 def logging_to(log_file: Path, verbose: bool) -> Iterator[None]:
-    """Log all messages to a file; warnings, or in a verbose step all, to the terminal too."""
+    """Log all messages to a file; warnings, or in a verbose step all, to the terminal too.
+
+    What the user was told before goes first.
+    """
     root = logging.getLogger()
     to_file = logging.FileHandler(log_file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
@@ -63,6 +130,10 @@ def logging_to(log_file: Path, verbose: bool) -> Iterator[None]:
     root.setLevel(logging.INFO)
     root.addHandler(to_file)
     root.addHandler(to_terminal)
+    _SAID.addHandler(to_file)
+    _BEFORE_THE_LOG.setTarget(to_file)
+    _BEFORE_THE_LOG.flush()
+    _SAID.removeHandler(_BEFORE_THE_LOG)
     logging.captureWarnings(True)
     quieten_handlers()
     quieten_progress_bars()
@@ -81,6 +152,7 @@ def logging_to(log_file: Path, verbose: bool) -> Iterator[None]:
         root.setLevel(before)
         root.removeHandler(to_file)
         root.removeHandler(to_terminal)
+        _SAID.removeHandler(to_file)
         to_file.close()
 
 
@@ -110,22 +182,3 @@ def quieten_progress_bars() -> None:
 
 def _is_noise(name: str) -> bool:
     return any(name == noisy or name.startswith(f"{noisy}.") for noisy in NOISY_LOGGERS)
-
-
-class StageBar:
-    """A bar for papers, a stage at a time."""
-
-    def __init__(self) -> None:
-        from tqdm import tqdm
-
-        self.bar = tqdm(desc="papers", unit=" papers")
-
-    def __call__(self, stage: str, done: int) -> None:
-        """Show how many papers a stage has done."""
-        self.bar.set_description(stage)
-        self.bar.n = done
-        self.bar.refresh()
-
-    def close(self) -> None:
-        """End the bar's line."""
-        self.bar.close()

@@ -31,7 +31,7 @@ from benchmarks.tiny_models import save_tiny_llama
 from tests.support.project import demo_texts, write_tiny_config
 
 # Fixtures that several rooms use.
-pytest_plugins = ["tests.support.tiny_language_models"]
+pytest_plugins = ["tests.support.tiny_language_models", "tests.support.whole_stores"]
 
 # How long an example takes says more about the machine than about the code: on a busy one, a
 # deadline fails what is right.

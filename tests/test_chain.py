@@ -106,7 +106,7 @@ def test_each_step_finds_its_input_in_the_store_alone(
 def test_a_dataset_of_another_experiment_is_hinted_at(
     store: str, tiny_config: Path, tmp_path: Path
 ) -> None:
-    """`mlflow run` and `python -m` take different experiments, unless told otherwise."""
+    """Two configurations may name different experiments."""
     given = ("--config", str(tiny_config))
     step("preprocess", tmp_path, *given)
     other = "training.mlflow.experiment_name=another"

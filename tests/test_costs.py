@@ -25,6 +25,7 @@ from steps.models.loading import load_model
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
+from tests.support.grown_store import grow
 from tests.support.project import demo_texts
 from tests.support.tiny_runs import build_trainer, small_training
 
@@ -37,21 +38,42 @@ def demo_papers() -> list[PaperText]:
 
 
 # What each step may cost, in the order in which they need each other. `requests`: of the step's own
-# thread, to store and registry; `downloads`: the dataset, then the adapter and three files of each
-# model's stored results; `splits`: the dataset's three, to check its digest, then those that the
-# step uses; `loads`: of models; `checks`: of the version in a fresh process.
+# thread, to store and registry; `sent` and `fetched`: files, each of them a request to a server
+# besides; `splits`: the dataset's three, to check its digest, then those that the step uses;
+# `loads`: of models; `checks`: of the version in a fresh process.
 STEPS: list[tuple[str, tuple[str, ...], dict[str, int]]] = [
-    # The study texts of its report are made of the training split.
-    ("preprocess", (), {"requests": 20, "splits": 1}),
-    ("finetune", (), {"requests": 59, "downloads": 1, "splits": 5, "loads": 1, "checks": 1}),
-    ("evaluate", ("--model", "base"), {"requests": 29, "downloads": 1, "splits": 5, "loads": 1}),
+    ("preprocess", (), {"requests": 14, "sent": 16}),
+    (
+        "finetune",
+        (),
+        # Eight files of a checkpoint; seven of the adapter, in run and version (a copy).
+        {"requests": 32, "sent": 34, "fetched": 20, "splits": 6, "loads": 1, "checks": 1},
+    ),
+    (
+        "evaluate",
+        ("--model", "base"),
+        {"requests": 13, "sent": 14, "fetched": 13, "splits": 5, "loads": 1},
+    ),
     (
         "evaluate",
         ("--model", "models:/tiny/1"),
-        {"requests": 48, "downloads": 5, "splits": 5, "loads": 1},
+        # The adapter, and four files of the base's results.
+        {"requests": 23, "sent": 14, "fetched": 24, "splits": 5, "loads": 1},
     ),
-    ("ab_compare", (), {"requests": 81, "downloads": 7, "splits": 4}),
-    ("prune_checkpoints", (), {"requests": 19}),
+    ("ab_compare", (), {"requests": 47, "sent": 5, "fetched": 19, "splits": 4}),
+    ("prune_checkpoints", (), {"requests": 19, "sent": 2}),
+]
+
+
+# The same in a store that has grown: requests, and how many runs, models and versions they bring.
+# Pruning decides over all trainings and their checkpoints, so it reads all of them, in pages.
+GROWN: list[tuple[str, tuple[str, ...], int, int]] = [
+    ("status", (), 30, 1000),
+    ("preprocess", (), 30, 60),
+    ("finetune", (), 60, 200),
+    ("evaluate", ("--model", "models:/tiny/1"), 60, 100),
+    ("ab_compare", (), 90, 1200),
+    ("prune_checkpoints", (), 60, 13_000),
 ]
 
 
@@ -173,12 +195,14 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 def count_calls(
     patch: pytest.MonkeyPatch, holder: Any, name: str, count: Callable[[], None]
 ) -> None:
-    """Count the calls of a function, or of a method of a class."""
+    """Count the calls of a function, or of a method of a class, from whatever threads."""
     call = getattr(holder, name)
     bound = getattr(call, "__func__", None)
+    lock = threading.Lock()
 
     def counted(*arguments: Any, **options: Any) -> Any:
-        count()
+        with lock:
+            count()
         return (bound or call)(*arguments, **options)
 
     patch.setattr(holder, name, classmethod(counted) if bound else counted)
@@ -190,6 +214,7 @@ def count_requests(patch: pytest.MonkeyPatch, costs: Counter[str]) -> None:
     What a store asks of itself is none, and how much the recorder's thread and a heartbeat ask
     depends on time.
     """
+    from mlflow.store.entities import PagedList
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 
@@ -202,9 +227,12 @@ def count_requests(patch: pytest.MonkeyPatch, costs: Counter[str]) -> None:
             costs["requests"] += not depth[0]
             depth[0] += 1
             try:
-                return call(*arguments, **options)
+                found = call(*arguments, **options)
             finally:
                 depth[0] -= 1
+            if not depth[0] and isinstance(found, PagedList):
+                costs["read"] += len(found)
+            return found
 
         return requested
 
@@ -216,18 +244,19 @@ def count_requests(patch: pytest.MonkeyPatch, costs: Counter[str]) -> None:
 
 def costs_of_step(name: str, config: Path, *arguments: str) -> dict[str, int]:
     """Run a step in this process, and count what it asks for."""
-    import datasets
-    import mlflow
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
     from transformers import PreTrainedModel
 
+    from steps.papers import stored_papers
     from steps.planning import budget
     from steps.tracking.registry import versions
 
     costs: Counter[str] = Counter()
     counted = {
         "loads": (PreTrainedModel, "from_pretrained"),
-        "downloads": (mlflow.artifacts, "download_artifacts"),
-        "splits": (datasets.Dataset, "load_from_disk"),
+        "fetched": (LocalArtifactRepository, "_download_file"),
+        "sent": (LocalArtifactRepository, "log_artifact"),
+        "splits": (stored_papers, "_arrow_files"),
         "checks": (versions, "check_in_fresh_process"),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -250,12 +279,28 @@ def costs_of_step(name: str, config: Path, *arguments: str) -> dict[str, int]:
     return dict(costs)
 
 
+def exactly(costs: dict[str, int]) -> dict[str, int]:
+    return {name: number for name, number in costs.items() if name not in ("requests", "read")}
+
+
 def test_a_step_loads_one_model_fetches_each_thing_once_and_asks_the_store_so_often(
     store: str, tiny_config: Path
 ) -> None:
     """`requests` is an upper limit: a newer MLflow may need fewer."""
-    for step, arguments, most in STEPS:
+    found = [costs_of_step(step, tiny_config, *arguments) for step, arguments, _ in STEPS]
+    assert [exactly(costs) for costs in found] == [exactly(most) for _, _, most in STEPS]
+    for costs, (step, _, most) in zip(found, STEPS, strict=True):
+        assert costs["requests"] <= most["requests"], (step, found)
+
+
+@pytest.mark.slow
+def test_in_a_store_of_2000_runs_and_5000_checkpoints_a_step_asks_hardly_more(
+    store: str, tiny_config: Path, tmp_path: Path
+) -> None:
+    """What a search brings is a page of at most a thousand; `read`: runs, models, versions."""
+    for step, arguments, _ in STEPS:
+        costs_of_step(step, tiny_config, *arguments)
+    grow(tmp_path / "mlflow.db", runs=2000, models=5000)
+    for step, arguments, most, read in GROWN:
         costs = costs_of_step(step, tiny_config, *arguments)
-        requests = costs.pop("requests")
-        assert costs == {name: number for name, number in most.items() if name != "requests"}
-        assert requests <= most["requests"], step
+        assert costs["requests"] <= most and costs["read"] <= read, (step, costs)

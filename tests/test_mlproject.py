@@ -14,7 +14,7 @@ from tests.support.project import ROOT
 PROJECT = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
 STEPS = (
     "main", "preprocess", "import_papers", "finetune", "evaluate", "ab_compare",
-    "prune_checkpoints", "plan",
+    "prune_checkpoints", "plan", "status", "generate", "compare_runs", "release", "sweep",
 )  # fmt: skip
 
 

@@ -379,9 +379,9 @@ def test_a_run_lives_by_a_fresh_heartbeat_or_by_its_process_on_this_host(
 
 
 def this_process(**changes: object) -> str:
-    from steps.tracking.heartbeat import _sign
+    from steps.tracking.heartbeat import sign_of_this_process
 
-    return json.dumps({**json.loads(_sign()), "time": time.time() - 400, **changes})
+    return json.dumps({**json.loads(sign_of_this_process()), "time": time.time() - 400, **changes})
 
 
 def test_the_folder_that_a_run_names_on_this_host_is_pruned_with_it(

@@ -2,24 +2,15 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.trained_store import Trained, trained_store
+from tests.support.hub_server import TOKEN, hub_server
+from tests.support.trained_store import Trained
 
 MODEL = ("--model", "models:/tiny/1")
-
-
-@pytest.fixture(scope="module")
-def trained(
-    tmp_path_factory: pytest.TempPathFactory, _migrated_database: Path, tiny_llama_folder: Path
-) -> Iterator[Trained]:
-    folder = tmp_path_factory.mktemp("trained")
-    with trained_store(folder, _migrated_database, tiny_llama_folder) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +56,24 @@ def test_the_registry_gets_versions_that_name_their_parent(trained: Trained) -> 
     assert len(trained.client.search_model_versions("name = 'tiny'")) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+def test_the_token_of_a_push_is_in_no_file_and_no_line(trained: Trained) -> None:
+    with hub_server() as hub:
+        said = trained.step("release", *MODEL, "--formats", "merged", "--push-to", "hub:lab/papers")
+    assert "pushed to lab/papers" in said
+    assert hub.repositories["lab/papers"].keys() >= {"model.safetensors", "README.md"}
+    run = trained.runs("release")[0]
+    assert run.data.tags["forge.pushed_to"] == "lab/papers"
+    store = trained.config.parent
+    files = [file for file in store.rglob("*") if file.is_file()]
+    assert len(files) > 50
+    token = TOKEN.encode()
+    assert [file for file in files if token in file.read_bytes()] == []
+    assert TOKEN not in said
+    pushed = hub.repositories["lab/papers"]
+    assert [name for name, content in pushed.items() if token in content] == []
+
+
 def test_what_is_refused_is_neither_stored_nor_pushed(trained: Trained, tmp_path: Path) -> None:
     strict = ("--overrides", "training.release.max_loss.near_lossless=0.0")
     target = tmp_path / "out"
@@ -83,6 +92,7 @@ def test_what_is_refused_is_neither_stored_nor_pushed(trained: Trained, tmp_path
         (("--formats", "awq"), "'awq', which is none: expected some of adapter, merged"),
         (("--formats", "onnx"), "onnx is not offered for this version: no kept exporter"),
         (("--formats", "gguf:f16", "--overrides", "training.release.prompts=-1"), "prompts"),
+        (("--formats", "merged,gguf:q8_0"), "converter does not take its vocabulary"),
         (("--push-to", "s3:bucket"), "expected folder:PATH, registry, or hub:OWNER/NAME"),
         (("--push-to", "hub:lab/name"), "there is no token for the hub"),
         (("--push-to", "folder:."), "is there already and not empty"),
@@ -97,6 +107,8 @@ def test_bad_input_is_one_line(
     said = trained.step("release", *MODEL, *arguments, code=2)
     assert words in said
     assert len([line for line in said.splitlines() if line.startswith("error: ")]) == 1
+    # Nothing was merged, let alone stored.
+    assert "measured on" not in said
 
 
 def test_licences_and_retracted_papers_are_named_and_a_release_of_others_is_refused(

@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"ground", "config", "papers", "models", "distributed"},
     "comparison": {"ground", "config"},
     "pruning": {"ground", "config"},
+    "sweeping": {"ground", "config"},
     "checkpoints": {"ground", "config", "models", "distributed"},
     "planning": {"ground", "config", "papers", "models", "distributed"},
     "training": {
@@ -32,15 +33,16 @@ ROOMS: dict[str, set[str]] = {
     "releasing": {"ground", "config", "papers", "models", "evaluation", "comparison"},
     "reports": {
         *("ground", "config", "papers", "models", "evaluation", "comparison", "planning"),
-        "releasing",
+        *("releasing", "sweeping"),
     },
     "tracking": {
         *("ground", "config", "papers", "models", "distributed", "evaluation", "comparison"),
-        *("pruning", "checkpoints", "planning", "training", "releasing", "reports"),
+        *("pruning", "sweeping", "checkpoints", "planning", "training", "releasing", "reports"),
     },
     "scripts": {
         *("ground", "config", "papers", "models", "distributed", "evaluation", "comparison"),
-        *("pruning", "checkpoints", "planning", "training", "releasing", "reports", "tracking"),
+        *("pruning", "sweeping", "checkpoints", "planning", "training", "releasing", "reports"),
+        "tracking",
     },
 }
 GROUND = {
@@ -49,10 +51,13 @@ GROUND = {
     "messages",
     "digests",
     "errors",
+    "extras",
     "metrics",
+    "outcome",
     "recorder",
     "signals",
     "terminal",
+    "progress",
 }
 # What scripts may import of one another: the common part of their command lines.
 SHARED_BY_SCRIPTS = "steps.cli"

@@ -4,81 +4,16 @@ import importlib
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
 import pytest
 from click.testing import CliRunner
 
+from tests.support.launches import Launch, is_past
 from tests.support.processes import listening, processes_of, wait_for
 from tests.support.project import ROOT
-from tests.support.rank_runs import OVERRIDES, adapter, losses, newest_run
-
-
-class Launch:
-    """A finetune step in processes of its own, which a marker tells from all others."""
-
-    def __init__(
-        self,
-        config: Path,
-        folder: Path,
-        *options: str,
-        place: dict[str, str] | None = None,
-        **overrides: str,
-    ) -> None:
-        dotted = {**OVERRIDES, **{k.replace("__", "."): v for k, v in overrides.items()}}
-        self.marker = f"FORGE_TEST_MARKER={folder.name}-{time.time_ns()}"
-        name, _, value = self.marker.partition("=")
-        self.output = folder / f"output-{time.time_ns()}.txt"
-        command = [
-            sys.executable,
-            *(options or ("-m", "steps.finetune", "--num-processes", "2")),
-            "--config",
-            str(config),
-            "--overrides",
-            " ".join(f"training.{key}={value}" for key, value in dotted.items()),
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), name: value, "OMP_NUM_THREADS": "1"}
-        environment |= place or {}
-        with self.output.open("w") as output:
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-
-    def wait(self, seconds: float = 240) -> int:
-        """The exit code; no process may be left then."""
-        code = self.process.wait(timeout=seconds)
-        wait_for(lambda: not processes_of(self.marker), 30)
-        return code
-
-    @property
-    def said(self) -> str:
-        """All that stands on the terminal."""
-        return self.output.read_text()
-
-    def rank(self, index: int) -> int:
-        """The process id of a rank."""
-        return next(
-            pid
-            for pid in processes_of(self.marker)
-            if f"\0RANK={index}\0".encode() in (Path("/proc") / str(pid) / "environ").read_bytes()
-        )
-
-
-def is_past(step: int) -> Callable[[], bool]:
-    """Whether the newest run has reported a step."""
-
-    def past() -> bool:
-        try:
-            return any(done >= step for done, _ in losses(newest_run()))
-        except IndexError:
-            return False
-
-    return past
+from tests.support.rank_runs import adapter, losses, newest_run
 
 
 @pytest.fixture
@@ -112,6 +47,35 @@ def test_a_local_launch_listens_to_this_machine_alone_and_meets_in_files(
     assert seen <= LOOPBACK, seen
     launch.process.send_signal(signal.SIGTERM)
     launch.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("lora", "ZeRO-3: each process reads its own share of the base"),
+        ("dora", "ZeRO-3: each process loads the base whole and then shares it out: method dora"),
+    ],
+)
+def test_under_zero_3_a_run_says_how_the_base_was_loaded_and_its_version_can_be_loaded(
+    dataset: Path, tmp_path: Path, method: str, said: str
+) -> None:
+    launch = Launch(
+        dataset,
+        tmp_path,
+        hyperparameters__max_steps="4",
+        qlora__method=method,
+        mlflow__log_model="true",
+        distributed__enabled="true",
+        distributed__backend="deepspeed",
+        distributed__deepspeed_config=str(ROOT / "configs" / "deepspeed" / "zero3.json"),
+    )
+    # Registered once a fresh process has loaded it and found the same logits.
+    assert launch.wait(600) == 0, launch.said
+    assert launch.said.count(said) == 1
+    run = newest_run()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["forge.wrapper"].startswith("DeepSpeedEngine ZeRO-3")
 
 
 @pytest.mark.slow

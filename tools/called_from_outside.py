@@ -15,6 +15,7 @@ compute_loss
 model_accepts_loss_kwargs
 optimizer_cls_and_kwargs
 _n_gpu
+is_distributed_loading_by_transformers
 train_dataset
 eval_dataset
 ignore_keys
@@ -87,6 +88,8 @@ CB
 # The page templates.
 reciprocal_rank
 number_columns
+names_rows
+folded
 
 # Named by docstrings as the list of sections.
 SECTION_NAMES
@@ -110,3 +113,15 @@ n_threads
 n_threads_batch
 ftype
 nthread
+
+# tqdm reads it when a bar is closed.
+leave
+
+# Ray Data, of a source of blocks and of its settings.
+estimate_inmemory_data_size
+get_read_tasks
+parallelism
+target_max_block_size
+preserve_order
+shuffle_strategy
+print_on_execution_start

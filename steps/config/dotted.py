@@ -25,6 +25,20 @@ def dotted(prefix: str, overlay: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}={text}"
 
 
+def short_names(keys: Collection[str]) -> dict[str, str]:
+    """The last part of each dotted key, and more of it where two end alike; by the whole key."""
+    names = {}
+    for key in keys:
+        parts = key.split(".")
+        endings = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+        names[key] = next(
+            ending
+            for ending in endings
+            if sum(f".{other}".endswith(f".{ending}") for other in keys) == 1 or ending == key
+        )
+    return names
+
+
 def parse_overrides(overrides: str, sections: Collection[str]) -> dict[str, Any]:
     """Read `training.section.key=value` assignments, divided by blanks, into nested mappings.
 
@@ -56,7 +70,13 @@ def parse_overrides(overrides: str, sections: Collection[str]) -> dict[str, Any]
         assignments.append(f"{prefix}{key}={value}")
     try:
         content = OmegaConf.to_container(OmegaConf.from_dotlist(assignments), resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except YAMLError as error:
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserError(
+            f"overrides {overrides!r} are not readable ({problem}): write a list or a mapping as "
+            'JSON, such as {"qlora.r":[4,8]}'
+        ) from None
+    except OmegaConfBaseException as error:
         raise UserError(f"overrides {overrides!r}: {' '.join(str(error).split())}") from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}

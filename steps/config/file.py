@@ -99,6 +99,46 @@ def load_config(path: str | Path, overrides: str = "") -> LoadedConfig:
     return LoadedConfig(training, file, overrides.strip(), (*foreign, *notices))
 
 
+class Variations:
+    """A configuration with other values, each checked as if the file held them.
+
+    The files are read and merged once: a hundred variations take less than a second.
+    """
+
+    def __init__(self, loaded: LoadedConfig) -> None:
+        """Read the files and the overrides of a configuration again."""
+        self._layers = list(_layers(loaded.path))
+        assignments = parse_overrides(loaded.overrides, Training.model_fields)
+        if assignments:
+            self._layers.append(("overrides", assignments))
+        self._merged = _merged_without_stale_origin(self._layers)[0]
+
+    def check(self, values: Mapping[str, Any], where: str) -> Training:
+        """The configuration with these values.
+
+        Args:
+            values: By their dotted key below `training`.
+            where: What a message names as their place.
+
+        Raises:
+            UserError: A key or a value, or what they are together, is refused.
+        """
+        content, nested = self._merged, dict[str, Any]()
+        for key, value in values.items():
+            path = ["training", *key.split(".")]
+            content, nested = _with(content, path, value), _with(nested, path, value)
+        return _validate(content, [*self._layers, (where, nested)])
+
+
+def _with(content: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """The mappings with one value in place, those on the way to it copied."""
+    key, *rest = path
+    if not rest:
+        return {**content, key: value}
+    below = content.get(key)
+    return {**content, key: _with(below if isinstance(below, Mapping) else {}, rest, value)}
+
+
 def resolved_yaml(training: Training) -> str:
     """Write the resolved configuration as YAML that `load_config` reads back."""
     import yaml

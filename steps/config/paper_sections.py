@@ -127,6 +127,7 @@ class ScientificData(Section):
     split: Split = Split()
     limits: Limits = Limits()
     num_workers: Annotated[int, Field(ge=0)] = 0
+    engine: Literal["auto", "local", "ray"] = "auto"
 
     @property
     def retraction_list(self) -> str | None:

@@ -10,9 +10,11 @@ from pydantic import Field, field_validator, model_validator
 
 from steps.config.base import Fraction, Positive, Section
 from steps.config.combinations import check_optimisation
+from steps.config.generate_section import Generate
 from steps.config.measurement_sections import Comparison, Evaluation
 from steps.config.paper_sections import ScientificData
 from steps.config.release_section import Release
+from steps.config.sweep_section import Sweep
 from steps.config.tokenizer_section import Tokenizer
 
 
@@ -378,7 +380,7 @@ class Distributed(Section):
     """Several processes."""
 
     enabled: bool = False
-    backend: Literal["ddp", "deepspeed", "nccl", "gloo"] = "ddp"
+    backend: Literal["ddp", "deepspeed", "fsdp2", "nccl", "gloo"] = "ddp"
     deepspeed_config: str | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 3
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
@@ -388,6 +390,16 @@ class Distributed(Section):
     def uses_deepspeed(self) -> bool:
         """Whether DeepSpeed trains, on however many processes."""
         return self.enabled and self.backend == "deepspeed"
+
+    @property
+    def uses_fsdp2(self) -> bool:
+        """Whether FSDP2 trains, on however many processes."""
+        return self.enabled and self.backend == "fsdp2"
+
+    @property
+    def shares_out(self) -> bool:
+        """Whether what one process holds alone by DDP is shared out over all of them."""
+        return self.uses_deepspeed or self.uses_fsdp2
 
     @model_validator(mode="after")
     def _file_is_named(self) -> "Distributed":
@@ -439,6 +451,8 @@ class Training(Section):
     comparison: Comparison = Comparison()
     pruning: Pruning = Pruning()
     release: Release = Release()
+    generate: Generate = Generate()
+    sweep: Sweep = Sweep()
     variants: dict[str, dict[str, Any]] = Field(default={"default": {}})
 
     @field_validator("variants", mode="before")

@@ -8,6 +8,8 @@ predicts: they cost nothing in a loss that is normalised over the targets of all
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset, Sampler
 
@@ -42,15 +44,21 @@ class ShuffledRows(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Yield each row once, then the blank ones."""
-        yield from shuffled(self.rows, self.seed, self.epoch)
+        yield from numbers_of(shuffled(self.rows, self.seed, self.epoch))
         yield from range(self.rows, self.filled)
 
 
-def shuffled(rows: int, seed: int, epoch: int) -> list[int]:
-    """The numbers below `rows` in the order of an epoch (counted from 0)."""
+def shuffled(rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The numbers below `rows` in the order of an epoch (counted from 0), int64 `[rows]`."""
     generator = torch.Generator().manual_seed(seed + epoch)
-    order: list[int] = torch.randperm(rows, generator=generator).tolist()
+    order: npt.NDArray[np.int64] = torch.randperm(rows, generator=generator).numpy()
     return order
+
+
+def numbers_of(order: npt.NDArray[np.int64]) -> Iterator[int]:
+    """The numbers of an array as Python's, a few at a time: all at once take five times as much."""
+    for start in range(0, len(order), 4096):
+        yield from order[start : start + 4096].tolist()
 
 
 def filled_up_to(rows: int, multiple: int) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from steps.distributed.sharing import Progress
 from steps.evaluation.generation import write_on
 from steps.evaluation.likelihood import sequence_nats
+from steps.evaluation.sampling import Sampling
 from steps.evaluation.seeds import generator_for
 from steps.models.chat import CannotRender, Chat, Tokens, fit
 from steps.models.lengths import longest_text
@@ -164,15 +165,17 @@ def say_next(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: Sequence[int],
+    sampling: Sampling | None = None,
     progress: Progress | None = None,
 ) -> list[Said]:
-    """Let a model take the next turn of conversations, greedily.
+    """Let a model take the next turn of conversations.
 
     Args:
         model: As in `score_answers`.
         chat: As in `score_answers`.
         prompts: Token ids up to where the model begins to write.
         max_new_tokens: Most tokens of each turn.
+        sampling: How tokens are chosen; None: the most probable one each time.
         progress: Called with conversations done and all.
     """
     written = write_on(
@@ -180,6 +183,7 @@ def say_next(
         chat.tokenizer,
         prompts,
         max_new_tokens=max_new_tokens,
+        sampling=sampling,
         stops=chat.stops,
         progress=progress,
     )

@@ -1,11 +1,10 @@
 """What a model is asked to choose: genes, variants and facts in gaps of held-out sentences."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from steps.config.sections import Training
-from steps.evaluation.progress import bar_of, show
+from steps.progress import ProgressLine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,11 +88,11 @@ def _candidate_scores(
     from steps.evaluation.cloze import score_candidates_causal, score_candidates_masked
 
     score = score_candidates_masked if adapted.objective == "masked" else score_candidates_causal
-    with bar_of(f"asking {what.replace('_', ' ')}", " tokens") as bar:
+    with ProgressLine(f"asking {what.replace('_', ' ')}", "tokens") as line:
         return score(
             adapted.model,
             adapted.tokenizer,
             items,
             batch_tokens=training.evaluation.batch_tokens,
-            progress=partial(show, bar),
+            progress=line.show,
         )

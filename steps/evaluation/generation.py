@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from steps.distributed.sharing import Progress, agreed, share_out
 from steps.evaluation.byte_spans import tokens_and_bytes
+from steps.evaluation.sampling import Draws, Sampling, generators
 from steps.evaluation.seeds import generator_for
 from steps.models.adapters import unwrapped
 from steps.models.attention import rounding_tolerance
@@ -98,8 +99,7 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int | None = None,
-    temperature: float = 0.0,
-    seed: int = 0,
+    sampling: Sampling | None = None,
     progress: Progress | None = None,
 ) -> "pd.DataFrame":
     """Let a causal model go on from each prompt.
@@ -110,8 +110,7 @@ def generate(
         prompts: From `generation_prompts`.
         max_new_tokens: Most tokens to write; EOS ends a text earlier.
         batch_size: As in `write_on`.
-        temperature: 0 takes the most probable token each time; above, tokens are drawn.
-        seed: Seed of the draws.
+        sampling: As in `write_on`.
         progress: As in `write_on`.
 
     Returns:
@@ -119,7 +118,6 @@ def generate(
         first `max_new_tokens` tokens of how the paper really goes on.
     """
     import pandas as pd
-    import torch
 
     start = start_token(tokenizer)
     longest = longest_text(model.config) or 10**9
@@ -127,18 +125,15 @@ def generate(
     encoded = [
         [start, *tokens_and_bytes(tokenizer, prompt.prompt)[0]][-room:] for prompt in prompts
     ]
-    # The state of the generators outside is not this function's to change.
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        written = write_on(
-            model,
-            tokenizer,
-            encoded,
-            max_new_tokens=[max_new_tokens] * len(encoded),
-            batch_size=batch_size,
-            temperature=temperature,
-            progress=progress,
-        )
+    written = write_on(
+        model,
+        tokenizer,
+        encoded,
+        max_new_tokens=[max_new_tokens] * len(encoded),
+        batch_size=batch_size,
+        sampling=sampling,
+        progress=progress,
+    )
     generations = [
         continuation(tokenizer, ids, new) for ids, new in zip(encoded, written, strict=True)
     ]
@@ -161,7 +156,7 @@ def write_on(
     *,
     max_new_tokens: Sequence[int],
     batch_size: int | None = None,
-    temperature: float = 0.0,
+    sampling: Sampling | None = None,
     stops: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> list[list[int]]:
@@ -174,8 +169,7 @@ def write_on(
         max_new_tokens: Most tokens to write after each.
         batch_size: Most prompts of one call; None: as many as make `TOKENS_TOGETHER` with what is
             written, and at least `FEWEST_TOGETHER`.
-        temperature: 0 takes the most probable token each time; above, tokens are drawn by torch's
-            generators, by each rank for itself.
+        sampling: How tokens are chosen; None: the most probable one each time.
         stops: Tokens that end a text; None: EOS.
         progress: Called with prompts done and prompts in all.
 
@@ -185,11 +179,10 @@ def write_on(
     import torch
 
     start = start_token(tokenizer)
-    sampling: dict[str, Any] = {"do_sample": temperature > 0}
-    if temperature > 0:
-        sampling["temperature"] = temperature
+    settings: dict[str, Any] = {"do_sample": False}
     if stops is not None:
-        sampling["eos_token_id"] = list(stops)
+        settings["eos_token_id"] = list(stops)
+    drawn_by = generators(sampling, prompts) if sampling and sampling.temperature > 0 else []
     made: list[list[int]] = [[] for _ in prompts]
     with torch.no_grad(), _ready_to_write(model, tokenizer) as device:
         if not agreed(_bears_padding_in_front(model, prompts, start, device)):
@@ -197,7 +190,9 @@ def write_on(
 
         def write_batch(batch: list[int]) -> list[list[int]]:
             ids, most = [prompts[n] for n in batch], [max_new_tokens[n] for n in batch]
-            written = _write(model, ids, start, device, max(most), **sampling)
+            if sampling and drawn_by:
+                settings["logits_processor"] = [Draws(sampling, [drawn_by[n] for n in batch])]
+            written = _write(model, ids, start, device, max(most), **settings)
             new_tokens = written[:, max(map(len, ids)) :].tolist()
             return [new[:count] for new, count in zip(new_tokens, most, strict=True)]
 

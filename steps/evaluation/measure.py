@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from steps.config.sections import Training
@@ -11,8 +10,6 @@ from steps.evaluation.asking import ask_cloze, ask_facts, cloze_items_of, fact_i
 from steps.evaluation.calibration import calibration
 from steps.evaluation.facts import facts_per_paper
 from steps.evaluation.likelihood import TokenScore
-from steps.evaluation.progress import bar_of
-from steps.evaluation.progress import show as show_progress
 from steps.evaluation.summary import summarise
 from steps.evaluation.workload import (
     Cut,
@@ -22,6 +19,7 @@ from steps.evaluation.workload import (
     reading_phase,
     writing_phase,
 )
+from steps.progress import ProgressLine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +82,7 @@ def measure(
     *,
     general_texts: "list[PaperText]",
     learned: "Sequence[PaperText]" = (),
+    further: Sequence[Phase] = (),
 ) -> Results:
     """Score, ask and summarise; knows no tracking store.
 
@@ -95,6 +94,7 @@ def measure(
             copied.
         general_texts: Texts outside the domain; may be empty.
         learned: What else the model was trained on, and may copy.
+        further: What the caller does with the model afterwards, for the time that is stated.
     """
     import pandas as pd
 
@@ -110,6 +110,7 @@ def measure(
         cloze_phase(adapted, FACTS, [fact.item for fact in facts]),
         *_phases_of_prompts(training, adapted, prompts),
         *_further_phases(training, adapted, general_texts),
+        *further,
     ]
     texts = [paper.text for paper in papers]
     cuts = fit_to_budget(training, adapted, phases, texts, [p.prompt for p in prompts])
@@ -149,6 +150,7 @@ def measure_answers(
     items: "Sequence[InstructionItem]",
     *,
     general_texts: "list[PaperText]",
+    further: Sequence[Phase] = (),
 ) -> Results:
     """Measure how a model answers; knows no tracking store.
 
@@ -158,6 +160,7 @@ def measure_answers(
         adapted: The model.
         items: Held-out items.
         general_texts: Texts outside the domain; may be empty.
+        further: As in `measure`.
 
     Raises:
         UserError: The model has no chat template, or it can write none of the items.
@@ -167,29 +170,29 @@ def measure_answers(
     settings = training.evaluation
     chat = _chat(training, adapted)
     asked = chosen_items(items, settings.answers, settings.seed)
-    cuts = _fit_answers(training, adapted, items, asked, general_texts)
+    cuts = _fit_answers(training, adapted, items, asked, general_texts, further)
     asked = _kept(asked, ANSWERS, cuts)
-    with bar_of("scoring answers", " tokens") as bar, adapted.autocast():
+    with ProgressLine("scoring answers", "tokens") as line, adapted.autocast():
         likelihood = score_answers(
             adapted.model,
             chat,
             items,
             context=settings.context or training.model.max_length,
             batch_tokens=settings.batch_tokens,
-            progress=partial(show_progress, bar),
+            progress=line.show,
         )
     if likelihood.empty:
         raise UserError(
             f"the chat template can write none of the {len(items)} items: mend them, or name "
             "another template by training.instructions.chat_template"
         )
-    with bar_of("answering", " items") as bar, adapted.autocast():
+    with ProgressLine("answering", "items") as line, adapted.autocast():
         said = write_answers(
             adapted.model,
             chat,
             asked,
             max_new_tokens=settings.generation.max_new_tokens,
-            progress=partial(show_progress, bar),
+            progress=line.show,
         )
     per_paper = per_unit(likelihood, said)
     draws = {"seed": settings.seed, "resamples": settings.bootstrap_samples}
@@ -209,6 +212,7 @@ def _fit_answers(
     items: "Sequence[InstructionItem]",
     asked: "Sequence[InstructionItem]",
     general_texts: "list[PaperText]",
+    further: Sequence[Phase],
 ) -> dict[str, Cut]:
     """Say how long scoring and asking takes, and cut what is asked to the budget."""
     from steps.papers.text import PaperText
@@ -219,7 +223,7 @@ def _fit_answers(
         training, adapted, "items", [PaperText("", text, ()) for text in whole], "items"
     )
     new_tokens = training.evaluation.generation.max_new_tokens
-    phases = [read, *_further_phases(training, adapted, general_texts)]
+    phases = [read, *_further_phases(training, adapted, general_texts), *further]
     if questions:
         phases.append(writing_phase(adapted, ANSWERS, questions, new_tokens))
     return fit_to_budget(training, adapted, phases, whole, questions)
@@ -236,13 +240,13 @@ def _rules(training: Training, adapted: "AdaptedModel") -> "pd.DataFrame | None"
     from steps.evaluation.manners import TOKENS_OF_AN_ANSWER, follow_rules, rule_prompts
 
     chat = _chat(training, adapted)
-    with bar_of("following rules", " prompts") as bar, adapted.autocast():
+    with ProgressLine("following rules", "prompts") as line, adapted.autocast():
         return follow_rules(
             adapted.model,
             chat,
             rule_prompts(),
             max_new_tokens=TOKENS_OF_AN_ANSWER,
-            progress=partial(show_progress, bar),
+            progress=line.show,
         )
 
 
@@ -309,8 +313,7 @@ def _score(
 
     settings = training.evaluation
     context = settings.context or training.model.max_length
-    with bar_of(f"scoring {what}", " tokens") as bar, adapted.autocast():
-        show = partial(show_progress, bar)
+    with ProgressLine(f"scoring {what}", "tokens") as line, adapted.autocast():
         if adapted.objective == "masked":
             return score_papers_masked(
                 adapted.model,
@@ -320,7 +323,7 @@ def _score(
                 batch_tokens=settings.batch_tokens,
                 pseudo_tokens=settings.pseudo_likelihood_tokens,
                 seed=settings.seed,
-                progress=show,
+                progress=line.show,
             )
         return score_papers(
             adapted.model,
@@ -329,7 +332,7 @@ def _score(
             context=context,
             stride=settings.stride or max(1, context // 2),
             batch_tokens=settings.batch_tokens,
-            progress=show,
+            progress=line.show,
         )
 
 
@@ -358,13 +361,13 @@ def _generate(
 
     settings = training.evaluation
     lexicon = GeneLexicon.load()
-    with bar_of("writing on from titles", " prompts") as bar:
+    with ProgressLine("writing on from titles", "prompts") as line:
         generations = generate(
             adapted.model,
             adapted.tokenizer,
             prompts,
             max_new_tokens=settings.generation.max_new_tokens,
-            progress=partial(show_progress, bar),
+            progress=line.show,
         )
     scores = generation_scores(
         generations,

@@ -52,6 +52,7 @@ class Phase:
         read: Tokens that go through the model at once.
         written: Tokens that are written one after the other.
         can_be_cut: Whether some parts may be left out.
+        is_shared: Whether several processes share the parts out; else the first does all.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Phase:
     read: int
     written: int = 0
     can_be_cut: bool = False
+    is_shared: bool = True
 
     def __str__(self) -> str:
         return f"{self.name.replace('_', ' ')} ({self.parts:,} {self.unit})"
@@ -108,7 +110,8 @@ class Workload:
     def seconds(self, phase: Phase) -> float:
         """About how long a phase takes."""
         writing = phase.written / self.rates.written if self.rates.written else 0.0
-        return (phase.read / self.rates.read + writing) / self.processes
+        seconds = phase.read / self.rates.read + writing
+        return seconds / self.processes if phase.is_shared else seconds
 
     def total(self) -> float:
         """About how long all phases take, in seconds."""

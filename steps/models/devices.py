@@ -24,12 +24,14 @@ class Placement:
         processes: How many train together, over all machines.
         zero_stage: DeepSpeed's ZeRO stage, by which the processes share out optimiser states (1),
             gradients (2) and weights (3); 0 where each process holds all.
+        fully_sharded: Whether FSDP2 shares out the layers' weights, gradients and moments.
     """
 
     device: Device
     dtype: NumberFormat
     processes: int = 1
     zero_stage: int = 0
+    fully_sharded: bool = False
 
     @property
     def torch_dtype(self) -> "torch.dtype":

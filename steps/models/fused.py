@@ -61,14 +61,15 @@ def fuse_adapters(model: Any, placement: Placement) -> FusedCounts:
 
     Args:
         model: A `PeftModel`; where it is none, or its adapter no LoRA, nothing is done.
-        placement: Under ZeRO-3 nothing is done: weights are gathered inside their modules alone.
+        placement: Under ZeRO-3 and FSDP2 nothing is done: weights are gathered inside their
+            modules alone.
     """
     return use_fused_adapters(model) if may_be_fused(placement) else FusedCounts()
 
 
 def may_be_fused(placement: Placement) -> bool:
     """Whether weights are at hand outside their modules."""
-    return placement.zero_stage != 3
+    return placement.zero_stage != 3 and not placement.fully_sharded
 
 
 def use_fused_adapters(model: Any) -> FusedCounts:

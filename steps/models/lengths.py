@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from steps.models.bare import on_meta_device
+
 # Under which name configurations state it; transformers maps older ones (n_positions) to the first.
 _LENGTHS = ("max_position_embeddings", "max_seq_len", "max_source_positions")
 # What was found, by the configuration: every call of a scorer asks.
@@ -36,12 +38,11 @@ def longest_text(config: Any) -> int | None:
 
 def _first_position(text: Any) -> int | None:
     """How many positions no token gets; None for a model that has no absolute positions."""
-    import torch
     from transformers import AutoModel
 
     settings = text.to_json_string(use_diff=False)
     if settings not in _FIRST_POSITIONS:
-        with torch.device("meta"):
+        with on_meta_device():
             # Without weights, and without the head.
             model = AutoModel.from_config(text, trust_remote_code=False)
         absolute = _has_absolute_places(model)

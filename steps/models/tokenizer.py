@@ -5,12 +5,15 @@ model (`start_token`, `end_token`), what stands around a text for a masked one (
 and what a model wrote (`continuation`).
 """
 
+import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from steps.digests import folder_sha256
 from steps.errors import UserError, first_line
 from steps.models.sources import Base, Objective
 from steps.models.token_spans import check_spans
@@ -57,6 +60,32 @@ def load_tokenizer(folder: Path) -> Any:
     _take_ends_from_config(tokenizer, folder)
     _take_padding_from_its_own(tokenizer, _vocabulary_of_model(folder))
     return tokenizer
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A SHA-256 of all that decides which tokens a text becomes, wherever the tokenizer lies."""
+    digest = hashlib.sha256()
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        # What the last call has set is no part of it; transformers sets it anew in each call.
+        backend.no_truncation()
+        backend.no_padding()
+        digest.update(backend.to_str().encode())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_vocabulary(folder)
+            digest.update(folder_sha256(Path(folder)).encode())
+        settings = {
+            name: value
+            for name, value in tokenizer.init_kwargs.items()
+            if isinstance(value, bool | int | float) or value is None
+        }
+        digest.update(json.dumps(settings, sort_keys=True).encode())
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    added = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+    described = [type(tokenizer).__name__, len(tokenizer), named, added, tokenizer.all_special_ids]
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def _take_padding_from_its_own(tokenizer: Any, size: int | None) -> None:

@@ -25,13 +25,32 @@ MIN_BYTES_FOR_PROCESSES = 8_000_000
 CHUNKS_IN_FLIGHT = 3
 
 
-def chunks_of(inputs: Sequence[Path], settings: ScientificData, say: Say) -> Iterator[Chunk]:
-    """Records in chunks of at most `CHUNK_RECORDS` and about `CHUNK_BYTES`."""
+def chunks_of(
+    inputs: Sequence[Path],
+    settings: ScientificData,
+    say: Say,
+    *,
+    first: int = 0,
+    alone: bool | None = None,
+) -> Iterator[Chunk]:
+    """Records in chunks of at most `CHUNK_RECORDS` and about `CHUNK_BYTES`.
+
+    Args:
+        inputs: The files, or some that follow each other among all.
+        settings: The section `scientific_data`.
+        say: Takes a line about how a file is read.
+        first: Number of the first of them among all.
+        alone: Whether there is one file in all; None: as `inputs` says.
+
+    Raises:
+        UserError: The only file cannot be read.
+    """
+    alone = len(inputs) == 1 if alone is None else alone
     columns = settings.columns.model_dump(exclude_none=True) or None
     chunk: Chunk = []
     size = 0
-    for number, path in enumerate(inputs):
-        for record in _records(path, settings, columns, say, alone=len(inputs) == 1):
+    for number, path in enumerate(inputs, first):
+        for record in _records(path, settings, columns, say, alone=alone):
             chunk.append((number, record))
             size += len(record.data)
             if len(chunk) >= CHUNK_RECORDS or size >= CHUNK_BYTES:
@@ -62,6 +81,11 @@ def processes_for(inputs: Sequence[Path], settings: ScientificData) -> int:
         return settings.num_workers
     if sum(path.stat().st_size for path in inputs) < MIN_BYTES_FOR_PROCESSES:
         return 1
+    return cores_granted()
+
+
+def cores_granted() -> int:
+    """The processor cores that this process may use."""
     # Where a batch system grants some of the cores, only Linux says which.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
@@ -79,7 +103,7 @@ def prepared_in_order(
     waiting: deque[tuple[Chunk, Future[PreparedChunk]]] = deque()
     # Spawned, not forked: a fork of a process with threads (Arrow, MLflow) can hang.
     with ProcessPoolExecutor(
-        num_processes, mp_context=get_context("spawn"), initializer=_follow_the_main_process
+        num_processes, mp_context=get_context("spawn"), initializer=follow_the_main_process
     ) as pool:
         try:
             for chunk in chunks:
@@ -96,7 +120,7 @@ def prepared_in_order(
                 future.cancel()
 
 
-def _follow_the_main_process() -> None:
+def follow_the_main_process() -> None:
     """Leave Ctrl-C to the main process, and end when it has been killed.
 
     Otherwise a worker waits for its next chunk for ever: it holds both ends of the queue.

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from steps.papers.genes import GeneMention
 from steps.papers.item_splits import digest_of_items
 from steps.papers.splits import SPLITS
+from steps.papers.stored_papers import stored_batches
 from steps.papers.variants.finder import VariantMention
 
 if TYPE_CHECKING:
@@ -165,13 +166,11 @@ def digest_of_dataset(folder: Path) -> str:
     Returns:
         "sha256:...", the same as in its manifest unless a row has changed.
     """
-    from datasets import load_from_disk
-
-    dataset = load_from_disk(str(folder))
     digests = {}
     for name in SPLITS:
         digest = SplitDigest()
-        for _, rows in groupby(dataset[name], key=lambda row: row["paper_id"]):
+        stored = (row for batch in stored_batches(folder / name) for row in batch.to_pylist())
+        for _, rows in groupby(stored, key=lambda row: row["paper_id"]):
             paper_rows = list(rows)
             digest.add(paper_digest(map(_row_from_disk, paper_rows)), paper_rows[0]["cluster"])
         digests[name] = str(digest)

@@ -8,7 +8,8 @@ compared exactly. Papers joined by a chain of such pairs form one cluster.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from steps.config.paper_sections import Deduplication
 
 Words = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
+Pairs = npt.NDArray[np.int64]
 
 _WORD = re.compile(r"\w+")
 # The same for ASCII, twice as fast: everything between words becomes a space.
@@ -125,31 +127,76 @@ def find_clusters(
     Returns:
         For each paper the smallest number in its cluster.
     """
-    union = UnionFind(len(content_hashes))
-    for first, second in neighbours(content_hashes):
-        union.join(first, second)
-
     width = signature_rows.shape[1]
     rows = rows_per_band(threshold, width)
-    proposed = [
-        neighbours(_hash_rows(signature_rows[:, start : start + rows]))
-        for start in range(0, width - rows + 1, rows)
-    ]
-    for first, second in _unique_pairs(proposed):
+    proposed = [neighbours(hash_rows(band)) for band in bands_of(signature_rows, rows)]
+    proposals = Proposals(
+        same_words=neighbours(content_hashes),
+        bands=np.unique(np.concatenate(proposed), axis=0),
+        same_title=np.unique(neighbours(title_hashes, ignore=0), axis=0),
+    )
+    union = join_proposed(
+        len(content_hashes),
+        proposals,
+        signature_rows.__getitem__,
+        words_of,
+        threshold,
+        shingle_words,
+    )
+    return np.array([union.find(number) for number in range(len(content_hashes))], dtype=np.int64)
+
+
+class Proposals(NamedTuple):
+    """Pairs of papers that may be duplicates, `[pairs, 2]` each, no pair twice in the last two.
+
+    Attributes:
+        same_words: With one hash of all words: these are duplicates.
+        bands: With one band of their signatures.
+        same_title: With one title.
+    """
+
+    same_words: Pairs
+    bands: Pairs
+    same_title: Pairs
+
+
+def join_proposed(
+    size: int,
+    proposals: Proposals,
+    signature_of: Callable[[int], Words],
+    words_of: Callable[[int], Words],
+    threshold: float,
+    shingle_words: int,
+) -> "UnionFind":
+    """Join the proposed pairs that are duplicates when they are compared exactly.
+
+    The sets are the same in whatever order the pairs come: each is judged by itself.
+
+    Args:
+        size: Number of papers.
+        proposals: The pairs.
+        signature_of: Gives the MinHash signature of a paper by its number.
+        words_of: Gives the word hashes of a paper by its number.
+        threshold: Jaccard similarity from which two papers are near-duplicates.
+        shingle_words: Words a shingle.
+    """
+    union = UnionFind(size)
+    for first, second in proposals.same_words.tolist():
+        union.join(first, second)
+    for first, second in proposals.bands.tolist():
         if union.find(first) == union.find(second):
             continue
-        estimate = float(np.mean(signature_rows[first] == signature_rows[second]))
+        estimate = float(np.mean(signature_of(first) == signature_of(second)))
         if estimate < threshold - ESTIMATE_MARGIN:
             continue
         if jaccard(words_of(first), words_of(second), shingle_words) >= threshold:
             union.join(first, second)
-
-    for first, second in _unique_pairs([neighbours(title_hashes, ignore=0)]):
+    for first, second in proposals.same_title.tolist():
         if union.find(first) == union.find(second):
             continue
         if containment(words_of(first), words_of(second), shingle_words) >= SAME_TITLE_CONTAINMENT:
             union.join(first, second)
-    return np.array([union.find(number) for number in range(len(content_hashes))], dtype=np.int64)
+    return union
 
 
 def text_clusters(words: Sequence[Words], rule: Deduplication) -> list[int]:
@@ -170,7 +217,7 @@ def text_clusters(words: Sequence[Words], rule: Deduplication) -> list[int]:
     return clusters
 
 
-def neighbours(keys: Hashes, ignore: int | None = None) -> npt.NDArray[np.int64]:
+def neighbours(keys: Hashes, ignore: int | None = None) -> Pairs:
     """Pairs of papers with one key: each with the one before it and with the first.
 
     A bucket of n papers gives fewer than 2n pairs instead of n²/2, so that the work stays
@@ -240,7 +287,13 @@ class UnionFind:
         self._parent[max(a, b)] = min(a, b)
 
 
-def _hash_rows(rows: Words) -> Hashes:
+def bands_of(signature_rows: Words, rows: int) -> Iterator[Words]:
+    """The bands of signatures, `[papers, rows]` each; a rest that fills no band is left out."""
+    for start in range(0, signature_rows.shape[1] - rows + 1, rows):
+        yield signature_rows[:, start : start + rows]
+
+
+def hash_rows(rows: Words) -> Hashes:
     """One hash a row of a matrix, so that equal rows share it."""
     mixed = np.zeros(len(rows), dtype=np.uint64)
     for column in range(rows.shape[1]):
@@ -248,8 +301,3 @@ def _hash_rows(rows: Words) -> Hashes:
         mixed ^= mixed >> np.uint64(29)
         mixed += rows[:, column].astype(np.uint64)
     return mixed
-
-
-def _unique_pairs(groups: Iterable[npt.NDArray[np.int64]]) -> Iterable[tuple[int, int]]:
-    pairs = np.unique(np.concatenate(list(groups)), axis=0)
-    return ((int(first), int(second)) for first, second in pairs)

@@ -115,4 +115,4 @@ def _nearest_names(path: Path) -> str:
     near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
     if near:
         return f": did you mean {' or '.join(repr(str(folder / name)) for name in near)}?"
-    return f": {str(folder)!r} holds nothing of a similar name, name an existing file or folder"
+    return f": {str(folder)!r} holds nothing of a similar name. Name an existing file or folder"

@@ -6,13 +6,17 @@ near-duplicate of an item of a held-out paper is held out with it.
 """
 
 import hashlib
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError
@@ -143,12 +147,87 @@ class _Record(msgspec.Struct):
     messages: tuple[Message, ...]
 
 
-def read_split(dataset: Path, split: str) -> list[InstructionItem]:
-    """The items of a split.
+class StoredItems(Sequence[InstructionItem]):
+    """The items of a split, which stay on the disk: 8 bytes are held of each.
+
+    Attributes:
+        file: Where they lie.
+        digest: Of the dataset, found to be that of its content; "" where nobody has looked.
+    """
+
+    def __init__(self, file: Path, digest: str = "", lines: range | None = None) -> None:
+        """Name the items.
+
+        Args:
+            file: As `write_items` writes it.
+            digest: Of the dataset, where it is known to be that of its content.
+            lines: Those of these lines; None: all.
+        """
+        self.file, self.digest, self._lines = file, digest, lines
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to open it."""
+        return {"file": self.file, "digest": self.digest, "_lines": self._lines}
+
+    @property
+    def identity(self) -> list[Any]:
+        """What these items are, wherever they lie, as JSON values."""
+        lines = self._lines
+        which = None if lines is None else [lines.start, lines.stop, lines.step]
+        return [self.digest, FOLDER, self.file.name, which]
+
+    @cached_property
+    def _offsets(self) -> npt.NDArray[np.int64]:
+        """Where each line begins in the file, and where the last ends."""
+        offsets = array("q", [0])
+        with self.file.open("rb") as lines:
+            for line in lines:
+                offsets.append(offsets[-1] + len(line))
+        return np.frombuffer(offsets, dtype=np.int64)
+
+    @property
+    def _places(self) -> range:
+        return range(len(self._offsets) - 1) if self._lines is None else self._lines
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, place: int) -> InstructionItem: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "StoredItems": ...
+
+    def __getitem__(self, place: int | slice) -> "InstructionItem | StoredItems":
+        """One item, read now; or some of them, which are not read yet."""
+        if isinstance(place, slice):
+            some = StoredItems(self.file, self.digest, self._places[place])
+            some.__dict__["_offsets"] = self._offsets
+            return some
+        return next(self._read([self._places[place]]))
+
+    def __iter__(self) -> Iterator[InstructionItem]:
+        """The items in order, one read at a time."""
+        return self._read(self._places)
+
+    def _read(self, places: Iterable[int]) -> Iterator[InstructionItem]:
+        with self.file.open("rb") as lines:
+            for place in places:
+                start, end = self._offsets[place : place + 2].tolist()
+                if lines.tell() != start:
+                    lines.seek(start)
+                one = msgspec.json.decode(lines.read(end - start), type=_Record)
+                yield InstructionItem(one.item_id, one.paper_id, one.messages)
+
+
+def open_split(dataset: Path, split: str, digest: str = "") -> StoredItems:
+    """The items of a split, which stay on the disk.
 
     Args:
         dataset: A folder written by `steps.papers.pipeline.prepare_dataset`.
         split: "train", "validation" or "test".
+        digest: Of the dataset, where it is known to be that of its content.
 
     Raises:
         UserError: The dataset holds no items at all.
@@ -159,5 +238,13 @@ def read_split(dataset: Path, split: str) -> list[InstructionItem]:
             "training.model.objective is instruction, but the dataset holds no instruction items: "
             "name a file of them as training.instructions.data_file, and run preprocess again"
         )
-    records = (msgspec.json.decode(line, type=_Record) for line in file.read_bytes().splitlines())
-    return [InstructionItem(one.item_id, one.paper_id, one.messages) for one in records]
+    return StoredItems(file, digest)
+
+
+def read_split(dataset: Path, split: str) -> list[InstructionItem]:
+    """The items of a split, all of them in memory; see `open_split`.
+
+    Raises:
+        UserError: The dataset holds no items at all.
+    """
+    return list(open_split(dataset, split))

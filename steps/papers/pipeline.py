@@ -9,14 +9,12 @@ leakage) runs here on hashes. The texts wait in a scratch file, so that memory g
 the number of papers by about a kilobyte each and not with their length.
 """
 
-import platform
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +36,7 @@ from steps.papers.deduplication import (
     Hashes,
     hash_words,
 )
+from steps.papers.engines.engine import Engine, LocalEngine
 from steps.papers.filters import check_language_name
 from steps.papers.item_stage import prepare_items
 from steps.papers.leakage import read_benchmark_texts
@@ -60,18 +59,7 @@ from steps.papers.stages import (
     reject_retracted,
     write_dataset,
 )
-
-LIBRARIES = (
-    "datasets",
-    "ftfy",
-    "lxml",
-    "msgspec",
-    "numpy",
-    "py3langid",
-    "pyarrow",
-    "regex",
-    "rensa",
-)
+from steps.papers.versions import library_versions
 
 
 @dataclass(frozen=True)
@@ -124,6 +112,7 @@ def prepare_dataset(
     progress: Progress | None = None,
     *,
     instructions: Sequence[Path] = (),
+    engine: Engine | None = None,
 ) -> Preparation:
     """Turn files of papers into a clean dataset, split by paper.
 
@@ -136,6 +125,7 @@ def prepare_dataset(
             an earlier dataset in it is replaced.
         progress: Called with the name of a stage and a count of papers.
         instructions: Files of instruction items, whose splits follow the papers'.
+        engine: Who does the work, see `steps.papers.engines.choice`; None: this machine.
 
     Returns:
         What was made, with counts, digest and manifest.
@@ -155,7 +145,9 @@ def prepare_dataset(
     try:
         with _writing(output), PaperTable(inputs, settings, scratch) as table:
             try:
-                return _run_stages(table, output, further, report, instructions)
+                return _run_stages(
+                    table, output, further, report, instructions, engine or LocalEngine()
+                )
             except UserError:
                 # What was rejected explains most failures: it stays.
                 if table.rejected or instructions:
@@ -172,12 +164,13 @@ def _run_stages(
     further: _Further,
     report: Progress,
     instructions: Sequence[Path],
+    engine: Engine,
 ) -> Preparation:
-    read_into(table, report)
+    read_into(table, engine, report)
     retractions = reject_retracted(table, further.retractions)
-    reject_duplicate_identifiers(table)
+    reject_duplicate_identifiers(table, engine)
     report("deduplicate", len(table.kept))
-    find_duplicates_and_split(table, further.previous)
+    find_duplicates_and_split(table, engine, further.previous)
     report("split", len(table.kept))
     decontaminate(table, further.benchmark)
     leakage_report = measure_leakage(table)
@@ -231,8 +224,7 @@ def _finish(
         "leakage": leakage_report,
         **({"instructions": items} if items else {}),
         "configuration": _configuration(table.settings),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in LIBRARIES},
+        "versions": library_versions(),
     }
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (table.scratch / "dataset" / "manifest.json").write_bytes(encoded + b"\n")
@@ -313,7 +305,7 @@ def _replace(made: Path, target: Path) -> None:
 
 def _configuration(settings: ScientificData) -> dict[str, Any]:
     """The settings that can change the dataset, without paths of this machine."""
-    dump = settings.model_dump(mode="json", exclude={"num_workers"})
+    dump = settings.model_dump(mode="json", exclude={"num_workers", "engine"})
     if settings.data_file is not None:
         dump["data_file"] = Path(settings.data_file).name
     if settings.retraction_list is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +11,6 @@ import pyarrow as pa
 
 from steps.errors import UserError
 from steps.papers import leakage
-from steps.papers.chunks import chunks_of, prepared_in_order, processes_for
 from steps.papers.dataset import (
     Contents,
     SplitDigest,
@@ -22,12 +20,10 @@ from steps.papers.dataset import (
 from steps.papers.deduplication import (
     Hashes,
     UnionFind,
-    find_clusters,
     jaccard,
-    neighbours,
 )
+from steps.papers.engines.engine import Engine
 from steps.papers.paper_table import PaperTable
-from steps.papers.preparation import prepare_chunk
 from steps.papers.retractions import Retractions
 from steps.papers.splits import (
     MIN_PAPERS_TO_FILL,
@@ -45,15 +41,10 @@ Progress = Callable[[str, int], None]
 Group = TypeVar("Group", int, str)
 
 
-def read_into(table: PaperTable, report: Progress) -> None:
+def read_into(table: PaperTable, engine: Engine, report: Progress) -> None:
     """Read all records, prepare them in chunks, keep the good and list the bad."""
-    prepare = partial(prepare_chunk, settings=table.settings)
     parts = []
-    for chunk, prepared in prepared_in_order(
-        chunks_of(table.inputs, table.settings, table.say),
-        prepare,
-        processes_for(table.inputs, table.settings),
-    ):
+    for chunk, prepared in engine.prepare(table):
         parts.append(table.take_in(chunk, prepared))
         table.num_read += len(chunk)
         report("read", table.num_read)
@@ -107,11 +98,11 @@ def reject_retracted(table: PaperTable, retractions: Retractions | None) -> Retr
     return replace(retractions, identifiers=retractions.identifiers | names)
 
 
-def reject_duplicate_identifiers(table: PaperTable) -> None:
+def reject_duplicate_identifiers(table: PaperTable, engine: Engine) -> None:
     """Of records that share a PMID, a DOI or a PMCID, keep the best."""
     union = UnionFind(len(table.rows))
-    for key in ("pmid_key", "doi_key", "other_key"):
-        for first, second in neighbours(table.rows[key], ignore=0):
+    for pairs in engine.same_identifiers(table):
+        for first, second in pairs:
             union.join(first, second)
     best = _best_of_each(table, {n: union.find(n) for n in table.kept}, {})
     problems = {}
@@ -148,23 +139,15 @@ def _best_of_each(
     return best
 
 
-def find_duplicates_and_split(table: PaperTable, previous: Mapping[str, str]) -> None:
+def find_duplicates_and_split(
+    table: PaperTable, engine: Engine, previous: Mapping[str, str]
+) -> None:
     """Cluster the papers, drop duplicates, and give every cluster its split."""
     settings = table.settings
     if not table.inputs:
         return
-    signature_rows = np.frombuffer(
-        table.signature_spool.read(0, table.signature_spool.size), dtype=np.uint32
-    ).reshape(-1, settings.deduplication.num_permutations)
-    labels = find_clusters(
-        signature_rows[table.kept],
-        table.rows["content_hash"][table.kept],
-        table.rows["title_hash"][table.kept],
-        lambda place: table.words(table.kept[place]),
-        settings.deduplication.threshold,
-        settings.deduplication.shingle_words,
-    )
-    settled = settle_clusters([table.paper_ids[n] for n in table.kept], labels.tolist(), previous)
+    labels = engine.clusters(table)
+    settled = settle_clusters([table.paper_ids[n] for n in table.kept], labels, previous)
     table.clusters = [""] * len(table.rows)
     for n, name in zip(table.kept, settled.names, strict=True):
         table.clusters[n] = name

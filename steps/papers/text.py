@@ -11,8 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from steps.errors import UserError
-
 PART_SEPARATOR = "\n\n"
 
 
@@ -109,34 +107,6 @@ def assemble_papers(
                 score=score,
                 published=published,
             )
-
-
-def read_papers(
-    dataset: Path, split: str, sections: tuple[str, ...] | None = None
-) -> list[PaperText]:
-    """Read one split as papers.
-
-    Args:
-        dataset: A folder written by `steps.papers.pipeline.prepare_dataset`.
-        split: "train", "validation" or "test".
-        sections: Names of the sections to use; None takes all.
-
-    Raises:
-        UserError: There is no such split, or no paper of it has any of the sections.
-    """
-    from datasets import Dataset
-
-    folder = dataset / split
-    if not folder.is_dir():
-        known = sorted(p.name for p in dataset.iterdir() if p.is_dir())
-        raise UserError(f"split {split!r} is not in the dataset; it has {', '.join(known)}")
-    papers = list(assemble_papers(Dataset.load_from_disk(str(folder)), sections))
-    if not papers and sections is not None:
-        raise UserError(
-            f"split {split!r} has no paper with any of the sections {', '.join(sections)}: "
-            "change training.scientific_data.sections"
-        )
-    return papers
 
 
 def read_column(dataset: Path, split: str, column: str) -> dict[str, str | None]:

@@ -21,6 +21,7 @@ from steps.errors import UserError
 from steps.models.devices import Device, Placement
 from steps.models.fused import may_be_fused
 from steps.models.new_tokens import wanted_tokens
+from steps.planning.loading import LoadingPlan, plan_loading
 from steps.planning.models import ModelToPlan
 from steps.planning.sizes import PARTS, StepSettings, optimizer_bytes, optimizer_scratch
 
@@ -52,11 +53,13 @@ class MemoryPlan:
         micro_batch: Rows of one forward pass.
         length: Tokens of a row.
         parts: Bytes of each of `PARTS` at the moment of the peak.
-        moment: When the peak is: "forward", "loss", "backward" or "optimizer step".
+        moment: When the peak is: "forward", "loss", "backward", "optimizer step" or, under ZeRO-3,
+            "loading".
         trained_parameters: Number of weights that are trained.
         optimizer_state: Bytes of the optimiser's state, of all processes together.
         host_bytes: Pinned host memory that offloaded activations take beside the total.
         notes: What the reader has to know.
+        loading: Bytes of one process at their most while ZeRO-3 gets hold of the base; else 0.
     """
 
     model: ModelToPlan
@@ -70,6 +73,7 @@ class MemoryPlan:
     optimizer_state: int
     host_bytes: int = 0
     notes: tuple[str, ...] = ()
+    loading: int = 0
 
     @property
     def total(self) -> int:
@@ -152,13 +156,19 @@ def plan_memory(
     method = training.qlora.resolved_method
     half = placement.dtype != "float32"
     # As the trainer does: bitsandbytes' optimisers know neither ZeRO nor offload.
-    optimizer_device = "cpu" if placement.zero_stage else placement.device
+    shared_out = placement.zero_stage or placement.fully_sharded
+    optimizer_device = "cpu" if shared_out else placement.device
     optimizer = optimizer_of(training.optimizer.type, optimizer_device)
     state = sum(n * optimizer_bytes(optimizer, *size) for size, n in step.reached.items())
     scratch = optimizer_scratch(
         optimizer, placement.device, (size for size, *_ in step.reached.elements())
     )
-    scaled = {}
+    loading, scaled = None, dict[str, dict[str, int]]()
+    if placement.zero_stage == 3:
+        width, processes = (2 if half else 4), placement.processes
+        standing = step.moments["optimizer step"].get("weights", 0)
+        loading = plan_loading(model, training.qlora, standing, processes, width)
+        scaled["loading"] = {"weights": loading.bytes}
     for moment, held in step.moments.items():
         at_its_end = scratch if moment == "optimizer step" else 0
         scaled[moment] = _shared_between_processes(
@@ -166,6 +176,7 @@ def plan_memory(
             placement,
             step.trained_parameters if half else 0,
             whole=method == "full",
+            scales=loading.scales if loading else 0,
         )
     moment, parts = max(scaled.items(), key=lambda item: sum(item[1].values()))
     reserve = 0
@@ -184,7 +195,8 @@ def plan_memory(
         trained_parameters=step.trained_parameters,
         optimizer_state=state,
         host_bytes=host,
-        notes=_notes(model, settings, optimizer, placement, host),
+        notes=_notes(model, settings, optimizer, placement, host, loading),
+        loading=loading.bytes if loading else 0,
     )
 
 
@@ -386,7 +398,12 @@ def optimizer_of(wanted: str, device: Device) -> str:
 
 
 def _shared_between_processes(
-    parts: dict[str, int], placement: Placement, trained_in_half: int, *, whole: bool
+    parts: dict[str, int],
+    placement: Placement,
+    trained_in_half: int,
+    *,
+    whole: bool,
+    scales: int = 0,
 ) -> dict[str, int]:
     """What one of several processes holds.
 
@@ -400,9 +417,14 @@ def _shared_between_processes(
         placement: Processes, and the ZeRO stage by which they share.
         trained_in_half: Trained weights, where the computation is in half precision; else 0.
         whole: Every weight is trained.
+        scales: Bytes of the scales of 4-bit weights, which are not shared out.
     """
     shared = dict(parts)
     world_size, zero_stage = placement.processes, placement.zero_stage
+    if placement.fully_sharded:
+        # As under stage 3, but adapters and moments stay in float32.
+        zero_stage = 3
+        trained_in_half = 0
     if zero_stage == 0:
         if world_size > 1:
             shared["gradients"] = 2 * shared.get("gradients", 0)
@@ -420,14 +442,20 @@ def _shared_between_processes(
     stages = {"optimizer": 1, "gradients": 2, "weights": 3, "adapter": 3}
     for part, stage in stages.items():
         if zero_stage >= stage:
-            shared[part] = math.ceil(shared.get(part, 0) / world_size)
+            kept = scales if part == "weights" else 0
+            shared[part] = math.ceil((shared.get(part, 0) - kept) / world_size) + kept
     if world_size > 1:
         shared["weights"] = shared.get("weights", 0) + at_once
     return shared
 
 
 def _notes(
-    model: ModelToPlan, settings: StepSettings, optimizer: str, placement: Placement, host: int
+    model: ModelToPlan,
+    settings: StepSettings,
+    optimizer: str,
+    placement: Placement,
+    host: int,
+    loading: LoadingPlan | None,
 ) -> tuple[str, ...]:
     notes = []
     longest = model.max_positions
@@ -448,15 +476,22 @@ def _notes(
         notes.append("offload_activations gains nothing on a CPU: host memory is all there is")
     elif settings.offloads:
         notes.append(f"{host / GIB:.2f} GiB of activations wait in pinned host memory")
+    kind = f"ZeRO-{placement.zero_stage}" if placement.zero_stage else "DDP"
+    kind = "FSDP2" if placement.fully_sharded else kind
     if placement.processes > 1:
-        kind = f"ZeRO-{placement.zero_stage}" if placement.zero_stage else "DDP"
         notes.append(
             f"one of {placement.processes} processes, {kind}; ZeRO's communication buffers are "
             "not counted"
         )
-    if placement.zero_stage == 3:
+    if placement.fully_sharded:
         notes.append(
-            "ZeRO-3 shares the weights out once each process has loaded them whole: the GPU has to "
-            "hold them for that moment"
+            "FSDP2 is counted roughly, as ZeRO-3 is: that embeddings and head stay whole on each "
+            "process is not counted"
         )
+        notes.append(
+            "FSDP2 shares the weights out once each process has loaded them whole: the GPU has "
+            "to hold them for that moment"
+        )
+    if loading is not None:
+        notes.append(loading.note)
     return tuple(notes)

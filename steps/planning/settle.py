@@ -10,6 +10,7 @@ from steps.errors import UserError
 from steps.models.devices import Placement
 from steps.models.sources import Base, read_model_config
 from steps.papers.instructions import InstructionItem
+from steps.papers.stored_papers import StoredPapers
 from steps.papers.text import PaperText
 from steps.planning.budget import Budget, check_disk
 from steps.planning.models import CannotPlan, ModelToPlan, model_from_config
@@ -111,4 +112,9 @@ def estimate_tokens(papers: Sequence[PaperText | InstructionItem], tokenizer: An
     sample = papers[:SAMPLED_PAPERS]
     tokens = sum(len(tokenizer(paper.text, verbose=False).input_ids) for paper in sample)
     characters = sum(len(paper.text) for paper in sample)
-    return round(tokens / max(characters, 1) * sum(len(paper.text) for paper in papers))
+    every = (
+        papers.characters
+        if isinstance(papers, StoredPapers)
+        else sum(len(paper.text) for paper in papers)
+    )
+    return round(tokens / max(characters, 1) * every)

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,7 +39,20 @@ def why_not_converted(base: Base) -> str:
             f"llama.cpp's converter knows no {stated[0] if stated else 'model without a class'}; "
             "merged is the form for it"
         )
-    return ""
+    return _vocabulary_refusal(base.folder)
+
+
+@cache
+def _vocabulary_refusal(folder: Path) -> str:
+    """Why the converter does not take a vocabulary; "" where it does.
+
+    It knows the ways to cut text by the ids that each gives for one text, and tells an unknown
+    one only while it converts: a trial without weights takes seconds, and a merge that is of no
+    use minutes.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        refusal = _run(folder, Path(scratch) / "vocabulary.gguf", "--vocab-only")
+    return f"llama.cpp's converter does not take its vocabulary ({refusal})" if refusal else ""
 
 
 @cache
@@ -71,10 +85,19 @@ def convert(folder: Path, target: Path) -> None:
     Raises:
         UserError: The converter does not know the model or its tokenizer.
     """
+    if refusal := _run(folder, target, "--outtype", "f16"):
+        raise UserError(
+            f"llama.cpp's converter does not take this model: {refusal}; leave the GGUF forms out "
+            "of formats"
+        )
+
+
+def _run(folder: Path, target: Path, *options: str) -> str:
+    """Run the converter; its last word where it fails, "" where it has written the file."""
     file = converter()
     assert file is not None
     finished = subprocess.run(
-        [sys.executable, str(file), str(folder), "--outfile", str(target), "--outtype", "f16"],
+        [sys.executable, str(file), str(folder), "--outfile", str(target), *options],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -83,10 +106,8 @@ def convert(folder: Path, target: Path) -> None:
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         check=False,
     )
-    if finished.returncode != 0 or not target.is_file():
-        target.unlink(missing_ok=True)
-        lines = [line for line in finished.stderr.splitlines() if line.strip()] or ["no word"]
-        raise UserError(
-            f"llama.cpp's converter does not take this model: {lines[-1][:300]}; leave the GGUF "
-            "forms out of formats"
-        )
+    if finished.returncode == 0 and target.is_file():
+        return ""
+    target.unlink(missing_ok=True)
+    lines = [line for line in finished.stderr.splitlines() if line.strip()]
+    return lines[-1].strip()[:300] if lines else f"it ended with {finished.returncode}"

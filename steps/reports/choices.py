@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steps.evaluation.calibration import Bin, first_choices, reliability
+from steps.reports.page import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,12 @@ def draw_reliability(bins: Sequence[Bin]) -> "Figure":
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
+
+
+def reliability_table(bins: Sequence[Bin]) -> Table:
+    """What the figure shows, as a table."""
+    rows = [(each.confidence, each.accuracy, each.items) for each in bins]
+    return Table(("mean confidence", "share of right choices", "choices"), rows)
 
 
 def reliability_caption(bins: Sequence[Bin]) -> str:

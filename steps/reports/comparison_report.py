@@ -3,8 +3,7 @@
 figures = write_comparison_report(Path("report.html"), decision, champion, challenger, texts)
 """
 
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from steps.comparison.decision import Decision
 from steps.comparison.evidence import MetricGain
 from steps.comparison.statistics import columns_of
 from steps.metrics import likelihood_of
+from steps.reports.page import Table, inline_svg, template
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,7 @@ def write_comparison_report(
     per_paper_a: "pd.DataFrame",
     per_paper_b: "pd.DataFrame",
     texts: Mapping[str, str] | None = None,
+    facts: Sequence[tuple[str, str]] = (),
 ) -> tuple[Path, ...]:
     """Write a self-contained HTML page, and its figures as PNG beside it.
 
@@ -62,31 +63,31 @@ def write_comparison_report(
         per_paper_a: The champion's results, one row a paper.
         per_paper_b: The challenger's results on the same papers.
         texts: Texts by paper_id, for the papers that got worse most.
+        facts: What the page is about: run, date, dataset.
 
     Returns:
         The PNG files, for `report.html`: `report-gains.png` and `report-papers.png`.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     papers = paper_gains(decision.primary.metric, per_paper_a, per_paper_b, texts or {})
     worst = [paper for paper in papers[:WORST_PAPERS] if paper.gain < 0]
     figures = {"gains": draw_gains(decision), "papers": draw_papers(decision, papers)}
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("comparison.html.j2").render(
+    primary = _in_words(decision.primary.metric)
+    page = template("comparison.html.j2").render(
         decision=decision,
-        primary_name=_in_words(decision.primary.metric),
+        facts=facts,
+        lead="",
+        primary_name=primary,
         worst=worst,
         number=lambda value: "none" if value is None else f"{value:.4f}",
-        # Matplotlib escapes the text in its SVG.
-        **{f"{name}_svg": Markup(_svg(figure, name)) for name, figure in figures.items()},
+        gains_figure=inline_svg(
+            figures["gains"],
+            f"Gain in {primary}, of the whole and of parts, with intervals",
+            gains_table(decision),
+        ),
+        papers_figure=inline_svg(
+            figures["papers"], f"Gain in {primary} of each paper", papers_table(papers, primary)
+        ),
     )
     path.write_text(page, encoding="utf-8")
     pictures = []
@@ -129,16 +130,34 @@ def paper_gains(
     return sorted(papers, key=lambda paper: (paper.gain, paper.paper_id))
 
 
+def papers_table(papers: Sequence[PaperGain], metric: str) -> Table:
+    """The gain of each paper as a table."""
+    rows = [(paper.paper_id, paper.champion, paper.challenger, paper.gain) for paper in papers]
+    return Table(("paper", f"champion, {metric}", "challenger", "gain"), rows)
+
+
+def shown_gains(decision: Decision) -> list[MetricGain]:
+    """The primary metric and those in its unit: accuracies have no place beside them."""
+    kind = likelihood_of(decision.primary.metric)
+    alike = (gain for gain in decision.secondary if likelihood_of(gain.metric) == kind)
+    return [decision.primary, *alike]
+
+
+def gains_table(decision: Decision) -> Table:
+    """What the forest plot shows, as a table."""
+    rows = [
+        (_part(one.metric), one.papers, one.champion, one.challenger, one.gain, one.low, one.high)
+        for one in shown_gains(decision)
+    ]
+    columns = ("part", "papers", "champion", "challenger", "gain", "from", "to")
+    return Table(columns, rows, names_rows=True)
+
+
 def draw_gains(decision: Decision) -> "Figure":
     """Forest plot of the primary metric and of its parts, strata and sections."""
     from matplotlib.figure import Figure
 
-    # Other units (accuracy of cloze tests) have no place on this axis; the table holds them.
-    kind = likelihood_of(decision.primary.metric)
-    rows = [
-        decision.primary,
-        *(gain for gain in decision.secondary if likelihood_of(gain.metric) == kind),
-    ]
+    rows = shown_gains(decision)
     figure = Figure(figsize=(8, 1.4 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, row in enumerate(rows):
@@ -152,7 +171,9 @@ def draw_gains(decision: Decision) -> "Figure":
     labels = [f"{_part(row.metric)} ({row.papers} papers)" for row in rows]
     axes.set_yticks(range(len(rows)), labels, parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel(f"gain in {_in_words(kind or decision.primary.metric)}")
+    axes.set_xlabel(
+        f"gain in {_in_words(likelihood_of(decision.primary.metric) or decision.primary.metric)}"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
@@ -203,15 +224,3 @@ def _part(metric: str) -> str:
 
 def _in_words(metric: str) -> str:
     return metric.replace("_", " ")
-
-
-def _svg(figure: "Figure", name: str) -> str:
-    """A figure as an SVG element; the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
-    buffer = io.StringIO()
-    # Text stays text; the salt keeps the ids of two figures on one page apart.
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    drawing = buffer.getvalue()
-    return drawing[drawing.index("<svg") :]

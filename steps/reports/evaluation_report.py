@@ -8,7 +8,6 @@ stand beside it as PNG files too.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +16,20 @@ from steps.config.measurement_sections import TASK
 from steps.evaluation.likelihood import TokenScore
 from steps.evaluation.measure import MEASURED_SHARE, Results, TokenExample
 from steps.metrics import LIKELIHOODS, PAPERS_FOR_RELIABLE_INTERVALS, likelihood_of
-from steps.reports.choices import bins_of, draw_reliability, fact_rows, reliability_caption
-from steps.reports.page import format_cell, inline_svg
+from steps.reports.choices import (
+    bins_of,
+    draw_reliability,
+    fact_rows,
+    reliability_caption,
+    reliability_table,
+)
+from steps.reports.page import Table, inline_svg, template
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jinja2 import Template
     from matplotlib.figure import Figure
 
 
-TEMPLATE = Path(__file__).with_name("evaluation.html.j2")
 _GENERATIONS_SHOWN = 12
 _PAPERS_SHOWN = 5
 _TOKENS_SHOWN = 400
@@ -36,6 +39,7 @@ _LINE, _CHARACTER_WIDTH, _LINE_HEIGHT = 96, 0.0763, 0.2
 
 # Ten bits are a choice between a thousand equally likely tokens: as red as it gets.
 _BITS_OF_FULL_COLOUR = 10.0
+_BITS_OF_FULL_DIFFERENCE = 4.0
 # What the first sentence states: of those that were measured, the first.
 _HEADLINES = ("answer_bits_per_byte", "bits_per_byte", "pseudo_bits_per_byte", "mlm_loss")
 _BASE_COLOUR, _MODEL_COLOUR = "#9aa5b1", "#2a78b8"
@@ -91,6 +95,8 @@ def write_evaluation_report(
     base_metrics: Mapping[str, float] | None,
     base_per_paper: "pd.DataFrame | None",
     token_examples: Sequence[TokenExample] | None,
+    base_generations: "pd.DataFrame | None" = None,
+    header: Sequence[tuple[str, str]] = (),
 ) -> list[Path]:
     """Write the page, and its figures beside it.
 
@@ -101,6 +107,8 @@ def write_evaluation_report(
         base_metrics: The metrics of the base model, or None.
         base_per_paper: Its rows of papers, or None.
         token_examples: Texts to show token by token, or None.
+        base_generations: What the base wrote after the same prompts, or None.
+        header: What the page is about: run, date, dataset.
 
     Returns:
         The figures as PNG files.
@@ -110,8 +118,9 @@ def write_evaluation_report(
     drawn = _figures(metrics, base_metrics)
     bins = bins_of(results.cloze)
     calibration = draw_reliability(bins) if bins else None
-    page = _template().render(
-        model_name=model_name,
+    page = template("evaluation.html.j2").render(
+        title=f"Evaluation of {model_name}",
+        facts=header,
         lead=headline(metrics, base_metrics),
         papers=int(metrics["papers"]),
         trained_papers=int(metrics.get("trained_papers", 0)),
@@ -121,17 +130,21 @@ def write_evaluation_report(
         papers_needed=PAPERS_FOR_RELIABLE_INTERVALS,
         figures=[
             inline_svg(
-                figure, f"{_in_words(kind).capitalize()} of parts of the text, 95 % intervals"
+                figure,
+                f"{_in_words(kind).capitalize()} of parts of the text, 95 % intervals",
+                parts_table(kind, metrics, base_metrics),
             )
             for kind, figure in drawn.items()
         ],
-        reliability=calibration and inline_svg(calibration, reliability_caption(bins)),
-        facts=fact_rows(results.facts),
+        reliability=calibration
+        and inline_svg(calibration, reliability_caption(bins), reliability_table(bins)),
+        cloze_facts=fact_rows(results.facts),
         metrics=metric_rows(metrics, base_metrics),
         tasks=task_rows(metrics, base_metrics),
         with_base=bool(base_metrics),
         moved=_papers_that_moved(results.per_paper, base_per_paper),
-        generations=generations.head(_GENERATIONS_SHOWN).to_dict("records"),
+        generations=shown_generations(generations, base_generations),
+        methods=methods(metrics, base_metrics),
         generations_in_all=len(generations),
         examples=[_shown_example(example) for example in token_examples or ()],
         full_colour=_BITS_OF_FULL_COLOUR,
@@ -147,6 +160,62 @@ def write_evaluation_report(
         files.append(path.with_name(f"{name}.png"))
         figure.savefig(files[-1], dpi=110, metadata={"Software": None})
     return files
+
+
+def shown_generations(
+    generations: "pd.DataFrame", of_base: "pd.DataFrame | None"
+) -> list[dict[str, Any]]:
+    """The first generations, with what the base wrote after the same prompt where it is known."""
+    written = {}
+    if of_base is not None and len(of_base):
+        keys = zip(of_base["paper_id"], of_base["prompt"], strict=True)
+        written = dict(zip(keys, of_base["generation"], strict=True))
+    rows = generations.head(_GENERATIONS_SHOWN).to_dict("records")
+    for row in rows:
+        if (row["paper_id"], row["prompt"]) in written:
+            row["base_generation"] = written[row["paper_id"], row["prompt"]]
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def methods(metrics: Mapping[str, float], base_metrics: Mapping[str, float]) -> str:
+    """A paragraph for the methods of a paper, with the main figure; "" without a likelihood."""
+    name = next((name for name in _HEADLINES if name in metrics), None)
+    if name is None:
+        return ""
+    unit = {
+        "bits_per_byte": "the negative log2-likelihood of a paper's text, divided by its bytes in "
+        "UTF-8, which compares across tokenizers",
+        "pseudo_bits_per_byte": "the negative pseudo-log2-likelihood (Salazar et al. 2020) of a "
+        "paper's text, divided by its bytes in UTF-8",
+        "mlm_loss": "the mean negative log-likelihood, in nats, of masked tokens under one fixed "
+        "mask, which compares models of one tokenizer alone",
+        "answer_bits_per_byte": "the negative log2-likelihood of the right answers, divided by "
+        "their bytes in UTF-8",
+    }[name]
+    figures = f"{metrics[name]:.4f}"
+    if f"{name}_ci_low" in metrics:
+        low, high = metrics[f"{name}_ci_low"], metrics[f"{name}_ci_high"]
+        figures += f" (95% interval {low:.4f} to {high:.4f})"
+    if name in base_metrics:
+        figures += f", against {base_metrics[name]:.4f} of the base model"
+    return (
+        f"Models were scored on {int(metrics['papers'])} papers that were held out whole, together "
+        f"with their near-duplicates. {_in_words(name).capitalize()} is {unit}: {figures}. "
+        "Intervals resample papers (percentile bootstrap; Efron and Tibshirani 1993, chapter 13), "
+        "as papers, not tokens, are what was sampled."
+    )
+
+
+def parts_table(
+    kind: str, metrics: Mapping[str, float], base_metrics: Mapping[str, float]
+) -> Table:
+    """What the figure of the parts of the text shows."""
+    rows = [
+        (row.name, row.value, row.low, row.high, row.base)
+        for row in metric_rows(metrics, base_metrics)
+        if likelihood_of(row.name.replace(" ", "_")) == kind and not row.name.startswith("general ")
+    ]
+    return Table(("part", "this model", "from", "to", "base"), rows)
 
 
 def cut_phases(metrics: Mapping[str, float]) -> list[str]:
@@ -368,6 +437,19 @@ def _papers_that_moved(
     return {"gained most": rows[:shown], "gained least": rows[: -shown - 1 : -1]}
 
 
+def token_differences(example: TokenExample) -> list[_ShownToken]:
+    """By how many bits the model expects each token more than its base; [] without a base."""
+    if example.base_tokens is None:
+        return []
+    shown = []
+    pairs = zip(example.base_tokens, example.tokens, strict=True)
+    for base, token in list(pairs)[:_TOKENS_SHOWN]:
+        gained = (base.nats - token.nats) / log(2)
+        opacity = min(1.0, abs(gained) / _BITS_OF_FULL_DIFFERENCE)
+        shown.append(_ShownToken(token.text, gained, opacity, token.in_gene))
+    return shown
+
+
 def _shown_example(example: TokenExample) -> dict[str, Any]:
     sides = {"this model": example.tokens}
     if example.base_tokens is not None:
@@ -375,6 +457,7 @@ def _shown_example(example: TokenExample) -> dict[str, Any]:
     return {
         "paper_id": example.paper_id,
         "sides": {side: _shown_tokens(tokens) for side, tokens in sides.items()},
+        "difference": token_differences(example),
         "cut": len(example.tokens) > _TOKENS_SHOWN,
     }
 
@@ -390,14 +473,3 @@ def _shown_tokens(tokens: Sequence[TokenScore]) -> list[_ShownToken]:
 
 def _in_words(name: str) -> str:
     return name.replace("_", " ")
-
-
-@cache
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["shown"] = format_cell
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

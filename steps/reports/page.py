@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
-
 
 @dataclass(frozen=True)
 class Table:
@@ -29,25 +27,48 @@ class Table:
         columns: Column headings.
         rows: One sequence of cells a row; None is shown as a dash.
         caption: Line above the table, or "".
+        names_rows: Whether the first cell of a row is the row's heading.
+        folded: Whether only the caption is seen until it is opened.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
+    names_rows: bool = False
+    folded: bool = False
 
     @property
     def number_columns(self) -> set[int]:
-        """Columns whose first cell is a number."""
-        first = self.rows[0] if self.rows else ()
+        """Columns whose first cell that is not empty is a number."""
+        columns = zip(*self.rows, strict=False)
+        first = [next((cell for cell in one if cell is not None), None) for one in columns]
         return {n for n, cell in enumerate(first) if isinstance(cell, int | float)}
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell that leads elsewhere.
+
+    Attributes:
+        text: What is shown.
+        address: Where it leads; "": nowhere.
+    """
+
+    text: str
+    address: str
+
+    def __str__(self) -> str:
+        """What is shown."""
+        return self.text
+
+
+@dataclass(frozen=True)
 class PageFigure:
-    """An inline figure with its caption."""
+    """An inline figure with its caption, and what it shows as a table, for who cannot see it."""
 
     svg: "Markup"
     caption: str
+    table: Table | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,7 @@ class PageSection:
         figures: Inline figures, side by side where there is room.
         tables: Tables, one below the other.
         passages: Pairs of label and preformatted text.
+        rows: Rows of such pairs: those of a row stand beside one another where there is room.
     """
 
     title: str
@@ -67,6 +89,7 @@ class PageSection:
     figures: Sequence[PageFigure] = ()
     tables: Sequence[Table] = ()
     passages: Sequence[tuple[str, str]] = field(default=())
+    rows: Sequence[Sequence[tuple[str, str]]] = field(default=())
 
 
 def render_page(
@@ -83,15 +106,16 @@ def render_page(
         facts: Pairs of name and value, as a small table.
         sections: The rest, in order.
     """
-    return _template().render(title=title, lead=lead, facts=facts, sections=sections)
+    return template("page.html.j2").render(title=title, lead=lead, facts=facts, sections=sections)
 
 
-def inline_svg(figure: "Figure", caption: str) -> PageFigure:
+def inline_svg(figure: "Figure", caption: str, table: Table | None = None) -> PageFigure:
     """A matplotlib figure as inline SVG, the same bytes for the same figure.
 
     Args:
         figure: Made with `matplotlib.figure.Figure`, without pyplot and its global state.
         caption: One line, which also stands in for the picture where it cannot be seen.
+        table: What the figure shows.
     """
     import matplotlib
     from markupsafe import Markup, escape
@@ -101,13 +125,14 @@ def inline_svg(figure: "Figure", caption: str) -> PageFigure:
     with matplotlib.rc_context({"svg.hashsalt": caption, "svg.fonttype": "path"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
+    # What matplotlib says of itself is no part of the figure.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.S)
     # Identifiers are shared by the whole page; matplotlib numbers them anew in each figure.
     prefix = re.sub(r"\W+", "-", caption)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     label = escape(caption)
     return PageFigure(
-        Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)), caption
+        Markup(svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)), caption, table
     )
 
 
@@ -123,11 +148,16 @@ def format_cell(value: Any) -> str:
 
 
 @cache
-def _template() -> "Template":
-    from jinja2 import Environment, StrictUndefined
+def template(name: str) -> "Template":
+    """A template of this folder, which escapes all text and refuses what it does not know."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["shown"] = format_cell
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return environment.get_template(name)

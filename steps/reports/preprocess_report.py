@@ -161,7 +161,7 @@ def _texts(preparation: Preparation) -> PageSection:
         "Lengths, scores and sections",
         figures=figures,
         tables=[
-            Table(("", "minimum", "5%", "median", "95%", "maximum"), quantiles),
+            Table(("of a paper", "minimum", "5%", "median", "95%", "maximum"), quantiles),
             Table(("section", "rows"), sections, "Sections"),
         ],
     )

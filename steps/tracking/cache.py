@@ -18,6 +18,7 @@ from steps.digests import file_sha256
 from steps.models.chat import template_file
 from steps.models.new_tokens import wanted_tokens
 from steps.models.sources import config_digest
+from steps.tracking.artifacts import list_files, remember
 from steps.tracking.names import (
     ADAPTER_FOLDER,
     CACHE_KEY_TAG,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 
 LOCK_FILE = "requirements.lock"
+
+# Runs of a step whose keys are compared before the store is asked for one.
+NEWEST_LOOKED_AT = 4
 
 # What each step reads: sections of the configuration, and folders (or files) of source.
 SECTIONS = {
@@ -101,6 +105,7 @@ FILES = {
 # Changes where or how loudly a step works, not what it makes.
 WITHOUT_EFFECT = {
     "scientific_data.num_workers",
+    "scientific_data.engine",
     "scientific_data.data_file",
     # The digest of what lies there is an input.
     "replay.source",
@@ -121,6 +126,9 @@ def key_parts(step: str, training: Training, inputs: Mapping[str, str]) -> dict[
             if key not in WITHOUT_EFFECT and (value or key not in ONLY_WHERE_SET):
                 parts[key] = json.dumps(value, sort_keys=True)
     if step == "finetune":
+        # A version of another model is no challenger of this one's champion.
+        if training.mlflow.log_model:
+            parts["mlflow.registered_model_name"] = training.mlflow.registered_model_name
         parts["sections"] = json.dumps(training.scientific_data.sections)
         if isinstance(training.tokenizer.new_tokens, str):
             # The file may be edited; the tokens in it are what counts.
@@ -171,15 +179,22 @@ def find_reusable(
         if whole is not None:
             return whole, ""
     finished = f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = '{step}'"
-    with_key = f"{finished} and tags.`{CACHE_KEY_TAG}` = '{cache_key(parts)}'"
+    key = cache_key(parts)
+    with_key = f"{finished} and tags.`{CACHE_KEY_TAG}` = '{key}'"
     newest_first = ["attributes.start_time DESC"]
-    same = client.search_runs([experiment_id], with_key, order_by=newest_first, max_results=10)
+    # Where all of them fit into a small answer, one request tells both what is there and why not.
+    runs = client.search_runs(
+        [experiment_id], finished, order_by=newest_first, max_results=NEWEST_LOOKED_AT
+    )
+    same = [run for run in runs if run.data.tags.get(CACHE_KEY_TAG) == key]
+    if not same and len(runs) == NEWEST_LOOKED_AT:
+        same = client.search_runs([experiment_id], with_key, order_by=newest_first, max_results=10)
     for run in same:
+        remember(client, run)
         if _artifacts(client, run.info.run_id) >= FILES[step]:
             return run, ""
     if same:
         return None, "files of the earlier result are gone"
-    runs = client.search_runs([experiment_id], finished, order_by=newest_first, max_results=1)
     if not runs:
         return None, "no finished run yet"
     before = json.loads(runs[0].data.tags.get(CACHE_PARTS_TAG, "{}"))
@@ -189,7 +204,7 @@ def find_reusable(
 
 
 def _artifacts(client: "MlflowClient", run_id: str) -> set[str]:
-    return {file.path for file in client.list_artifacts(run_id)}
+    return {file.path for file in list_files(client, run_id)}
 
 
 def cache_tags(parts: Mapping[str, str]) -> dict[str, str]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from steps.errors import UserError
 from steps.terminal import say
+from steps.tracking.artifacts import fetch_file, fetch_folder, list_files, place_of, remember
+from steps.tracking.kept_datasets import keep_dataset, kept_dataset
 from steps.tracking.names import DATASET_DIGEST_TAG, DATASET_FOLDER, STEP_TAG
-from steps.tracking.store import experiment_id, newest_run, one_line
+from steps.tracking.store import all_pages, experiment_id, newest_run, one_line
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -33,46 +35,71 @@ class StoredDataset:
     manifest: Mapping[str, Any]
 
 
-def fetch_dataset(client: "MlflowClient", reference: str, scratch: Path) -> StoredDataset:
+def fetch_dataset(
+    client: "MlflowClient", reference: str, scratch: Path, *, names_papers: bool = True
+) -> StoredDataset:
     """Fetch a dataset by `latest`, a run id, or a `runs:/ID/dataset` URI.
+
+    Args:
+        client: Client of the store.
+        reference: Which.
+        scratch: Folder for the download.
+        names_papers: Keep the manifest's lists of identifiers, which take memory by the paper.
 
     Raises:
         UserError: There is none, or its bytes are gone or not those that were logged.
     """
-    import json
-
-    import mlflow
     from mlflow.exceptions import MlflowException
+    from msgspec import MsgspecError
 
     run_id = _dataset_run(client, reference)
     try:
         run = client.get_run(run_id)
-        folder = Path(
-            mlflow.artifacts.download_artifacts(
-                run_id=run_id, artifact_path=DATASET_FOLDER, dst_path=str(scratch)
-            )
-        )
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        remember(client, run)
+        tagged = run.data.tags.get(DATASET_DIGEST_TAG)
+        kept = kept_dataset(client, run_id, tagged, scratch)
+        folder = kept or fetch_folder(client, run_id, DATASET_FOLDER, scratch)
+        manifest = _read_manifest(folder / "manifest.json", names_papers=names_papers)
         digest = manifest["dataset_digest"]
-        for split in ("train", "validation", "test"):
-            _ = manifest["splits"][split]["paper_ids"]
-    except (MlflowException, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        *(MlflowException, MsgspecError),
+        *(OSError, ValueError, KeyError, TypeError, RecursionError),
+    ) as error:
         raise UserError(
             f"dataset {reference!r}: run {run_id} has no dataset that can be read "
             f"({one_line(error)}): give a finished preprocess run, or run preprocess again"
         ) from None
     _refuse_changed_rows(reference, run_id, folder, digest)
-    tagged = run.data.tags.get(DATASET_DIGEST_TAG)
     if tagged is not None and tagged != digest:
         raise UserError(
             f"dataset {reference!r}: its manifest says {digest}, its run {run_id} says {tagged}: "
             "the artifact was changed after it was logged; run preprocess again"
         )
+    if kept is None and tagged is not None:
+        keep_dataset(client, run_id, folder, digest)
     here = experiment_id()
     if run.info.experiment_id != here:
         other = client.get_experiment(run.info.experiment_id).name
         say(f"dataset {digest[:19]}… is of experiment {other!r}, not of this one")
     return StoredDataset(run_id, digest, folder, manifest)
+
+
+def _read_manifest(file: Path, *, names_papers: bool) -> dict[str, Any]:
+    """The manifest of a dataset, with or without the identifiers of its papers."""
+    import msgspec
+
+    parts = msgspec.json.decode(file.read_bytes(), type=dict[str, msgspec.Raw])
+    splits = msgspec.json.decode(parts.pop("splits"), type=dict[str, dict[str, msgspec.Raw]])
+    for split in ("train", "validation", "test"):
+        # What is not decoded takes no more than its bytes in the file.
+        ids = splits[split].pop("paper_ids")
+        if names_papers:
+            splits[split]["paper_ids"] = ids
+    read = {
+        name: {key: msgspec.json.decode(value) for key, value in facts.items()}
+        for name, facts in splits.items()
+    }
+    return {name: msgspec.json.decode(value) for name, value in parts.items()} | {"splits": read}
 
 
 def fetch_ledger(client: "MlflowClient", run_id: str, scratch: Path) -> "list[LedgerEntry]":
@@ -93,11 +120,11 @@ def fetch_ledger(client: "MlflowClient", run_id: str, scratch: Path) -> "list[Le
     folder = scratch / "ledgers" / run_id
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        stored = {Path(file.path).name for file in client.list_artifacts(run_id, DATASET_FOLDER)}
+        stored = {Path(file.path).name for file in list_files(client, run_id, DATASET_FOLDER)}
         # Datasets that were made before there were ledgers have a manifest alone.
         name = LEDGER_FILE if LEDGER_FILE in stored else "manifest.json"
-        file = client.download_artifacts(run_id, f"{DATASET_FOLDER}/{name}", str(folder))
-        return read_ledger(Path(file).parent)
+        file = fetch_file(client, run_id, f"{DATASET_FOLDER}/{name}", folder)
+        return read_ledger(file.parent)
     except (MlflowException, OSError, ValueError, KeyError) as error:
         raise UserError(
             f"dataset of run {run_id}: neither its ledger nor its manifest can be read "
@@ -143,23 +170,21 @@ def _dataset_run(client: "MlflowClient", reference: str) -> str:
 
 
 def _elsewhere(client: "MlflowClient") -> str:
-    """Where there is a dataset, for somebody who has changed between `mlflow run` and `python -m`.
+    """Where there is a dataset, for somebody whose configuration or environment names another."""
+    found = dataset_elsewhere(client, experiment_id())
+    if found is None:
+        return ""
+    name, run_id = found
+    return f" (experiment {name!r} has {run_id}; to work there, set MLFLOW_EXPERIMENT_NAME={name})"
 
-    `mlflow run` takes its own default experiment, and a step that is started alone the one that
-    the configuration names.
-    """
-    for experiment in client.search_experiments():
-        runs = client.search_runs(
-            [experiment.experiment_id],
-            f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'preprocess'",
-            max_results=1,
-        )
-        if runs:
-            return (
-                f" (experiment {experiment.name!r} has {runs[0].info.run_id}; to work there, set "
-                f"MLFLOW_EXPERIMENT_NAME={experiment.name})"
-            )
-    return ""
+
+def dataset_elsewhere(client: "MlflowClient", here: str | None) -> tuple[str, str] | None:
+    """Another experiment that has a dataset, the newest of all: its name, and the run."""
+    names = {one.experiment_id: str(one.name) for one in all_pages(client.search_experiments)}
+    others = [key for key in names if key != here]
+    made = f"attributes.status = 'FINISHED' and tags.`{STEP_TAG}` = 'preprocess'"
+    newest = client.search_runs(others, made, max_results=1) if others else []
+    return (names[newest[0].info.experiment_id], newest[0].info.run_id) if newest else None
 
 
 # MLflow's limit for a digest.
@@ -190,7 +215,7 @@ def as_mlflow_dataset(run_id: str, name: str, digest: str) -> Any:
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.meta_dataset import MetaDataset
 
-    uri = mlflow.get_run(run_id).info.artifact_uri
+    uri = place_of(mlflow.MlflowClient(), run_id)
     # MLflow knows no source for artifacts that its own server hands out.
     if uri.startswith("mlflow-artifacts:"):
         source = CodeDatasetSource(tags={"uri": f"runs:/{run_id}/dataset"})

@@ -1,7 +1,7 @@
 """The results of a model on a split: stored ones, or measured now."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,12 @@ from steps.digests import file_sha256
 from steps.evaluation.measure import Results
 from steps.metrics import METRIC_VERSION
 from steps.papers.general_texts import general_files, read_general_texts
+from steps.progress import about, waiting
 from steps.terminal import say
 from steps.tracking.beside_base import beside_base
 from steps.tracking.examples import check_trained_papers, is_asked, read_examples
-from steps.tracking.harness_tasks import ask_tasks, prepared_tasks, task_inputs
+from steps.tracking.generations import generations_of
+from steps.tracking.harness_tasks import ask_tasks, planned_tasks, prepared_tasks, task_inputs
 from steps.tracking.measurement import Measurement, load_together, measure_together
 from steps.tracking.names import (
     CUT_TAG,
@@ -29,12 +31,18 @@ from steps.tracking.names import (
     TASKS_FILE,
     TRAINED_PAPERS_TAG,
 )
+from steps.tracking.presentation import (
+    report_facts,
+    run_link,
+    score_sentences,
+    version_link,
+    what_was_scored,
+)
 from steps.tracking.provenance import retracted_papers
-from steps.tracking.store import one_line
+from steps.tracking.stored_results import ResultsChanged, StoredResults, read_results
+from steps.tracking.trained_run import log_with_training
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from steps.comparison.comparable import EvaluatedModel
     from steps.evaluation.measure import TokenExample
     from steps.models.adapted import AdaptedModel
@@ -91,11 +99,11 @@ def evaluate_model(
     Raises:
         UserError: An empty split, papers that the model was trained on, missing texts.
     """
-    from steps.papers.text import read_papers
+    from steps.papers.stored_papers import read_papers
     from steps.terminal import quieten_handlers
-    from steps.tracking.datasets import as_mlflow_dataset, log_dataset_input
+    from steps.tracking.datasets import log_dataset_input
     from steps.tracking.registry.lineage import training_lineage
-    from steps.tracking.registry.model_reference import fetch_adapter, logged_model_id
+    from steps.tracking.registry.model_reference import fetch_adapter
 
     adapter = None if reference.uri == "base" else fetch_adapter(run.client, reference, run.scratch)
     tasks = prepared_tasks(training, reference, adapter)
@@ -109,7 +117,8 @@ def evaluate_model(
     texts = read_general_texts(training.evaluation.general_texts)
     base = results_of_base(run, training, reference, stored, split, evaluate_base)
     log_dataset_input(stored.run_id, "papers", stored.digest, context="evaluation")
-    job = Measurement(training, reference, adapter, answers, examples, texts)
+    further = planned_tasks(tasks)
+    job = Measurement(training, reference, adapter, answers, examples, texts, further=further)
     if not answers:
         learned = [
             paper
@@ -137,7 +146,26 @@ def evaluate_model(
         results.metrics |= beside_base(
             run, training, reference, results, base.per_paper, base.general
         )
-    _write(run, reference, adapted, results, base, split, shown)
+    with about(reference.short_name), waiting("writing the report"):
+        with run.together():
+            _write(run, reference, adapted, results, base, stored, split, shown)
+            _log(run, reference, stored, split, results)
+        if reference.run_id is not None:
+            log_with_training(run.client, run.id)
+    return results
+
+
+def _log(
+    run: "StepRun",
+    reference: "ModelReference",
+    stored: "StoredDataset",
+    split: str,
+    results: Results,
+) -> None:
+    """Log the figures with model and dataset, and say in run and training what came out."""
+    from steps.tracking.datasets import as_mlflow_dataset
+    from steps.tracking.registry.model_reference import logged_model_id
+
     model_id = logged_model_id(reference)
     dataset = as_mlflow_dataset(stored.run_id, "papers", stored.digest)
     where = {"dataset_name": dataset.name, "dataset_digest": dataset.digest}
@@ -145,7 +173,16 @@ def evaluate_model(
         where["model_id"] = model_id
     named = {f"{split}/{name}": value for name, value in results.metrics.items()}
     run.metrics(named, step=0, **where)
-    return results
+    run.present(
+        f"{reference.name} · {split}",
+        [
+            f"{version_link(reference.uri)} on {what_was_scored(results.per_paper)} of the "
+            f"{split} split",
+            *score_sentences(results.metrics),
+            f"papers of {run_link(run, 'this dataset', stored.run_id)}, `{stored.digest}`; "
+            "`report.html` has all figures",
+        ],
+    )
 
 
 def _tag(
@@ -198,27 +235,6 @@ def _tag_cuts(
     run.tag(**cache_tags(key_parts("evaluate", unbounded, inputs)))
 
 
-@dataclass(frozen=True)
-class StoredResults:
-    """What an evaluation run has left of one model on one split.
-
-    Attributes:
-        run_id: The evaluation run.
-        tags: Of that run.
-        per_paper: One row a paper of the split.
-        general: The same of the general texts, or None.
-        tasks: One row an item of the harness' tasks, or None.
-        metrics: By name, without the split in front.
-    """
-
-    run_id: str
-    tags: dict[str, str]
-    per_paper: "pd.DataFrame"
-    general: "pd.DataFrame | None"
-    tasks: "pd.DataFrame | None"
-    metrics: dict[str, float]
-
-
 def results_of(
     run: "StepRun",
     training: Training,
@@ -251,7 +267,7 @@ def results_of(
     missing = "has no results on this split yet"
     if found is not None:
         try:
-            return _read_results(run, found.info.run_id)
+            return read_results(run, found.info.run_id)
         except ResultsChanged as error:
             missing = f"has results in run {found.info.run_id} that cannot be used ({error})"
     if not measure_now:
@@ -260,54 +276,7 @@ def results_of(
     title = f"evaluate {reference.name}"
     with step_run("evaluate", training, verbose=False, run_name=title) as inner:
         evaluate_model(inner, training, reference, stored, split)
-    return _read_results(run, inner.id)
-
-
-class ResultsChanged(Exception):
-    """Files of stored results are damaged, or not those that the evaluation wrote."""
-
-
-def _read_results(run: "StepRun", run_id: str) -> StoredResults:
-    """Read the results of an evaluation run, and check them against the digests in its tags.
-
-    Raises:
-        ResultsChanged: They differ, or cannot be read.
-    """
-    import pandas as pd
-    from pyarrow.lib import ArrowException
-
-    tags = dict(run.client.get_run(run_id).data.tags)
-    noted = json.loads(tags.get(RESULTS_DIGEST_TAG, "{}"))
-
-    target = run.scratch / "evaluations" / run_id
-    target.mkdir(parents=True, exist_ok=True)
-
-    def fetch(name: str) -> Path:
-        file = Path(run.client.download_artifacts(run_id, name, str(target)))
-        if noted and noted.get(name) != file_sha256(file):
-            raise ResultsChanged(f"{name} was changed after it was written")
-        return file
-
-    there = {file.path for file in run.client.list_artifacts(run_id)}
-
-    def fetch_frame(name: str) -> "pd.DataFrame | None":
-        """A frame that not every evaluation has."""
-        if noted and (name in there) != (name in noted):
-            raise ResultsChanged(f"{name} was added or removed after it was written")
-        return pd.read_parquet(fetch(name)) if name in there else None
-
-    try:
-        metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
-        return StoredResults(
-            run_id=run_id,
-            tags=tags,
-            per_paper=pd.read_parquet(fetch(PER_PAPER_FILE)),
-            general=fetch_frame(GENERAL_FILE),
-            tasks=fetch_frame(TASKS_FILE),
-            metrics={name.partition("/")[2]: value for name, value in metrics.items()},
-        )
-    except (ValueError, OSError, ArrowException) as error:
-        raise ResultsChanged(one_line(error)) from None
+    return read_results(run, inner.id)
 
 
 def results_of_base(
@@ -343,10 +312,12 @@ def results_of_base(
     return results_of(run, training, base, stored, split, measure_now=measure_now)
 
 
-def _shown_name(reference: "ModelReference", adapted: "AdaptedModel") -> str:
+def _about(adapted: "AdaptedModel") -> dict[str, str]:
+    """What a model is made of, for the head of its report."""
     base = adapted.description["base"]
-    note = f"; {base['note']}" if base["note"] else ""
-    return f"{reference.name} ({base['name']}{note})"
+    note = f" ({base['note']})" if base["note"] else ""
+    method = adapted.description.get("method", "none")
+    return {"base": f"{base['name']}{note}", "method": method}
 
 
 def _write(
@@ -355,6 +326,7 @@ def _write(
     adapted: "AdaptedModel",
     results: Results,
     base: StoredResults | None,
+    stored: "StoredDataset",
     split: str,
     examples: "list[TokenExample]",
 ) -> None:
@@ -368,11 +340,18 @@ def _write(
     )
     pictures = write_evaluation_report(
         run.scratch / "report.html",
-        model_name=_shown_name(reference, adapted),
+        model_name=reference.name,
         results=results,
         base_metrics=None if base is None else base.metrics,
         base_per_paper=None if base is None else base.per_paper,
         token_examples=examples,
+        base_generations=None if base is None else generations_of(run, base.run_id),
+        header=report_facts(
+            run,
+            **_about(adapted),
+            dataset=stored.digest,
+            split=f"{split}: {what_was_scored(results.per_paper)}",
+        ),
     )
     names = [PER_PAPER_FILE, "generations.parquet", METRICS_FILE, "report.html"]
     further = {
@@ -387,30 +366,44 @@ def _write(
             continue
         frame.to_parquet(run.scratch / name, index=False)
         names.append(name)
-        if name in (TASKS_FILE, RULES_FILE):
-            run.table(f"tables/{Path(name).stem}.json", frame)
-    for name in names:
-        run.artifact(run.scratch / name)
+    run.artifacts(
+        [(run.scratch / name, None) for name in names]
+        + [(picture, "figures") for picture in pictures]
+    )
     checked = [name for name in RESULT_FILES if name in names]
     run.tag(results_sha256=json.dumps({n: file_sha256(run.scratch / n) for n in checked}))
-    for picture in pictures:
-        run.artifact(picture, "figures")
     # Parquet is for programs; these the UI shows.
-    run.table("tables/per_paper.json", results.per_paper)
-    run.table("tables/generations.json", results.generations)
+    shown = {
+        PER_PAPER_FILE: results.per_paper,
+        "generations.parquet": results.generations,
+        TASKS_FILE: results.tasks,
+        RULES_FILE: results.rules,
+    }
+    run.tables({f"tables/{Path(n).stem}.json": t for n, t in shown.items() if t is not None})
 
 
 def evaluated_model(
     run: "StepRun", training: Training, reference: "ModelReference", stored: "StoredDataset"
 ) -> "EvaluatedModel":
     """A model with its results on the test split, from the store or measured now."""
-    from steps.comparison.comparable import EvaluatedModel
-
     results = results_of(run, training, reference, stored, "test", measure_now=True)
     assert results is not None
+    return as_evaluated(results, reference.name, reference.uri)
+
+
+def as_evaluated(results: StoredResults, name: str, version: str) -> "EvaluatedModel":
+    """Stored results as a comparison takes them.
+
+    Args:
+        results: What an evaluation has left.
+        name: What the model is called.
+        version: The URI that it resolved to.
+    """
+    from steps.comparison.comparable import EvaluatedModel
+
     return EvaluatedModel(
-        name=reference.name,
-        version=reference.uri,
+        name=name,
+        version=version,
         dataset_digest=results.tags[DATASET_DIGEST_TAG],
         split=results.tags[SPLIT_TAG],
         metric_version=results.tags.get(METRIC_VERSION_TAG, METRIC_VERSION),
@@ -419,19 +412,19 @@ def evaluated_model(
         general=results.general,
         tasks=results.tasks,
         metrics=results.metrics,
-        trained=_trained_on_papers(reference, results.tags),
+        trained=_trained_on_papers(name, results.tags),
         unverified=""
         if RESULTS_DIGEST_TAG in results.tags
-        else f"the results of {reference.name} were stored without digests: evaluate it again",
+        else f"the results of {name} were stored without digests: evaluate it again",
         cuts=json.loads(results.tags.get(CUT_TAG, "{}")),
     )
 
 
-def _trained_on_papers(reference: "ModelReference", tags: dict[str, str]) -> str:
+def _trained_on_papers(name: str, tags: dict[str, str]) -> str:
     """Why a model may know the papers that it was scored on, by the tags of its evaluation."""
     if TRAINED_PAPERS_TAG in tags:
         count = tags[TRAINED_PAPERS_TAG]
-        return f"{reference.name} was trained on {count} of these papers, so its gain shows nothing"
+        return f"{name} was trained on {count} of these papers, so its gain shows nothing"
     if LINEAGE_GAP_TAG in tags:
-        return f"what {reference.name} was trained on is unknown, so its gain shows nothing"
+        return f"what {name} was trained on is unknown, so its gain shows nothing"
     return ""

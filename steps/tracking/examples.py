@@ -33,7 +33,7 @@ def read_examples(stored: "StoredDataset", split: str, *, answers: bool) -> "lis
         UserError: There are none.
     """
     from steps.papers.item_splits import read_split
-    from steps.papers.text import read_papers
+    from steps.papers.stored_papers import read_papers
 
     found: list[Any] = (
         list(read_split(stored.folder, split)) if answers else read_papers(stored.folder, split)

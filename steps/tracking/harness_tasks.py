@@ -11,6 +11,7 @@ from steps.tracking.cache import digest_of_files
 
 if TYPE_CHECKING:
     from steps.evaluation.tasks.definitions import PreparedTasks
+    from steps.evaluation.workload import Phase
     from steps.models.adapted import AdaptedModel
     from steps.tracking.registry.lineage import Lineage
     from steps.tracking.registry.model_reference import ModelReference
@@ -63,6 +64,15 @@ def check_tasks(training: Training) -> None:
     from steps.tracking.registry.model_reference import ModelReference
 
     prepared_tasks(training, ModelReference("base", None, None), None)
+
+
+def planned_tasks(tasks: "list[PreparedTasks]") -> "list[Phase]":
+    """How much the tasks are, for what an evaluation says before it begins."""
+    if not tasks:
+        return []
+    from steps.evaluation.tasks.workload import task_phases
+
+    return task_phases(tasks)
 
 
 def ask_tasks(

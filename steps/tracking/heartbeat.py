@@ -30,8 +30,17 @@ POLL_SECONDS = 2.0
 
 
 @contextmanager
-def heartbeat(client: "MlflowClient", run_id: str, seconds: float = BEAT_SECONDS) -> Iterator[None]:
-    """Keep writing `forge.heartbeat` into a run, from a thread, until the block ends."""
+def heartbeat(
+    client: "MlflowClient", run_id: str, seconds: float = BEAT_SECONDS, *, begun: bool = False
+) -> Iterator[None]:
+    """Keep writing `forge.heartbeat` into a run, from a thread, until the block ends.
+
+    Args:
+        client: Client of the store.
+        run_id: The run.
+        seconds: Between two signs.
+        begun: The first one stands there already.
+    """
     ended = threading.Event()
 
     def beat() -> None:
@@ -39,12 +48,13 @@ def heartbeat(client: "MlflowClient", run_id: str, seconds: float = BEAT_SECONDS
 
         while not ended.wait(seconds):
             try:
-                client.set_tag(run_id, HEARTBEAT_TAG, _sign())
+                client.set_tag(run_id, HEARTBEAT_TAG, sign_of_this_process())
             except (MlflowException, OSError) as error:
                 # The store is away; the next beat may reach it.
                 logging.getLogger("steps").info("heartbeat missed: %s", error)
 
-    client.set_tag(run_id, HEARTBEAT_TAG, _sign())
+    if not begun:
+        client.set_tag(run_id, HEARTBEAT_TAG, sign_of_this_process())
     threading.Thread(target=beat, daemon=True, name="heartbeat").start()
     try:
         yield
@@ -71,6 +81,14 @@ def sign_of_life(run: "Run") -> str:
     if sign is None:
         return f"it was started {age:.0f} s ago"
     return f"it gave a sign of life {age:.0f} s ago, from {sign.host}"
+
+
+def process_of(run: "Run") -> int | None:
+    """The process of a running run, if it is one of this machine; the launcher's, of several."""
+    sign = _sign_in(run)
+    if run.info.status != "RUNNING" or sign is None or not _is_of_this_machine(sign):
+        return None
+    return sign.pid if _process_started(sign.pid) == sign.process_started else None
 
 
 def is_provably_dead(run: "Run") -> bool:
@@ -138,7 +156,8 @@ def _is_of_this_machine(sign: _Sign) -> bool:
     return sign.host == socket.gethostname() and sign.process_space == _process_space()
 
 
-def _sign() -> str:
+def sign_of_this_process() -> str:
+    """A sign of life, as the tag holds it."""
     pid = os.getpid()
     started = _process_started(pid)
     assert started is not None, pid

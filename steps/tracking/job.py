@@ -34,9 +34,10 @@ from steps.models.residual import resolve_instruct
 from steps.models.sources import Base, resolve_base, task_trained
 from steps.models.tokenizer import check_tokenizer, load_tokenizer
 from steps.papers.instructions import InstructionItem
-from steps.papers.item_splits import read_split
+from steps.papers.item_splits import open_split, read_split
 from steps.papers.replay import ReplayTexts
-from steps.papers.text import PaperText, read_papers
+from steps.papers.stored_papers import StoredPapers, open_papers
+from steps.papers.text import PaperText
 from steps.recorder import SilentRecorder
 from steps.terminal import say
 from steps.tracking.cache import finetune_inputs, key_parts
@@ -142,7 +143,8 @@ def prepare_job(
         training = checkpointed_if_possible(training, model_class)
         instruct = resolve_instruct(training, base)
     content = _deepspeed_content(loaded)
-    placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content))
+    shared = training.distributed.uses_fsdp2
+    placement = Placement(device, dtype_name(dtype), rank.count, zero_stage(content), shared)
     fingerprint = resume_fingerprint(training, base, stored.digest, replay.digest if replay else "")
     fingerprint |= {"processes": rank.count, "deepspeed": content}
     check_ranks_agree({**fingerprint, **library_versions(), "number format": str(dtype)})
@@ -150,6 +152,8 @@ def prepare_job(
     restarted = is_restarted(run)
     already = last_steps(run) if restarted and rank.is_first else {}
     found = agree_on_point(run, rank, resume, fingerprint, say)
+    if found and found.division:
+        training, fingerprint = found.division.applied(training, fingerprint)
     job = Job(
         training=training,
         base=base,
@@ -210,6 +214,13 @@ def check_distributed(loaded: LoadedConfig, processes: int | None = None) -> Non
             configuration.
     """
     training = loaded.training
+    if training.distributed.uses_fsdp2:
+        dtype = pick_dtype(training.hardware, pick_device(training.hardware.device))
+        if dtype_name(dtype) == "float16":
+            raise UserError(
+                "distributed.backend is fsdp2, and this GPU knows float16 alone, which needs a "
+                "loss scale: use training.distributed.backend=ddp"
+            )
     if training.distributed.uses_deepspeed:
         dtype = pick_dtype(training.hardware, pick_device(training.hardware.device))
         path = deepspeed_path(training, loaded.path)
@@ -228,7 +239,8 @@ def _planned_on_first_rank(run: StepRun, job: Job, rank: Rank, *, records: bool)
     rows: int | str = 0
     with raise_on_all_ranks():
         if rank.is_first:
-            rows = _plan(run, job, rank, records=records).hyperparameters.batch_size
+            with run.together():
+                rows = _plan(run, job, rank, records=records).hyperparameters.batch_size
     settled = {"batch_size": broadcast(rows)}
     values = job.training.hyperparameters.model_copy(update=settled)
     return replace(job, training=job.training.model_copy(update={"hyperparameters": values}))
@@ -283,11 +295,12 @@ def describe_run(run: StepRun, loaded: LoadedConfig, prepared: PreparedJob, rank
         objective=task_trained(job.training, job.base.objective),
         method=job.training.qlora.resolved_method,
         instruct_model=job.instruct.name if job.instruct else None,
-        trained_papers=str(len({one.unit for one in job.train_papers})),
+        trained_papers=str(_units(job.train_papers)),
         trained_items=_items(job),
         processes=str(rank.count),
         machines=str(rank.machines),
         **replay_tags(job.training, job.replay),
+        **(prepared.found.division.tags if prepared.found and prepared.found.division else {}),
         **resumable_tags(job.checkpoint_root, prepared.fingerprint),
         **git_state(),
         **{f"version.{name}": number for name, number in library_versions().items()},
@@ -334,13 +347,20 @@ def _fetch_on_all_ranks(run: StepRun, reference: str, rank: Rank) -> StoredDatas
     """
     with raise_on_all_ranks():
         if rank.is_first:
-            stored = fetch_dataset(run.client, reference, run.scratch)
+            stored = fetch_dataset(run.client, reference, run.scratch, names_papers=False)
     newest = broadcast(stored.run_id if rank.is_first else None)
     with raise_on_all_ranks():
         if not rank.is_first:
             wanted = newest if reference == "latest" else reference
-            stored = fetch_dataset(run.client, wanted, run.scratch)
+            stored = fetch_dataset(run.client, wanted, run.scratch, names_papers=False)
     return stored
+
+
+def _units(examples: Sequence[PaperText | InstructionItem]) -> int:
+    """How many papers examples are of; a split has each once."""
+    if isinstance(examples, StoredPapers):
+        return len(examples)
+    return len({one.unit for one in examples})
 
 
 def _items(job: Job) -> str | None:
@@ -358,7 +378,7 @@ def examples_of(
     """
     if training.model.objective != "instruction":
         return papers_of(stored, split, training.scientific_data.sections)
-    items = read_split(stored.folder, split)
+    items = open_split(stored.folder, split, stored.digest)
     if split == "train" and not items:
         raise UserError(
             f"the dataset of run {stored.run_id} has no instruction item in its train split: all "
@@ -369,14 +389,14 @@ def examples_of(
 
 def papers_of(
     stored: StoredDataset, split: str, sections: tuple[str, ...] | None
-) -> list[PaperText]:
-    """The papers of a split; only the validation split may be empty.
+) -> Sequence[PaperText]:
+    """The papers of a split, which stay on the disk; only the validation split may be empty.
 
     Raises:
         UserError: The training split is empty.
     """
     if stored.manifest["splits"][split]["papers"]:
-        return read_papers(stored.folder, split, sections)
+        return open_papers(stored.folder, split, sections, stored.digest)
     if split == "train":
         raise UserError(
             f"the dataset of run {stored.run_id} has no paper in its train split: lower "
@@ -435,7 +455,7 @@ def _checkpoint_root(training: Training, run: StepRun, rank: Rank) -> Path:
     """
     output = training.output.output_dir
     root = checkpoint_folder(training, rank, run)
-    if not (rank.is_first or training.distributed.uses_deepspeed):
+    if not (rank.is_first or training.distributed.shares_out):
         # Rank 0 writes for all.
         root = run.scratch / "training"
     with raise_on_all_ranks():
@@ -451,13 +471,13 @@ def _checkpoint_root(training: Training, run: StepRun, rank: Rank) -> Path:
                 f"training.output.output_dir is {output!r}, where nothing can be written "
                 f"({error.strerror}): give another folder, or null for a temporary one"
             ) from None
-    if rank.machines > 1 and training.distributed.uses_deepspeed:
+    if rank.machines > 1 and training.distributed.shares_out:
         with tempfile.NamedTemporaryFile(dir=root) as mark, raise_on_all_ranks():
             if not Path(broadcast(mark.name)).exists():
                 raise UserError(
                     f"training.output.output_dir is {output!r}, which the machines do not share, "
-                    "and DeepSpeed's ranks write one checkpoint together: give a folder on a disk "
-                    "that all of them see"
+                    "and the ranks of DeepSpeed and FSDP2 write one checkpoint together: give a "
+                    "folder on a disk that all of them see"
                 )
     return root
 

@@ -39,7 +39,7 @@ def start_ranks(
     from steps.distributed.launcher import RankFailed, launch_ranks
     from steps.distributed.ranks import check_devices
     from steps.models.devices import pick_device
-    from steps.terminal import quieten_handlers
+    from steps.terminal import quieten_handlers, show_error
     from steps.tracking.runs import SECONDS_WHEN_INTERRUPTED, send_rest, step_run
 
     training = loaded.training
@@ -67,5 +67,5 @@ def start_ranks(
                 send_rest(run, patience)
     except RankFailed as error:
         click.echo(error.detail, err=True)
-        click.secho(f"error: {error}; run {run.id} is FAILED", fg="red", err=True)
+        show_error(f"{error}; run {run.id} is FAILED")
         raise SystemExit(1) from None

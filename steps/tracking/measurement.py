@@ -20,6 +20,8 @@ from steps.distributed.collectives import broadcast, raise_on_all_ranks
 from steps.distributed.sharing import sharing_out
 from steps.errors import UserError
 from steps.evaluation.measure import Results, TokenExample, measure, measure_answers, token_examples
+from steps.evaluation.workload import Phase
+from steps.progress import about, waiting
 
 if TYPE_CHECKING:
     from steps.models.adapted import AdaptedModel
@@ -40,6 +42,7 @@ class Measurement:
         general_texts: Texts outside the domain.
         train_papers: The training split beside the papers.
         learned: What else the model was trained on.
+        further: What the first rank does with the model afterwards.
     """
 
     training: Training
@@ -50,12 +53,13 @@ class Measurement:
     general_texts: "Sequence[Any]"
     train_papers: "Sequence[Any]" = field(default=())
     learned: "Sequence[Any]" = field(default=())
+    further: Sequence[Phase] = ()
 
 
 def load_together(job: Measurement) -> "AdaptedModel":
     """Load the model on this rank and on those that follow."""
     broadcast(job)
-    with raise_on_all_ranks():
+    with raise_on_all_ranks(), about(job.reference.short_name), waiting("loading the model"):
         return load_model_of(job.training, job.adapter)
 
 
@@ -68,9 +72,11 @@ def measure_together(
         UserError: What cannot be measured of this model, on all ranks.
     """
     texts = list(job.general_texts)
-    with raise_on_all_ranks(), sharing_out():
+    with raise_on_all_ranks(), sharing_out(), about(job.reference.short_name):
         if job.answers:
-            results = measure_answers(job.training, adapted, job.examples, general_texts=texts)
+            results = measure_answers(
+                job.training, adapted, job.examples, general_texts=texts, further=job.further
+            )
             return results, []
         results = measure(
             job.training,
@@ -79,8 +85,10 @@ def measure_together(
             list(job.train_papers),
             general_texts=texts,
             learned=job.learned,
+            further=job.further,
         )
-        return results, token_examples(job.training, adapted, list(job.examples))
+        with waiting("reading some papers token by token"):
+            return results, token_examples(job.training, adapted, list(job.examples))
 
 
 @contextmanager

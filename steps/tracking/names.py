@@ -4,6 +4,11 @@ The tags that describe a run (`forge.dataset_digest`, `forge.method`, ...) are w
 `StepRun.tag(dataset_digest=...)`, which puts `forge.` in front.
 """
 
+from typing import Final
+
+# The longest value of a tag that every store takes.
+MAX_TAG = 4000
+
 # Aliases of a registered model.
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -12,7 +17,8 @@ PREVIOUS = "previous_champion"
 ALIAS_MOVE_TAG = "forge.alias_move"
 
 # Artifacts of a run, by the step that leaves them: the dataset; `checkpoint-N` and the adapter;
-# an evaluation's results; a comparison's decision; a plan of what to prune; a release's forms.
+# an evaluation's results; a comparison's decision; a plan of what to prune; a release's forms;
+# the trials of a sweep.
 DATASET_FOLDER = "dataset"
 CHECKPOINTS_FOLDER = "checkpoints"
 ADAPTER_FOLDER = "adapter"
@@ -23,10 +29,13 @@ TASKS_FILE = "tasks.parquet"
 DECISION_FILE = "decision.json"
 PLAN_FILE = "plan.json"
 RELEASE_FOLDER = "release"
+SWEEP_FILE = "sweep.json"
 FIDELITY_FILE = "fidelity.json"
 
 # Of every run: its step; by what its result is found again; how it ended, if badly.
 STEP_TAG = "forge.step"
+# Of a run that `mlflow run` made in "Default" and the step left: the step's own run.
+MOVED_TAG = "forge.moved_to"
 CACHE_KEY_TAG = "forge.cache_key"
 CACHE_PARTS_TAG = "forge.cache_parts"
 ERROR_TAG = "forge.error"
@@ -75,7 +84,21 @@ LOCAL_TAG = "forge.local_checkpoints"
 RESUMED_TAG = "forge.resumed_from"
 RESUME_KEY_TAG = "forge.resume_key"
 RESUMED_BY_PARAM = "forge.resumed_by"
+# Of one that goes on on another number of processes: for how many its configuration's gradient
+# accumulation is counted.
+BATCH_PROCESSES_TAG = "forge.batch_processes"
 # Of a run of several ranks: what all attempts of its launch have in common.
 LAUNCH_TAG = "forge.launch"
 # Of a run that is under way: its last sign of life.
 HEARTBEAT_TAG = "forge.heartbeat"
+# Of a finetune run that is a trial of a sweep: its number and, as JSON, what it was trained with.
+# And of one that did not reach its end: the cache key that it would have got, and whether the sweep
+# has stopped it (`stopped`) or the same would happen again (`failed`).
+TRIAL_TAG = "forge.trial"
+TRIAL_VALUES_TAG = "forge.trial_values"
+TRIAL_KEY_TAG = "forge.trial_key"
+TRIAL_STATE_TAG = "forge.trial_state"
+STOPPED: Final = "stopped"
+FAILED: Final = "failed"
+# Of a run that ended badly: the kind of its error.
+ERROR_TYPE_TAG = "forge.error_type"

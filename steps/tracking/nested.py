@@ -10,8 +10,10 @@ import mlflow
 
 from steps.config.paths import PROJECT_ROOT
 from steps.errors import UserError
+from steps.tracking.artifacts import fetch_file
 from steps.tracking.credentials import without_credentials
 from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG
+from steps.tracking.new_store import from_every_folder
 from steps.tracking.runs import StepRun
 
 if TYPE_CHECKING:
@@ -19,11 +21,12 @@ if TYPE_CHECKING:
 
 
 class StepFailed(UserError):
-    """A step ended badly: what it said, and its exit code."""
+    """A step ended badly: what it said, its exit code, and its run, if it had one."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, run_id: str | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.run_id = run_id
 
 
 def run_nested_step(run: StepRun, step: str, name: str, parameters: Mapping[str, str]) -> "Run":
@@ -40,6 +43,9 @@ def run_nested_step(run: StepRun, step: str, name: str, parameters: Mapping[str,
     """
     from mlflow.exceptions import ExecutionException
 
+    if Path.cwd() != PROJECT_ROOT:
+        # Where the step runs, `mlflow.db` is another file.
+        mlflow.set_tracking_uri(from_every_folder(mlflow.get_tracking_uri()))
     try:
         submitted = mlflow.projects.run(
             uri=str(PROJECT_ROOT),
@@ -61,16 +67,14 @@ def _failure(run: StepRun, name: str, message: str) -> StepFailed:
     tags = run.client.get_run(match[1]).data.tags
     reason = tags.get(ERROR_TAG, "it left no error message; see its log")
     return StepFailed(
-        f"{name} failed (run {match[1]}): {reason}", int(tags.get(EXIT_CODE_TAG, "1"))
+        f"{name} failed (run {match[1]}): {reason}", int(tags.get(EXIT_CODE_TAG, "1")), match[1]
     )
 
 
 def read_json(run: StepRun, run_id: str, name: str) -> dict[str, Any]:
     """Read a JSON object that another run has left among its artifacts."""
-    file = mlflow.artifacts.download_artifacts(
-        run_id=run_id, artifact_path=name, dst_path=str(run.scratch)
-    )
-    content = json.loads(Path(file).read_text(encoding="utf-8"))
+    file = fetch_file(run.client, run_id, name, run.scratch)
+    content = json.loads(file.read_text(encoding="utf-8"))
     assert isinstance(content, dict)
     return content
 

@@ -46,6 +46,12 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(database)
 
 
+def from_every_folder(uri: str) -> str:
+    """The URI of a store as processes in other working folders need it."""
+    file = sqlite_file(uri)
+    return uri if file is None or file.is_absolute() else f"sqlite:///{file.absolute()}"
+
+
 def _has_content(database: Path) -> bool:
     # A size of 0 is what opening alone leaves.
     return database.exists() and database.stat().st_size > 0

@@ -15,24 +15,28 @@ if TYPE_CHECKING:
 
 
 def record_plan(run: "StepRun", plan: "RunPlan") -> None:
-    """Leave `plan.json` and the `plan/...` figures in a run, and say the main ones."""
+    """Leave `plan.json` and the main figures as tags in a run, and say them.
+
+    As metrics they would be the first charts of the run's page, flat ones; as parameters they
+    would stand among the settings.
+    """
     file = run.scratch / PLAN_FILE
     file.write_text(json.dumps(plan.as_json(), indent=2) + "\n", encoding="utf-8")
     run.artifact(file)
     figures: dict[str, float] = {
-        "plan/memory_gb": plan.memory.total / 2**30,
-        "plan/budget_gb": plan.memory.budget / 2**30,
-        "plan/disk_gb": plan.disk.local / 2**30,
-        "plan/micro_batch": plan.micro_batch,
+        "memory_gb": plan.memory.total / 2**30,
+        "budget_gb": plan.memory.budget / 2**30,
+        "disk_gb": plan.disk.local / 2**30,
+        "micro_batch": plan.micro_batch,
     }
     hours = plan.time.hours
     if hours is not None:
-        figures["plan/hours"] = hours
-    run.metrics(figures)
+        figures["hours"] = hours
+    run.tag(**{f"plan.{name}": f"{figure:.6g}" for name, figure in figures.items()})
     say(
         f"plan: {plan.micro_batch} x {plan.length} tokens take "
-        f"{figures['plan/memory_gb']:.2f} of {figures['plan/budget_gb']:.1f} GiB, checkpoints "
-        f"{figures['plan/disk_gb']:.2f} GiB of disk"
+        f"{figures['memory_gb']:.2f} of {figures['budget_gb']:.1f} GiB, checkpoints "
+        f"{figures['disk_gb']:.2f} GiB of disk"
         + (f", {hours:.1f} hours at the rate of the last such run" if hours is not None else "")
     )
 

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from steps.digests import folder_sha256
+from steps.models.sources import task_trained
+from steps.progress import waiting
 from steps.terminal import say
 from steps.tracking.cache import cache_tags
 from steps.tracking.checkpoints.agreement import remove_shared_checkpoints
 from steps.tracking.checkpoints.uploads import CheckpointUploads, NoUploads
 from steps.tracking.environment import library_versions
 from steps.tracking.job import PreparedJob
+from steps.tracking.presentation import run_link, version_link
 from steps.tracking.registry.versions import register
 from steps.tracking.runs import StepRun
+from steps.tracking.saved_view import save_view
 from steps.training.job import TrainingResult
 from steps.training.mixing import MixedSource
 
@@ -91,10 +95,40 @@ def publish_version(
         remove_shared_checkpoints(run.id)
     training = prepared.job.training
     if training.mlflow.log_model:
-        say("checking the stored model in a fresh process")
-        version = register(run, result.adapter, training, alias, result.figures)
+        with waiting("checking the stored model in a fresh process"):
+            version = register(run, result.adapter, training, alias, result.figures)
     else:
         version = f"runs:/{run.id}/adapter"
         say(f"not registered, because mlflow.log_model is false: {version}")
-    run.tag(model_version=version, **cache_tags(prepared.cache_parts))
+    with run.together():
+        run.tag(model_version=version, **cache_tags(prepared.cache_parts))
+        present_training(run, prepared, result, version)
     return version
+
+
+def present_training(
+    run: StepRun, prepared: PreparedJob, result: TrainingResult, version: str
+) -> None:
+    """Name the run by what was trained, say what came of it, and offer a view of all trainings."""
+    training, figures = prepared.job.training, result.figures
+    save_view(run.client, run.experiment_id, task_trained(training, prepared.job.base.objective))
+    method = training.qlora.resolved_method
+    how = f"{method} r{training.qlora.r}" if training.qlora.adapts else method
+    # Of "finetune lora" the method is known.
+    how = how.removeprefix(f"{method} ") if run.label.endswith(f" {method}") else how
+    base = prepared.job.base.name.rstrip("/").rpartition("/")[2]
+    scores = ", ".join(
+        f"{name.partition('/')[2]} {value:.4f}"
+        for name, value in figures.items()
+        if name.startswith("validation/")
+    )
+    run.present(
+        f"{how} · {base}",
+        [
+            f"**{method} of {prepared.job.base.name}**: {version_link(version)}",
+            f"{figures['train/steps']:,.0f} steps, {figures['train/tokens_seen']:,.0f} tokens",
+            *([f"validation: {scores} (lower is better)"] if scores else []),
+            f"trained on {run_link(run, 'this dataset', prepared.dataset.run_id)}, "
+            f"`{prepared.dataset.digest}`",
+        ],
+    )

@@ -18,16 +18,14 @@ from steps.config.sections import Training
 from steps.distributed.collectives import all_gather, broadcast, raise_on_all_ranks
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
-from steps.tracking.names import LAUNCH_TAG
+from steps.tracking.names import ERROR_TAG, ERROR_TYPE_TAG, EXIT_CODE_TAG, LAUNCH_TAG
 from steps.tracking.runs import (
     StepRun,
-    first_error,
-    forget_error,
     reading_run,
     step_run,
-    tag_failure,
 )
 from steps.tracking.store import connect, experiment_id, store_errors
+from steps.tracking.waiting_runs import tag_failure
 
 
 @contextmanager
@@ -130,3 +128,20 @@ def _failing_aloud(rank: Rank, run: StepRun) -> Iterator[None]:
                         # Rank 0 may be stuck in what this one has left, and be killed in it.
                         run.client.set_terminated(run.id, "FAILED")
         raise
+
+
+def first_error(run: StepRun) -> tuple[str, int] | None:
+    """The error and the exit code that a process of this run has left in it, or None."""
+    tags = run.client.get_run(run.id).data.tags
+    error = tags.get(ERROR_TAG)
+    return None if error is None else (error, int(tags.get(EXIT_CODE_TAG, "1")))
+
+
+def forget_error(run: StepRun) -> None:
+    """Take an earlier attempt's error out of the run."""
+    if not run.may_be_rejoined:
+        return
+    tags = run.client.get_run(run.id).data.tags
+    for name in (ERROR_TAG, EXIT_CODE_TAG, ERROR_TYPE_TAG):
+        if name in tags:
+            run.client.delete_tag(run.id, name)

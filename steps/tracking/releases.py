@@ -21,6 +21,7 @@ from steps.tracking.names import (
     SPLIT_TAG,
     STEP_TAG,
 )
+from steps.tracking.presentation import version_link
 from steps.tracking.provenance import TrainingPapers
 from steps.tracking.registry.model_reference import ModelReference, resolve_model
 from steps.tracking.registry.naming import ensure_registered_model
@@ -160,6 +161,7 @@ def store_release(
         released=", ".join(result.form for result in results if not result.refusal),
         refused=", ".join(result.form for result in results if result.refusal),
     )
+    _present(run, reference, results)
     for result in results:
         if result.score is not None and result.difference is not None:
             name = FORMS[result.form].folder
@@ -170,6 +172,20 @@ def store_release(
                 }
             )
     return forms
+
+
+def _present(run: "StepRun", reference: ModelReference, results: "Sequence[Fidelity]") -> None:
+    """Name the run by the version and its forms, and say what was refused."""
+    offered = [result.form for result in results if not result.refusal]
+    refused = [f"{result.form} ({result.refusal})" for result in results if result.refusal]
+    run.present(
+        f"{reference.name} · {', '.join(offered) or 'nothing'}",
+        [
+            f"forms of {version_link(reference.uri)}: **{', '.join(offered) or 'none'}**",
+            *([f"refused: {'; '.join(refused)}"] if refused else []),
+            "`report.html` and `fidelity.json` show how each was held against the version",
+        ],
+    )
 
 
 def released_folder(run: "StepRun") -> Path:

@@ -13,31 +13,48 @@ import json
 import logging
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps import outcome
+from steps.cache_folder import cache_folder, make_cache_folder
 from steps.config.sections import Training
 from steps.errors import UserError
-from steps.terminal import logging_to
+from steps.terminal import logging_to, say
+from steps.tracking.after_launcher import spawn
+from steps.tracking.artifacts import Sent, remember, repository_of
 from steps.tracking.credentials import without_credentials
-from steps.tracking.heartbeat import heartbeat
-from steps.tracking.keep_killed import spawn_status_keeper
+from steps.tracking.experiment import (
+    PARENT_RUN_TAG,
+    label_of,
+    leave_default,
+    take_over,
+    waits_in_default,
+)
+from steps.tracking.heartbeat import heartbeat, sign_of_this_process
 from steps.tracking.leftovers import scratch_folder, tidy
-from steps.tracking.names import ERROR_TAG, EXIT_CODE_TAG, STEP_TAG
+from steps.tracking.names import (
+    CACHE_PARTS_TAG,
+    ERROR_TAG,
+    HEARTBEAT_TAG,
+    MAX_TAG,
+    STEP_TAG,
+)
 from steps.tracking.registry.naming import check_names
 from steps.tracking.spool import Spool, StoreAway
 from steps.tracking.store import (
     StoreUnusable,
     connect,
     few_retries,
-    find_run,
     reason,
     store_errors,
     writing_to_store,
 )
+from steps.tracking.together import Waiting
+from steps.tracking.waiting_runs import join, waiting_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,8 +62,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 
-MAX_TAG = 4000
 MAX_PARAM = 6000
+# By it the UI finds the tables that it can show; MLflow names it.
+LOGGED_TABLES_TAG = "mlflow.loggedArtifacts"
 CUT_OFF = "… (whole in config.yaml)"
 
 # Marks the spool of a process that joins a run and does not end it.
@@ -68,6 +86,10 @@ class StepRun:
         spool: What the store has not taken yet.
         patience: Seconds to wait for a store that is away.
         launcher: Process id of the `mlflow run` that started the step; None: none did.
+        moved_from: The run that it made in "Default", and that the step has left; or None.
+        label: What its name begins with; "": its user has named it, and the name stays.
+        may_be_rejoined: Whether a process of this step may have begun the run before this one.
+        taken_params: Parameters that it had when it was opened; None: they are not known.
     """
 
     id: str
@@ -77,14 +99,31 @@ class StepRun:
     spool: Spool
     patience: float
     launcher: int | None = None
+    moved_from: str | None = None
+    label: str = ""
+    may_be_rejoined: bool = True
+    taken_params: frozenset[str] | None = None
+    _waiting: Waiting = field(default_factory=Waiting)
+
+    def present(self, subject: str, lines: Iterable[str]) -> None:
+        """Name the run for people, unless its user has done so, and describe it.
+
+        Args:
+            subject: What the run is about: "52 papers".
+            lines: Of the description, in Markdown.
+        """
+        from mlflow.entities import RunTag
+
+        text = "\n".join(f"- {line}" for line in lines)
+        name = [RunTag("mlflow.runName", f"{self.label} · {subject}")] if self.label else []
+        self._write(tags=[*name, RunTag("mlflow.note.content", text[:MAX_TAG])])
 
     def tag(self, **tags: str | None) -> None:
         """Set `forge.*` tags in one request; a None or an empty text is left out."""
         from mlflow.entities import RunTag
 
         given = [RunTag(f"forge.{k}", str(v)[:MAX_TAG]) for k, v in tags.items() if v]
-        if given:
-            self.client.log_batch(self.id, tags=given)
+        self._write(tags=given)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log the parameters that the run does not have yet; a text too long for the store is cut.
@@ -94,10 +133,11 @@ class StepRun:
         """
         from mlflow.entities import Param
 
-        taken = self.client.get_run(self.id).data.params
+        taken = self.taken_params
+        if taken is None:
+            taken = frozenset(self.client.get_run(self.id).data.params)
         params = [Param(key, _as_text(v)) for key, v in values.items() if key not in taken]
-        for start in range(0, len(params), 100):
-            self.client.log_batch(self.id, params=params[start : start + 100])
+        self._write(params=params)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, **where: str) -> None:
         """Log metrics that are finite numbers, in one batch.
@@ -118,13 +158,23 @@ class StepRun:
             for key, value in values.items()
             if math.isfinite(value)
         ]
-        for start in range(0, len(batch), 1000):
-            self.client.log_batch(self.id, metrics=batch[start : start + 1000])
+        self._write(metrics=batch)
 
-    def table(self, name: str, frame: "pd.DataFrame") -> None:
-        """Log a table as JSON that the UI shows; one without rows is left out."""
-        if len(frame):
-            self.client.log_table(self.id, frame, name)
+    def tables(self, frames: "Mapping[str, pd.DataFrame]") -> None:
+        """Log all tables of a run, by their paths, as JSON that the UI shows; none without rows.
+
+        As `log_table` does, which asks the store seven times for each.
+        """
+        from mlflow.entities import RunTag
+
+        shown = {name: frame for name, frame in frames.items() if len(frame)}
+        for name, frame in shown.items():
+            file = self.scratch / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            frame.to_json(file, orient="split", index=False, date_format="iso")
+        self.artifacts([(self.scratch / name, os.path.dirname(name) or None) for name in shown])
+        paths = [{"path": name, "type": "table"} for name in shown]
+        self._write(tags=[RunTag(LOGGED_TABLES_TAG, json.dumps(paths))])
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file, or a folder with its content, below `folder`.
@@ -132,15 +182,45 @@ class StepRun:
         Raises:
             StoreUnusable: The artifact store cannot be written.
         """
-        with writing_to_store():
-            if path.is_dir():
-                self.client.log_artifacts(self.id, str(path), folder or path.name)
-            else:
-                self.client.log_artifact(self.id, str(path), folder)
+        self.artifacts([(path, folder or path.name if path.is_dir() else folder)])
+
+    def artifacts(self, given: "Sequence[Sent]") -> None:
+        """Log files and the content of folders, several at a time.
+
+        Args:
+            given: Each with the folder of the run that it goes to; None: the root.
+
+        Raises:
+            StoreUnusable: The artifact store cannot be written.
+        """
+        self._waiting.files += given
+        self._write()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write what a block logs into the run at its end, in few requests.
+
+        What it had logged before an error is written too.
+        """
+        self._waiting.depth += 1
+        try:
+            yield
+        finally:
+            self._waiting.depth -= 1
+            self._write()
+
+    def _write(self, **given: Any) -> None:
+        self._waiting.add(**given)
+        if not self._waiting.depth:
+            with writing_to_store() if self._waiting.files else nullcontext():
+                self._waiting.write(self.client, self.id)
 
 
 class ReadingRun(StepRun):
     """The run of a step as all of its processes but one see it: they read, and write nothing."""
+
+    def present(self, subject: str, lines: Iterable[str]) -> None:
+        """Leave it to the first process."""
 
     def tag(self, **tags: str | None) -> None:
         """Leave it to the first process."""
@@ -151,10 +231,10 @@ class ReadingRun(StepRun):
     def metrics(self, values: Mapping[str, float], step: int = 0, **where: str) -> None:
         """Leave it to the first process."""
 
-    def table(self, name: str, frame: "pd.DataFrame") -> None:
+    def tables(self, frames: "Mapping[str, pd.DataFrame]") -> None:
         """Leave it to the first process."""
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
+    def artifacts(self, given: "Sequence[Sent]") -> None:
         """Leave it to the first process."""
 
 
@@ -208,22 +288,27 @@ def step_run(
         rejoins: The run may be one that this step has begun before, as a rank does.
 
     Raises:
-        UserError: A name in the configuration that no store takes, or a run that cannot be joined.
+        UserError: A name in the configuration that no store takes, a run that cannot be joined,
+            or a cache that cannot be written.
         StoreUnusable: The store cannot be reached or written.
         StoreAway: The step went well, but the store did not take all of it in time.
     """
     check_names(training)
+    make_cache_folder(cache_folder())
     with scratch_folder(step) as scratch:
         log_file = scratch / f"{log_name or step}.log"
         with logging_to(log_file, verbose):
             client = connect(training)
-            refuse_stale_run(client, step, rejoins)
+            found = waiting_run(client, step, rejoins)
             files = scratch / "files"
-            run = _open_run(step, training, client, files, run_name, "" if ends else PART)
+            run = _open_run(step, training, client, files, run_name, "" if ends else PART, found)
             status, tags, patience = "FAILED", {}, run.patience
             try:
-                with heartbeat(client, run.id) if ends else nullcontext():
-                    if ends:
+                # Before any work: what its files need has to be here.
+                repository_of(client, run.id)
+                with heartbeat(client, run.id, begun=True) if ends else nullcontext():
+                    # Who has started this step did so a moment ago.
+                    if ends and not (found and PARENT_RUN_TAG in found.data.tags):
                         tidy(client, run.id, run.experiment_id)
                     yield run
                 status = "FINISHED"
@@ -231,6 +316,7 @@ def step_run(
                 tags = {
                     "error": without_credentials(str(error)),
                     "exit_code": str(error.exit_code),
+                    "error_type": type(error).__name__,
                 }
                 if isinstance(error, StoreUnusable):
                     patience = 0.0
@@ -254,53 +340,26 @@ def step_run(
                     # What is left in its spool then is sent by the process that ends the run.
                     status, tags, patience = "RUNNING", {}, SECONDS_WHEN_INTERRUPTED
                 _close_run(run, log_file, status, tags, patience)
+                if outcome.is_wanted():
+                    _note_outcome(run, step, status)
 
 
-def why_stale(run: "Run | None") -> str:
-    """Why a run that MLFLOW_RUN_ID names does not wait for a step; "" where it does.
+def _note_outcome(run: StepRun, step: str, status: str) -> None:
+    """Put what the store knows of a run into the object that `--json` prints."""
+    import mlflow
 
-    `mlflow run` makes a run and hands it on by that variable. One that was left in the environment
-    names a run that has ended or is another step's.
-    """
-    if run is None:
-        return "which is not in this tracking store"
-    if run.info.lifecycle_stage != "active":
-        return "which was deleted"
-    if run.info.status not in ("RUNNING", "SCHEDULED"):
-        return f"which is {run.info.status}"
-    begun = run.data.tags.get(STEP_TAG)
-    return f"which the step {begun} has begun already" if begun else ""
-
-
-def _has_begun(run: "Run", step: str) -> bool:
-    active = run.info.lifecycle_stage == "active"
-    return active and run.data.tags.get(STEP_TAG) in (None, step)
-
-
-def refuse_stale_run(client: "MlflowClient", step: str, rejoins: bool) -> None:
-    """Refuse a run that MLFLOW_RUN_ID names, unless it waits for this step to begin.
-
-    Args:
-        client: Client of the store.
-        step: This step.
-        rejoins: One that this step has begun before will do.
-
-    Raises:
-        UserError: It is gone, has ended, or a step has begun it already.
-    """
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    if not run_id:
-        return
-    with few_retries(), writing_to_store():
-        run = find_run(client, run_id)
-    state = why_stale(run)
-    if not state or (rejoins and run is not None and _has_begun(run, step)):
-        return
-    # Nobody is to write the refusal into that run.
-    del os.environ["MLFLOW_RUN_ID"]
-    raise UserError(
-        f"MLFLOW_RUN_ID names run {run_id}, {state}: unset it, and the step makes a run of its own"
-    )
+    uri = without_credentials(mlflow.get_tracking_uri())
+    outcome.add(step=step, run_id=run.id, experiment_id=run.experiment_id, status=status)
+    outcome.add(tracking_uri=uri)
+    with few_retries(), suppress(*store_errors()):
+        found = run.client.get_run(run.id)
+        tags = {
+            name.removeprefix("forge."): value
+            for name, value in found.data.tags.items()
+            if name.startswith("forge.") and name not in (CACHE_PARTS_TAG, ERROR_TAG)
+        }
+        outcome.add(name=found.info.run_name, artifacts=found.info.artifact_uri)
+        outcome.add(tags=tags, metrics=dict(found.data.metrics))
 
 
 def _open_run(
@@ -310,27 +369,45 @@ def _open_run(
     scratch: Path,
     name: str | None,
     part: str,
+    found: "Run | None",
 ) -> StepRun:
+    """Join the run that was found, or begin one, with its step and a first sign of life in it."""
     import mlflow
 
-    from steps.cache_folder import cache_folder
-
     nested = mlflow.active_run() is not None
-    # start_run() takes MLFLOW_RUN_ID from the environment, joins that run and deletes
-    # the variable, so that no child process of ours writes into this run by accident.
-    joined = os.environ.get("MLFLOW_RUN_ID")
+    begun = {STEP_TAG: step} | ({} if part else {HEARTBEAT_TAG: sign_of_this_process()})
+    waiting = None
     with few_retries(), writing_to_store():
-        # System metrics are the recorder's: MLflow's own end for good when the store is away once.
-        active = mlflow.start_run(
-            run_name=None if joined else (name or step), nested=nested, log_system_metrics=False
+        if found is not None and not part and waits_in_default(client, found, training):
+            waiting, found = found, None
+            name = leave_default(waiting, training) or name
+        if found is not None:
+            active = join(client, found, begun)
+        else:
+            # System metrics are the recorder's: MLflow's own end for good when the store is away
+            # once.
+            active = mlflow.start_run(
+                run_name=name or step, nested=nested, log_system_metrics=False, tags=begun
+            )
+        remember(client, active)
+        run_id, experiment_id = active.info.run_id, active.info.experiment_id
+        params = frozenset((found or waiting or active).data.params)
+        run = StepRun(
+            run_id,
+            experiment_id,
+            client,
+            scratch,
+            Spool(cache_folder() / "spool" / f"{run_id}{part}", run_id),
+            60 * training.mlflow.spool_minutes,
+            launcher=os.getppid() if found or waiting else None,
+            moved_from=waiting.info.run_id if waiting else None,
+            label=label_of(waiting or active, step, None if waiting else name),
+            may_be_rejoined=found is not None and STEP_TAG in found.data.tags,
+            taken_params=params,
         )
-        run_id = active.info.run_id
-        spool = Spool(cache_folder() / "spool" / f"{run_id}{part}", run_id)
-        patience = 60 * training.mlflow.spool_minutes
-        launcher = os.getppid() if joined else None
-        experiment_id = active.info.experiment_id
-        run = StepRun(run_id, experiment_id, client, scratch, spool, patience, launcher)
-        run.tag(step=step)
+        if waiting is not None:
+            take_over(client, waiting, active)
+            say(f"run {run_id} in experiment {training.mlflow.experiment_name!r}")
     run.scratch.mkdir()
     return run
 
@@ -370,8 +447,10 @@ def _close_run(
                 run.artifact(log_file, "logs")
                 mlflow.end_run(status)
                 spool.close()
-                if status == "KILLED" and run.launcher is not None:
-                    spawn_status_keeper(run.id, run.launcher)
+                if run.launcher is not None and run.moved_from is not None:
+                    spawn("delete", run.moved_from, run.launcher)
+                elif run.launcher is not None and status == "KILLED":
+                    spawn("keep-killed", run.id, run.launcher)
                 return
         except away as error:
             logging.getLogger(__name__).info("the run's end goes to the spool: %s", reason(error))
@@ -379,7 +458,10 @@ def _close_run(
         spool.artifact(log_file, "logs")
         if status != "RUNNING":
             spool.status(status)
-        sent = spool.flush(patience)
+        sent = False
+        # What an artifact store needs here may be missing: the run has to end all the same.
+        with suppress(UserError):
+            sent = spool.flush(patience)
         spool.close()
         # Takes the run off MLflow's stack even where the store does not hear of it.
         with suppress(*store_errors()):
@@ -406,62 +488,3 @@ def store_away(spool: Spool, state: str) -> StoreAway:
 def _as_text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= MAX_PARAM else text[: MAX_PARAM - len(CUT_OFF)] + CUT_OFF
-
-
-def first_error(run: StepRun) -> tuple[str, int] | None:
-    """The error and the exit code that a process of this run has left in it, or None."""
-    tags = run.client.get_run(run.id).data.tags
-    error = tags.get(ERROR_TAG)
-    return None if error is None else (error, int(tags.get(EXIT_CODE_TAG, "1")))
-
-
-def forget_error(run: StepRun) -> None:
-    """Take an earlier attempt's error out of the run."""
-    tags = run.client.get_run(run.id).data.tags
-    for name in (ERROR_TAG, EXIT_CODE_TAG):
-        if name in tags:
-            run.client.delete_tag(run.id, name)
-
-
-def delete_waiting_run(run_id: str) -> str:
-    """Delete a run that holds what must not be stored; says so, and how to remove the rest.
-
-    Only one that `mlflow run` has just made: a variable that was left over may name any other.
-    """
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    try:
-        with few_retries():
-            if why_stale(find_run(client, run_id)):
-                return ""
-            client.delete_run(run_id)
-    except store_errors() as error:
-        return f"; run {run_id} holds it and could not be deleted ({reason(error)})"
-    return (
-        f"; run {run_id}, which held it, is deleted, and `mlflow gc --run-ids {run_id}` takes it "
-        "off the disk"
-    )
-
-
-def tag_waiting_run(run_id: str, error: str, exit_code: int) -> None:
-    """Say in the run that `mlflow run` has made why its step ended before it joined it."""
-    import mlflow
-
-    with suppress(*store_errors()), few_retries():
-        if not why_stale(find_run(mlflow.MlflowClient(), run_id)):
-            tag_failure(run_id, error, exit_code)
-
-
-def tag_failure(run_id: str, error: str, exit_code: int) -> None:
-    """Say in a run why its step ended, where the step could not open the run itself."""
-    import mlflow
-
-    client = mlflow.MlflowClient()
-    try:
-        with few_retries():
-            client.set_tag(run_id, ERROR_TAG, error[:MAX_TAG])
-            client.set_tag(run_id, EXIT_CODE_TAG, str(exit_code))
-    except store_errors():
-        # The store itself may be what is wrong; the error is on the terminal either way.
-        logging.getLogger("steps").warning("run %s could not be tagged", run_id)

@@ -29,6 +29,8 @@ from typing import Any
 import click
 
 from steps.errors import UserError
+from steps.terminal import show_error
+from steps.tracking.artifacts import send
 from steps.tracking.credentials import login_in_environment, without_credentials
 from steps.tracking.store import (
     StoreUnusable,
@@ -45,7 +47,7 @@ FILES = "files"
 MAX_METRICS = 1000
 MAX_PAIRS = 100
 # Seconds between requests while the store answers, so that metrics travel in batches.
-PAUSE = 0.5
+PAUSE = 2.0
 # Longest wait between two attempts while it does not.
 LONGEST_PAUSE = 15.0
 
@@ -282,10 +284,8 @@ def _send(run_id: str, folder: Path, entries: list[dict[str, Any]]) -> None:
             client.log_batch(run_id, tags=tags[start : start + MAX_PAIRS])
     elif "artifact" in first:
         path = folder / first["artifact"]
-        if path.is_dir():
-            client.log_artifacts(run_id, str(path), first["folder"])
-        elif path.exists():
-            client.log_artifact(run_id, str(path), first["folder"])
+        if path.exists():
+            send(client, run_id, [(path, first["folder"])])
         # Else a sender before this one had sent it, and was ended before it could note so.
     else:
         client.set_terminated(run_id, first["status"], first["time"])
@@ -365,7 +365,7 @@ def main(folder: Path, tracking_uri: str | None, minutes: float) -> None:
                 f"within {minutes:g} minutes ({spool.last_error}): try again later"
             )
     except UserError as error:
-        click.secho(f"error: {error}", fg="red", err=True)
+        show_error(str(error))
         sys.exit(error.exit_code)
     click.echo(f"run {spool.run_id} is complete in the store; {folder} is gone")
 

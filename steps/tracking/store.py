@@ -4,10 +4,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
 from steps.errors import UserError
+from steps.extras import require_extra
 from steps.tracking.credentials import login_in_environment, without_credentials
 from steps.tracking.new_store import make_sqlite_store, sqlite_file
 
@@ -20,44 +21,73 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 
 # What drivers of databases and artifact stores are called on the package index.
 PACKAGES = {
-    "psycopg": "psycopg[binary]",
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
     "google": "google-cloud-storage",
     "azure": "azure-storage-blob",
 }
 
-# Longest wait for one answer of a server that should be there.
-REQUEST_SECONDS = 4
+# Longest wait for one answer of a server that should be there. The first one of a new server with a
+# login, on PostgreSQL, took more than four seconds on a busy machine.
+REQUEST_SECONDS = 10
+
+# Entries of one answer of a search.
+_PAGE = 1000
 
 
 class StoreUnusable(UserError):
     """The tracking store is not there, or takes no writes; nothing more can be stored."""
 
 
+def tracking_uri(training: Training) -> str:
+    """The store that a step talks to, without the login of a server.
+
+    What `mlflow run` or the environment set comes first, then the configuration file, then a
+    SQLite file in the working folder.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or training.mlflow.tracking_uri or DEFAULT_URI
+    return login_in_environment(uri)
+
+
+def uri_of_the_file(training: Training) -> str:
+    """The store, without user and password, where the configuration file alone names it; or ""."""
+    if os.environ.get("MLFLOW_TRACKING_URI") or not training.mlflow.tracking_uri:
+        return ""
+    return without_credentials(training.mlflow.tracking_uri)
+
+
+def check_reachable(uri: str) -> None:
+    """Look at a database before MLflow does, which tries a broken one for minutes.
+
+    Raises:
+        StoreUnusable: A file that is no SQLite database.
+    """
+    _refuse_foreign_file(uri)
+    _refuse_unreachable_database(uri)
+
+
 def connect(training: Training) -> "MlflowClient":
     """Point mlflow at the store and the experiment, and check that they answer.
-
-    What `mlflow run` or the environment set comes first, then the configuration file, then
-    a SQLite file in the working folder.
 
     Raises:
         StoreUnusable: It cannot be reached or used.
     """
     import mlflow
 
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or training.mlflow.tracking_uri or DEFAULT_URI
-    uri = login_in_environment(uri)
+    uri = tracking_uri(training)
     # A server that is not there must be noticed in seconds, not after minutes of retries.
-    with few_retries(), _translated(uri):
-        _refuse_foreign_file(uri)
-        _refuse_unreachable_database(uri)
+    with few_retries(), translated(uri):
+        check_reachable(uri)
         make_sqlite_store(uri)
         mlflow.set_tracking_uri(uri)
         client = mlflow.MlflowClient()
+        # MLflow looks a run up for the lines that it prints at its end.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         if mlflow.active_run() is None and not _environment_names_experiment():
             mlflow.set_experiment(training.mlflow.experiment_name)
-        client.search_experiments(max_results=1)
+        elif "MLFLOW_RUN_ID" not in os.environ:
+            # Of a run that waits, the step asks next, and sees whether it answers.
+            client.search_experiments(max_results=1)
     return client
 
 
@@ -70,12 +100,17 @@ def writing_to_store() -> Iterator[None]:
     """
     import mlflow
 
-    with _translated(mlflow.get_tracking_uri()):
+    with translated(mlflow.get_tracking_uri()):
         yield
 
 
 @contextmanager
-def _translated(uri: str) -> Iterator[None]:
+def translated(uri: str) -> Iterator[None]:
+    """Turn what a store says into one line.
+
+    Raises:
+        StoreUnusable: It cannot be reached or used.
+    """
     unusable: tuple[type[Exception], ...] = (*store_errors(), ImportError)
     try:
         yield
@@ -108,10 +143,12 @@ def _refuse_foreign_file(uri: str) -> None:
 
 def _refuse_unreachable_database(uri: str) -> None:
     """Ask a database server once: MLflow asks a wrong password or host again for minutes."""
-    from sqlalchemy import create_engine
+    from sqlalchemy import create_engine, make_url
 
     if not re.match(r"(postgresql|mysql)(\+\w+)?:", uri):
         return
+    if make_url(uri).get_driver_name() == "psycopg":
+        require_extra("postgres", f"the tracking store {without_credentials(uri)}")
     engine = create_engine(uri, connect_args={"connect_timeout": REQUEST_SECONDS})
     try:
         with engine.connect():
@@ -126,15 +163,18 @@ def _environment_names_experiment() -> bool:
 
 
 @contextmanager
-def few_retries() -> Iterator[None]:
+def few_retries(seconds: int = REQUEST_SECONDS) -> Iterator[None]:
     """Notice in seconds that a store is away; limits set in the environment stay as they are.
 
     MLflow tries each request seven times with growing pauses, four minutes in all, and waits
     two minutes for an answer.
+
+    Args:
+        seconds: Longest wait for one answer.
     """
     patience = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
     }
     added = {name: value for name, value in patience.items() if name not in os.environ}
     os.environ.update(added)
@@ -170,6 +210,8 @@ def reason(error: BaseException) -> str:
         return f"no MLflow server answers there ({number}): check host and path"
     if "not in a valid JSON format" in text:
         return "no MLflow server answers there (a page instead of JSON): check host and path"
+    if ("too many 500 error" in text or number == "500") and "mlflow-artifacts" in text:
+        return "its artifacts cannot be stored (500): its disk may be full; look into its log"
     if "too many 500 error" in text or number.startswith("5"):
         return f"it answers with a server error ({number or 500}): look into its log"
     if "timeout exception" in text or "timed out" in text:
@@ -215,6 +257,33 @@ def find_run(client: "MlflowClient", run_id: str) -> "Run | None":
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def all_pages(search: Any, *arguments: Any, most: int | None = None, **keywords: Any) -> list[Any]:
+    """What a search finds, asked for a thousand at a time.
+
+    Args:
+        search: A search of MLflow's client that takes `max_results` and `page_token`.
+        *arguments: For it.
+        most: Entries after which no further ones are asked for; None: all.
+        **keywords: For it.
+    """
+    found: list[Any] = []
+    token = None
+    while most is None or len(found) < most:
+        size = _PAGE if most is None else min(_PAGE, most - len(found))
+        page = search(*arguments, **keywords, max_results=size, page_token=token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            break
+    return found
+
+
+def metric_by_step(client: "MlflowClient", run_id: str, name: str) -> dict[int, float]:
+    """A metric of a run by step, in their order; of several values at one step the last counts."""
+    points = sorted(client.get_metric_history(run_id, name), key=lambda p: (p.step, p.timestamp))
+    return {point.step: point.value for point in points}
 
 
 def newest_run(client: "MlflowClient", filters: str) -> "Run | None":

@@ -42,7 +42,8 @@ def training_arguments(
     evaluates: Literal["no", "steps", "epoch"] = logging.eval_strategy if validates else "no"
     metric = best_metric(logging.metric_for_best_model, objective)
     # A shared-out state is small; and bitsandbytes' optimisers know no offload.
-    optimizer = optimizer_name(training.optimizer.type, "cpu" if deepspeed else device)
+    shared_out = deepspeed or placement.fully_sharded
+    optimizer = optimizer_name(training.optimizer.type, "cpu" if shared_out else device)
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,

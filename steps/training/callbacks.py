@@ -9,7 +9,9 @@ import transformers
 from steps.checkpoints.trainer_state import Progress
 from steps.errors import UserError
 from steps.models.devices import peak_memory_bytes
+from steps.progress import ProgressLine
 from steps.signals import exit_code
+from steps.training.optimizers import warm_up_from_the_first_step
 
 DIVERGED_FACTOR = 3.0
 
@@ -41,7 +43,7 @@ class TrainingLoop(Protocol):
         """The signal by which this run was told to end, once all ranks know of it."""
 
     def begin(self) -> None:
-        """Check what holds the model, and start the clock."""
+        """Check what holds the model, validate before the first step, and start the clock."""
 
     def restore_progress(self) -> None:
         """Take up what the checkpoint says, once Trainer has reset its counters."""
@@ -101,15 +103,17 @@ class StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: TrainingLoop) -> None:
         """Watch this trainer."""
         self.trainer = trainer
-        self.bar: Any = None
+        self.line: ProgressLine | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **found: Any) -> None:
         """Check what holds the model, start the clock and the bar."""
-        from tqdm import tqdm
-
         self.trainer.begin()
+        steps = args.get_warmup_steps(state.max_steps)
+        warm_up_from_the_first_step(found["lr_scheduler"], steps)
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training")
+            self.line = ProgressLine(
+                "training", "steps", total=state.max_steps, done=state.global_step
+            )
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Give the order and the masks of the state's own epoch.
@@ -129,20 +133,18 @@ class StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
             if not math.isfinite(unseen):
                 self._stop(unseen, args, state)
         self.trainer.steps_done += 1
-        if self.bar is not None:
+        if self.line is not None:
             rate = self.trainer.progress.tokens_seen / max(self.trainer.seconds, 1e-9)
-            self.bar.update()
-            self.bar.set_postfix(
-                tokens_per_s=f"{rate:.0f}", memory=f"{peak_memory_bytes() / 2**30:.1f}GB"
-            )
+            memory = peak_memory_bytes() / 2**30
+            self.line.show(state.global_step, note=f"{rate:.0f} tokens/s, {memory:.1f} GiB")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Show the reported loss, and stop where it has run away from the first one."""
         loss = (logs or {}).get("loss")
         if loss is None:
             return
-        if self.bar is not None:
-            self.bar.set_description(f"training, loss {loss:.3f}")
+        if self.line is not None:
+            self.line.show(state.global_step, what=f"training, loss {loss:.3f}")
         progress = self.trainer.progress
         if progress.first_loss is None:
             progress.first_loss = loss
@@ -165,5 +167,5 @@ class StopAndWatch(transformers.TrainerCallback):  # type: ignore[misc]
 
     def close(self) -> None:
         """Close the bar: an error's line would otherwise be followed by one that never moves."""
-        if self.bar is not None:
-            self.bar.close()
+        if self.line is not None:
+            self.line.close()

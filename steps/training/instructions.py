@@ -17,7 +17,14 @@ from steps.errors import UserError
 from steps.models.chat import CannotRender, Chat, fit
 from steps.models.losses import IGNORED
 from steps.papers.instructions import InstructionItem
-from steps.training.token_store import TokenIds, TokensInMemory, TokenStore, in_place
+from steps.training.token_store import (
+    Column,
+    Columns,
+    Cut,
+    RowIndex,
+    TokenIds,
+    in_place,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,30 +50,42 @@ class ItemWindows:
     """The windows of all items that can be learned from.
 
     Attributes:
-        store: The tokens of all of them.
-        learned: Which of these are targets, bool `[tokens]`.
+        store: The ids of the tokens of all of them.
+        learned: Which of these are targets, 0 or 1 in uint8 `[tokens]`.
         starts: The first token of each window in the store, int64 `[windows]`.
         lengths: Tokens of each, int32 `[windows]`.
+        target_counts: Target tokens of each, int32 `[windows]`.
         cut: How many lost some of their context.
         left_out: How many could not be used, by the reason.
+        packed: The rows that they are packed into, where these are known already.
     """
 
-    store: TokenStore
-    learned: npt.NDArray[np.bool_]
+    store: Column
+    learned: Column
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int32]
+    target_counts: npt.NDArray[np.int32]
     cut: int
     left_out: Counter[str]
+    packed: RowIndex | None = None
 
-    @property
-    def target_counts(self) -> npt.NDArray[np.int32]:
-        """Target tokens of each window, int32 `[windows]`."""
-        return np.add.reduceat(self.learned.astype(np.int32), self.starts)
+    @classmethod
+    def of(cls, columns: Columns) -> "ItemWindows":
+        """The windows of what `cut_items` has cut."""
+        tokens, windows = columns.tokens, columns.windows
+        return cls(
+            tokens["ids"],
+            tokens["learned"],
+            **windows,
+            cut=columns.shortened,
+            left_out=columns.left_out,
+            packed=columns.packed,
+        )
 
     @property
     def targets(self) -> int:
         """Target tokens of all windows."""
-        return int(self.learned.sum(dtype=np.int64))
+        return int(self.target_counts.sum(dtype=np.int64))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -89,71 +108,72 @@ class ItemWindows:
         """One window."""
         start = int(self.starts[number])
         end = start + int(self.lengths[number])
-        return ItemWindow(self.store.tokens(start, end), self.learned[start:end])
+        return ItemWindow(self.store[start:end], self.learned[start:end].view(np.bool_))
 
 
-def item_windows(items: Sequence[InstructionItem], chat: Chat, max_length: int) -> ItemWindows:
-    """Write items as conversations of tokens, and cut those that are too long.
+def cut_items(items: Sequence[InstructionItem], chat: Chat, max_length: int) -> Cut:
+    """Write some items as conversations of tokens, and cut those that are too long.
 
     Args:
-        items: What is learned from.
+        items: Some of what is learned from.
         chat: The model's template.
         max_length: Longest window, in tokens.
-
-    Raises:
-        UserError: The template refuses items, or none is left.
     """
-    ids, learned = array("i"), array("b")
-    starts, lengths = array("q"), array("i")
-    cut = 0
-    left_out: Counter[str] = Counter()
-    refused: list[tuple[str, str]] = []
+    ids, learned = array("i"), array("B")
+    starts, lengths, targets = array("q"), array("i"), array("i")
+    made = Cut({}, {}, len(items))
     for item in items:
         try:
             fitted = fit(item.messages, chat, max_length)
         except CannotRender as error:
             if "special token" in str(error):
-                left_out[str(error)] += 1
+                made.left_out[str(error)] += 1
             else:
-                refused.append((item.item_id, str(error)))
+                made.refused.append((item.item_id, str(error)))
             continue
         if fitted is None:
-            left_out[f"their answer alone is longer than model.max_length ({max_length})"] += 1
+            why = f"their answer alone is longer than model.max_length ({max_length})"
+            made.left_out[why] += 1
             continue
         tokens, was_cut = fitted
-        cut += was_cut
+        made.shortened += was_cut
+        # Nothing predicts the first token.
+        own = [0, *tokens.learned[1:].tolist()]
         starts.append(len(ids))
         lengths.append(len(tokens.ids))
+        targets.append(sum(own))
         ids.extend(tokens.ids)
-        # Nothing predicts the first token.
-        learned.extend([0, *tokens.learned[1:].tolist()])
-    _check(items, refused, left_out, len(starts))
-    return ItemWindows(
-        TokensInMemory(ids),
-        in_place(learned).astype(np.bool_),
-        in_place(starts),
-        in_place(lengths),
-        cut,
-        left_out,
-    )
+        learned.extend(own)
+    made.tokens = {"ids": in_place(ids), "learned": in_place(learned)}
+    windows = {"starts": starts, "lengths": lengths, "target_counts": targets}
+    made.windows = {name: in_place(numbers) for name, numbers in windows.items()}
+    return made
 
 
-def _check(
-    items: Sequence[InstructionItem],
-    refused: list[tuple[str, str]],
-    left_out: Counter[str],
-    windows: int,
+def check_items(
+    items: int, refused: list[tuple[str, str]], left_out: Counter[str], windows: int
 ) -> None:
+    """Refuse items that cannot be learned from.
+
+    Args:
+        items: How many there are.
+        refused: Those that the template refuses, with what it says.
+        left_out: How many could not be used, by the reason.
+        windows: How many could.
+
+    Raises:
+        UserError: The template refuses some, or none is left.
+    """
     if refused:
         first, reason = refused[0]
         raise UserError(
-            f"the chat template refuses {len(refused)} of {len(items)} items, such as {first} "
+            f"the chat template refuses {len(refused)} of {items} items, such as {first} "
             f"({reason}): mend them, or name another template by "
             "training.instructions.chat_template"
         )
     if not windows:
         why = "; ".join(f"{number} {reason}" for reason, number in left_out.most_common())
         raise UserError(
-            f"none of the {len(items)} items can be learned from"
+            f"none of the {items} items can be learned from"
             f"{f' ({why})' if why else ''}: raise training.model.max_length, or give other items"
         )

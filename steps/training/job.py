@@ -7,13 +7,16 @@ from typing import Any
 
 from steps.checkpoints.trainer_state import Progress, ResumePoint
 from steps.config.sections import Training
+from steps.distributed.collectives import all_gather, raise_on_all_ranks
+from steps.distributed.ranks import Rank
 from steps.models.devices import Placement
 from steps.models.new_tokens import NewTokens
 from steps.models.sources import Base
 from steps.papers.instructions import InstructionItem
 from steps.papers.replay import ReplayTexts
 from steps.papers.text import PaperText
-from steps.training.mixing import MixedSource
+from steps.terminal import say
+from steps.training.mixing import MixedSource, Mixture
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,35 @@ class Job:
     resume: ResumePoint | None
     deepspeed: Mapping[str, Any] | None
     instruct: Base | None = None
+
+
+def tokenise(job: Job, rank: Rank) -> None:
+    """Make the rows that are kept, where they are not there yet; all ranks call it.
+
+    It is done before any weight is loaded: a full disk is met early, and the processes that
+    tokenise find the memory free.
+
+    Args:
+        job: What is to be trained.
+        rank: The place of this process.
+
+    Raises:
+        UserError: The texts cannot be learned from, or the cache folder cannot be written; on
+            every rank.
+    """
+    from steps.training.rows import columns_to_mix, sources_of
+    from steps.training.tokenising import kept_rows_note
+
+    objective = job.base.objective
+    with raise_on_all_ranks():
+        mixture = Mixture(job.replay.texts if job.replay else (), job.studied)
+        sources = sources_of(job.training, objective, job.tokenizer, job.train_papers, mixture)
+        kept = {number: one for number, one in sources.items() if one.folder is not None}
+        missing = [one for one in kept.values() if not one.folder.is_dir()]  # type: ignore[union-attr]
+        columns_to_mix(job.training, kept)
+    if any(all_gather(bool(missing))) and rank.is_first:
+        for source in missing or kept.values():
+            say(kept_rows_note(source))
 
 
 @dataclass(frozen=True)
@@ -88,10 +120,12 @@ def figures_of(state: Any, progress: Progress) -> dict[str, float]:
     if losses:
         figures |= {"train/loss, first": losses[0], "train/loss, last": losses[-1]}
     for key in ("bits_per_byte", "mlm_loss", "answer_bits_per_byte"):
-        values = [entry[f"eval_{key}"] for entry in history if f"eval_{key}" in entry]
-        if values:
+        values = {e["step"]: e[f"eval_{key}"] for e in history if f"eval_{key}" in e}
+        # Before the first step it is the base that is validated.
+        trained = [value for step, value in values.items() if step > 0]
+        if trained:
             figures |= {
-                f"validation/{key}, first": values[0],
-                f"validation/{key}, best": min(values),
+                f"validation/{key}, first": next(iter(values.values())),
+                f"validation/{key}, best": min(trained),
             }
     return figures

@@ -1,6 +1,7 @@
 """Masked training: papers as windows of words, some of which are hidden and restored.
 
-    windows = masked_windows(papers, tokenizer, max_length, overlap)
+    cut = cut_words(papers, tokenizer, max_length, overlap)
+    windows = WordWindows.of(in_memory(cut), tokenizer)
     rows = MaskedPapers(windows, tokenizer, max_length, rule, seed, packed=True)
     rows.begin_epoch(1)                       # other words are hidden in each epoch
     batch = collate([rows[0], rows[1]], layout, pad_id)
@@ -30,8 +31,15 @@ from steps.models.losses import IGNORED
 from steps.models.token_spans import Encoded, encode_all
 from steps.models.tokenizer import special_tokens
 from steps.papers.text import PaperText
-from steps.training.packing import one_a_row, pack, some_at_once
-from steps.training.token_store import TokenIds, TokensInMemory, TokenStore, in_place
+from steps.training.packing import rows_of
+from steps.training.token_store import (
+    Column,
+    Columns,
+    Cut,
+    RowIndex,
+    TokenIds,
+    in_place,
+)
 
 # What is marked at the first token of a unit; all other tokens are marked 0.
 _BEGINS_UNIT, _CAN_BE_HIDDEN, _IS_ENTITY = 1, 2, 4
@@ -77,23 +85,35 @@ class WordWindows:
         starts: The first token of each window in the store, int64 `[windows]`.
         own_starts: The first that is no context from the window before, int64 `[windows]`.
         ends: One past the last, int64 `[windows]`.
+        lengths: Tokens of each with its special ones, int32 `[windows]`.
         before: Special tokens that open each window.
         after: Special tokens that close it.
+        packed: The rows that they are packed into, where these are known already.
     """
 
-    store: TokenStore
-    marks: npt.NDArray[np.uint8]
+    store: Column
+    marks: Column
     starts: npt.NDArray[np.int64]
     own_starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
     before: TokenIds
     after: TokenIds
+    packed: RowIndex | None = None
 
-    @property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """Tokens of each window with its special ones, int32 `[windows]`."""
-        added = len(self.before) + len(self.after)
-        return (self.ends - self.starts + added).astype(np.int32)
+    @classmethod
+    def of(cls, columns: Columns, tokenizer: Any) -> "WordWindows":
+        """The windows of what `cut_words` has cut by this tokenizer."""
+        before, after = (np.array(side, dtype=np.int32) for side in special_tokens(tokenizer))
+        tokens, windows = columns.tokens, columns.windows
+        return cls(
+            tokens["ids"],
+            tokens["marks"],
+            **windows,
+            before=before,
+            after=after,
+            packed=columns.packed,
+        )
 
     def __len__(self) -> int:
         """Number of windows."""
@@ -104,7 +124,7 @@ class WordWindows:
         start, own_start, end = (
             int(places[number]) for places in (self.starts, self.own_starts, self.ends)
         )
-        tokens = np.concatenate([self.before, self.store.tokens(start, end), self.after])
+        tokens = np.concatenate([self.before, self.store[start:end], self.after])
         marks = self.marks[own_start:end]
         begins = np.flatnonzero(marks)
         kinds = marks[begins]
@@ -146,13 +166,11 @@ class Replacements:
     ordinary: npt.NDArray[np.int64]
 
 
-def masked_windows(
-    papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
-) -> WordWindows:
-    """Tokenise papers, and cut them into windows between words.
+def cut_words(papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int) -> Cut:
+    """Tokenise some papers, and cut them into windows between words.
 
     Args:
-        papers: The papers, with their gene and variant mentions.
+        papers: Some papers, with their gene and variant mentions.
         tokenizer: From `load_tokenizer`, with a mask token.
         max_length: Longest window with its special tokens, in tokens.
         overlap: Most tokens of context that a later window repeats from the one before.
@@ -165,32 +183,25 @@ def masked_windows(
         UserError: The tokenizer has no mask token, or does not tell words apart.
     """
     _check_tokenizer(tokenizer)
-    before, after = (np.array(side, dtype=np.int32) for side in special_tokens(tokenizer))
-    room = max_length - len(before) - len(after)
+    added = sum(len(side) for side in special_tokens(tokenizer))
+    room = max_length - added
     ids, marks = array("i"), array("B")
     starts, own_starts, ends = array("q"), array("q"), array("q")
-    for some in some_at_once(papers):
-        for paper, encoded in zip(
-            some, encode_all(tokenizer, [paper.text for paper in some]), strict=True
-        ):
-            if not encoded.ids:
-                continue
-            units = _marks(paper, encoded, tokenizer, longest=room - overlap)
-            for start, own_start, end in _cuts(units, room, overlap):
-                starts.append(len(ids) + start)
-                own_starts.append(len(ids) + own_start)
-                ends.append(len(ids) + end)
-            ids.extend(encoded.ids)
-            marks.frombytes(units.tobytes())
-    return WordWindows(
-        store=TokensInMemory(ids),
-        marks=in_place(marks),
-        starts=in_place(starts),
-        own_starts=in_place(own_starts),
-        ends=in_place(ends),
-        before=before,
-        after=after,
-    )
+    every = encode_all(tokenizer, [paper.text for paper in papers]) if papers else []
+    for paper, encoded in zip(papers, every, strict=True):
+        if not encoded.ids:
+            continue
+        units = _marks(paper, encoded, tokenizer, longest=room - overlap)
+        for start, own_start, end in _cuts(units, room, overlap):
+            starts.append(len(ids) + start)
+            own_starts.append(len(ids) + own_start)
+            ends.append(len(ids) + end)
+        ids.extend(encoded.ids)
+        marks.frombytes(units.tobytes())
+    places = {"starts": starts, "own_starts": own_starts, "ends": ends}
+    windows = {name: in_place(numbers) for name, numbers in places.items()}
+    windows["lengths"] = (windows["ends"] - windows["starts"] + added).astype(np.int32)
+    return Cut({"ids": in_place(ids), "marks": in_place(marks)}, windows, len(papers))
 
 
 def _cuts(marks: npt.NDArray[np.uint8], room: int, overlap: int) -> Iterator[tuple[int, int, int]]:
@@ -308,7 +319,7 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         """Lay the windows into rows.
 
         Args:
-            windows: From `masked_windows`.
+            windows: From `cut_words`.
             tokenizer: From `load_tokenizer`, with a mask token.
             capacity: Tokens in a row, and in the longest window.
             rule: How often words and entities are hidden, and what by.
@@ -317,7 +328,7 @@ class MaskedPapers(Dataset[list[MaskedWindow]]):
         """
         lengths = windows.lengths
         self.windows = windows
-        self.rows = pack(lengths, capacity) if packed else one_a_row(len(windows))
+        self.rows = rows_of(windows, capacity, packed=packed)
         self.tokens = int(lengths.sum(dtype=np.int64))
         self.epoch = 0
         self._rule = rule

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from steps.distributed.collectives import all_gather, all_reduce_sum
-from steps.distributed.sampler import filled_up_to, shuffled
+from steps.distributed.sampler import filled_up_to, numbers_of, shuffled
 from steps.errors import UserError
 from steps.models.layout import RowLayout, end_to_end, filled_up
 from steps.models.losses import IGNORED, SOURCES
@@ -200,15 +200,14 @@ class MixedRows(Dataset[MixedRow]):
         for rows in (self.papers, *self.others.values()):
             rows.begin_epoch(epoch)
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> Indices:
         """The numbers of the rows that an epoch (counted from 0) reads, in their order."""
-        read = {PAPERS: np.array(shuffled(len(self.papers), self._seed, epoch))}
+        read = {PAPERS: shuffled(len(self.papers), self._seed, epoch)}
         for source, count in self._picked.items():
             read[source] = self._pick(source, count, epoch)
         places = np.concatenate([_middles(self._tokens[s][rows]) for s, rows in read.items()])
         numbers = np.concatenate([self._firsts[s] + rows for s, rows in read.items()])
-        order: list[int] = numbers[np.argsort(places, kind="stable")].tolist()
-        return order
+        return numbers[np.argsort(places, kind="stable")]
 
     def _pick(self, source: int, count: int, epoch: int) -> Indices:
         """The rows of another source that an epoch reads, in a random order.
@@ -258,7 +257,7 @@ class MixedOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Yield the rows of the epoch, then the blank ones."""
-        yield from self.rows.order(self.epoch)
+        yield from numbers_of(self.rows.order(self.epoch))
         blank = len(self.rows)
         yield from range(blank, blank + self.filled - self.rows.rows_an_epoch)
 

@@ -150,3 +150,28 @@ def parameter_groups(
         for group in made:
             del group["muon"]
     return made
+
+
+def warm_up_from_the_first_step(scheduler: Any, steps: int) -> None:
+    """Give step s of a warm-up of n steps (s + 1) / (n + 1) of the rate, in place of s / n.
+
+    transformers' schedules begin with a rate of 0, so that the first step changes nothing: of a
+    short training that is one step in six.
+
+    Args:
+        scheduler: Of the training, in the state that it begins or goes on with. One without a
+            function of the step (DeepSpeed's own) stays as it is.
+        steps: Of the warm-up.
+    """
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    if steps < 1 or not hasattr(scheduler, "lr_lambdas"):
+        return
+
+    def raised(rate: Any) -> Any:
+        return lambda step: (step + 1) / (steps + 1) if step < steps else rate(step)
+
+    scheduler.lr_lambdas = [raised(rate) for rate in scheduler.lr_lambdas]
+    for place, group in enumerate(scheduler.optimizer.param_groups):
+        rate = scheduler.base_lrs[place] * scheduler.lr_lambdas[place](scheduler.last_epoch)
+        group["lr"] = rate
+        scheduler._last_lr[place] = rate

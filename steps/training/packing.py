@@ -9,7 +9,7 @@ and nothing padded; positions restart at each window, and the attention stays wi
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Protocol
@@ -24,11 +24,17 @@ from steps.models.losses import IGNORED
 from steps.models.tokenizer import end_token, start_token
 from steps.papers.text import PaperText
 from steps.training.instructions import ItemWindows
-from steps.training.token_store import TokenIds, TokensInMemory, TokenStore, in_place
-
-# Enough for a fast tokenizer to share out, and few enough that full texts take no memory to speak
-# of while they are cut: a tokenizer's own record of a token is some hundred bytes.
-PAPERS_AT_ONCE = 32
+from steps.training.token_store import (
+    Column,
+    Columns,
+    Cut,
+    RowIndex,
+    TokenIds,
+    as_one,
+    in_memory,
+    in_place,
+    some_at_once,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,16 +65,23 @@ class Windows:
     Neighbours of one paper overlap there, so the context of a later window takes no memory.
 
     Attributes:
-        store: The tokens of all papers.
+        store: The ids of the tokens of all papers.
         starts: The first token of each window in the store, int64 `[windows]`.
         lengths: Tokens of each, int32 `[windows]`.
         first_targets: `Window.first_target` of each, int32 `[windows]`.
+        packed: The rows that they are packed into, where these are known already.
     """
 
-    store: TokenStore
+    store: Column
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int32]
     first_targets: npt.NDArray[np.int32]
+    packed: RowIndex | None = None
+
+    @classmethod
+    def of(cls, columns: Columns) -> "Windows":
+        """The windows of what `cut_papers` has cut."""
+        return cls(columns.tokens["ids"], **columns.windows, packed=columns.packed)
 
     @property
     def target_counts(self) -> npt.NDArray[np.int32]:
@@ -87,17 +100,24 @@ class Windows:
     def __getitem__(self, number: int) -> Window:
         """One window."""
         start = int(self.starts[number])
-        tokens = self.store.tokens(start, start + int(self.lengths[number]))
+        tokens = self.store[start : start + int(self.lengths[number])]
         return Window(tokens, int(self.first_targets[number]))
 
 
 def causal_windows(
     papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int
 ) -> Windows:
-    """Tokenise papers, and cut them into windows.
+    """Tokenise papers in memory, and cut them into windows; see `cut_papers`."""
+    cuts = (cut_papers(some, tokenizer, max_length, overlap) for some in some_at_once(papers))
+    empty = cut_papers([], tokenizer, max_length, overlap)
+    return Windows.of(in_memory(as_one(cuts, empty)))
+
+
+def cut_papers(papers: Sequence[PaperText], tokenizer: Any, max_length: int, overlap: int) -> Cut:
+    """Tokenise some papers, and cut them into windows.
 
     Args:
-        papers: The papers.
+        papers: Some papers.
         tokenizer: From `load_tokenizer`; `start_token` opens each paper, `end_token` closes it.
         max_length: Longest window, in tokens.
         overlap: Tokens of context that a later window repeats from the one before, at least 1
@@ -112,57 +132,24 @@ def causal_windows(
     opening, closing = start_token(tokenizer), end_token(tokenizer)
     ids = array("i")
     starts, lengths, first_targets = array("q"), array("i"), array("i")
-    for texts in some_at_once(papers):
-        bodies = tokenizer([t.text for t in texts], add_special_tokens=False, verbose=False)
-        for body in bodies.input_ids:
-            paper = len(ids)
-            ids.append(opening)
-            ids.extend(body)
-            ids.append(closing)
-            # The first token of all counts as done: nothing predicts it.
-            start, done = paper, paper + 1
-            while done < len(ids):
-                end = min(start + max_length, len(ids))
-                starts.append(start)
-                lengths.append(end - start)
-                first_targets.append(done - start)
-                start, done = end - overlap, end
-    return Windows(
-        TokensInMemory(ids), in_place(starts), in_place(lengths), in_place(first_targets)
-    )
-
-
-def some_at_once(papers: Sequence[PaperText]) -> Iterator[Sequence[PaperText]]:
-    """The papers in order, as many at once as a tokenizer is given."""
-    for start in range(0, len(papers), PAPERS_AT_ONCE):
-        yield papers[start : start + PAPERS_AT_ONCE]
-
-
-@dataclass(frozen=True)
-class RowIndex:
-    """Which windows stand in which row.
-
-    Attributes:
-        windows: The windows' numbers, row by row, int64 `[windows]`.
-        borders: Where each row begins among them, and where the last ends, int64 `[rows + 1]`.
-    """
-
-    windows: npt.NDArray[np.int64]
-    borders: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.borders) - 1
-
-    def __getitem__(self, row: int) -> list[int]:
-        """The numbers of the windows of one row."""
-        row = range(len(self))[row]
-        numbers: list[int] = self.windows[self.borders[row] : self.borders[row + 1]].tolist()
-        return numbers
-
-    def sums(self, values: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-        """Sums over the windows of each row, int64 `[rows]`, of one value a window."""
-        return np.add.reduceat(values[self.windows].astype(np.int64), self.borders[:-1])
+    texts = [paper.text for paper in papers]
+    bodies = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids if texts else []
+    for body in bodies:
+        paper = len(ids)
+        ids.append(opening)
+        ids.extend(body)
+        ids.append(closing)
+        # The first token of all counts as done: nothing predicts it.
+        start, done = paper, paper + 1
+        while done < len(ids):
+            end = min(start + max_length, len(ids))
+            starts.append(start)
+            lengths.append(end - start)
+            first_targets.append(done - start)
+            start, done = end - overlap, end
+    windows = {"starts": starts, "lengths": lengths, "first_targets": first_targets}
+    placed = {name: in_place(numbers) for name, numbers in windows.items()}
+    return Cut({"ids": in_place(ids)}, placed, len(papers))
 
 
 def one_a_row(windows: int) -> RowIndex:
@@ -207,6 +194,20 @@ def pack(lengths: npt.NDArray[np.int32], capacity: int) -> RowIndex:
     return RowIndex(order[np.argsort(row_of, kind="stable")], borders)
 
 
+def rows_of(windows: Any, capacity: int, *, packed: bool) -> RowIndex:
+    """The rows of windows of any kind.
+
+    Args:
+        windows: With their `lengths`; `packed` where they have been packed before.
+        capacity: Tokens a row holds, the same as then.
+        packed: Several windows a row; False: one.
+    """
+    if not packed:
+        return one_a_row(len(windows))
+    known: RowIndex | None = windows.packed
+    return pack(windows.lengths, capacity) if known is None else known
+
+
 class PaperRows(Dataset[list["HasLabels"]]):
     """Papers, or instruction items, as rows of windows, for a causal model.
 
@@ -221,12 +222,12 @@ class PaperRows(Dataset[list["HasLabels"]]):
         """Lay windows into rows.
 
         Args:
-            windows: From `causal_windows` or `item_windows`.
+            windows: Of papers or of items.
             capacity: Tokens in a row, and in the longest window.
             packed: Several windows a row; False: one.
         """
         self.windows = windows
-        self.rows = pack(windows.lengths, capacity) if packed else one_a_row(len(windows))
+        self.rows = rows_of(windows, capacity, packed=packed)
         self.tokens = int(windows.lengths.sum(dtype=np.int64))
         self.targets = windows.targets
 
@@ -298,8 +299,8 @@ def padding_share(lengths: npt.ArrayLike, rows_at_once: int) -> float:
         rows_at_once: Windows of one forward pass.
     """
     shuffled = np.random.default_rng(0).permutation(np.asarray(lengths))
-    batches = [
-        shuffled[start : start + rows_at_once] for start in range(0, len(shuffled), rows_at_once)
-    ]
-    computed = sum(int(batch.max()) * len(batch) for batch in batches)
+    starts = np.arange(0, len(shuffled), rows_at_once)
+    longest = np.maximum.reduceat(shuffled, starts) if len(shuffled) else shuffled
+    counts = np.diff(np.append(starts, len(shuffled)))
+    computed = int((longest.astype(np.int64) * counts).sum())
     return computed / max(int(shuffled.sum()), 1) - 1

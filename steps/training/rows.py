@@ -1,9 +1,9 @@
 """Rows to train on, of either objective, and how a batch is made of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,13 @@ from steps.models.heads import output_head
 from steps.models.layout import RowLayout, find_layout
 from steps.models.loading import objective_of
 from steps.models.losses import IGNORED, use_chunked_loss, use_masked_loss
-from steps.models.sharded import share_out_use_of
+from steps.models.sharded import share_out_use_of, whole_in_forward
 from steps.models.sources import Task
 from steps.papers.instructions import InstructionItem
-from steps.papers.study_texts import as_item, as_paper_text, study_texts
 from steps.papers.text import PaperText
 from steps.training.arguments import rows_of_a_step
-from steps.training.instructions import ItemWindows, item_windows
-from steps.training.masking import MaskedPapers, MaskedWindow, masked_windows
+from steps.training.instructions import ItemWindows
+from steps.training.masking import MaskedPapers, MaskedWindow, WordWindows
 from steps.training.mixing import (
     PAPERS,
     REPLAY,
@@ -43,11 +42,12 @@ from steps.training.packing import (
     PaperRows,
     Window,
     Windows,
-    causal_windows,
     collate,
     longest_and_shortest,
     padding_share,
 )
+from steps.training.token_store import Columns
+from steps.training.tokenising import Kind, Recipe, Source, columns_of
 
 # Context that a later window of a long paper repeats: enough to pick the thread up again.
 WINDOW_OVERLAP = 64
@@ -124,30 +124,33 @@ def training_rows(
             there are too few texts for the share that they are to have.
     """
     length = training.model.max_length
-    examples = examples_to_mix(training, papers, mixture or Mixture())
+    sources = sources_of(training, objective_of(model), tokenizer, papers, mixture or Mixture())
+    columns = columns_to_mix(training, sources)
     blank: Window | MaskedWindow
     made: dict[int, PaperRows] | dict[int, MaskedPapers]
     notes: tuple[str, ...] = ()
     if objective_of(model) == "causal":
-        windows = _causal(training, tokenizer, examples)
+        windows = {
+            s: ItemWindows.of(one) if sources[s].recipe.kind == "items" else Windows.of(one)
+            for s, one in columns.items()
+        }
         learned_from = windows[PAPERS]
         notes = learned_from.notes if isinstance(learned_from, ItemWindows) else ()
         tried = longest_and_shortest(*windows.values())
-        layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id))
+        with whole_in_forward(model):
+            layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id))
+            chunked = use_chunked_loss(model)
         packed = layout.kind == "packed"
         made = {s: PaperRows(one, length, packed=packed) for s, one in windows.items()}
         blank = Window(np.array([tokenizer.eos_token_id], dtype=np.int32), 1)
-        chunked = use_chunked_loss(model)
         if zero_stage == 3 and chunked:
             share_out_use_of(output_head(model), model)
     else:
-        hideable = {
-            source: masked_windows(texts, tokenizer, length, min(WINDOW_OVERLAP, length // 4))
-            for source, texts in cast(dict[int, Sequence[PaperText]], examples).items()
-        }
+        hideable = {s: WordWindows.of(one, tokenizer) for s, one in columns.items()}
         tried = longest_and_shortest(*hideable.values())
         mask_id = tokenizer.mask_token_id
-        layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id, mask_id))
+        with whole_in_forward(model):
+            layout = _agreed(find_layout(model, tried, tokenizer.pad_token_id, mask_id))
         packed, seed = layout.kind == "packed", training.hyperparameters.seed
         made = {
             s: MaskedPapers(one, tokenizer, length, training.masking, seed, packed=packed)
@@ -186,44 +189,54 @@ def _laid_out(
     return TrainingRows(rows, MixedRow([blank], PAPERS), mixed, rows_at_once, notes)
 
 
-def _causal(
-    training: Training, tokenizer: Any, examples: Mapping[int, Examples]
-) -> dict[int, Windows | ItemWindows]:
-    """The windows of each source: conversations where items are learned from, but for replay."""
-    length = training.model.max_length
-    made: dict[int, Windows | ItemWindows] = {}
-    for source, some in examples.items():
-        if training.model.objective == "instruction" and source != REPLAY:
-            chat = Chat.of(tokenizer, training.instructions.chat_template)
-            made[source] = item_windows(cast(Sequence[InstructionItem], some), chat, length)
-        else:
-            overlap = min(WINDOW_OVERLAP, length // 4)
-            texts = cast(Sequence[PaperText], some)
-            made[source] = causal_windows(texts, tokenizer, length, overlap)
-    return made
+def sources_of(
+    training: Training, objective: Task, tokenizer: Any, papers: Examples, mixture: Mixture
+) -> dict[int, Source]:
+    """What becomes rows, and how, of each source that has a share of the tokens.
 
-
-def examples_to_mix(training: Training, papers: Examples, mixture: Mixture) -> dict[int, Examples]:
-    """What is learned from, by source, of each source that has a share of the tokens.
+    Args:
+        training: The configuration.
+        objective: "causal" or "masked", of the model's class.
+        tokenizer: From `load_tokenizer`.
+        papers: What is learned from.
+        mixture: What may have a share of the tokens besides.
 
     Raises:
-        UserError: There is nothing of a source that is to have a share.
+        UserError: There is no chat template, where conversations are learned from.
     """
+    length = training.model.max_length
     asks = training.model.objective == "instruction"
-    examples: dict[int, Examples] = {PAPERS: papers}
+    if asks:
+        Chat.of(tokenizer, training.instructions.chat_template)
+    kind: Kind = "words" if objective == "masked" else "papers"
+    texts = Recipe(kind, tokenizer, length, min(WINDOW_OVERLAP, length // 4))
+    own = Recipe("items", tokenizer, length, 0) if asks else texts
+    sources = {PAPERS: Source(papers, own)}
     if training.replay.share:
-        examples[REPLAY] = mixture.replay
+        sources[REPLAY] = Source(mixture.replay, texts)
     if training.study_texts.share:
-        studied = mixture.studied if asks else cast(Sequence[PaperText], papers)
-        exercises = study_texts(studied, training.study_texts.kinds)
-        examples[STUDY] = [as_item(one) if asks else as_paper_text(one) for one in exercises]
-    for source, section in SECTIONS.items():
-        if source in examples and not examples[source]:
+        studied = mixture.studied if asks else papers
+        sources[STUDY] = Source(studied, replace(own, study=training.study_texts.kinds))
+    return sources
+
+
+def columns_to_mix(training: Training, sources: Mapping[int, Source]) -> dict[int, Columns]:
+    """The tokens and windows of each source.
+
+    Raises:
+        UserError: There is nothing of a source that is to have a share, or it cannot be learned
+            from, or the cache folder cannot be written.
+    """
+    made = {}
+    for number, source in sources.items():
+        made[number] = columns_of(source)
+        if number in SECTIONS and not len(made[number].windows["lengths"]):
+            section = SECTIONS[number]
             raise UserError(
-                f"{section}.share is {shares_of(training)[source]:g}, and there is no text of "
+                f"{section}.share is {shares_of(training)[number]:g}, and there is no text of "
                 f"{section}: set it to 0, or see what its other keys say"
             )
-    return examples
+    return made
 
 
 def shares_of(training: Training) -> dict[int, float]:

@@ -13,28 +13,24 @@ over the whole accumulated batch, validation, atomic checkpoints, and a `Recorde
 import signal
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from steps.checkpoints.format import rotate
 from steps.checkpoints.trainer_state import (
-    BEST_WEIGHTS_FILE,
     Progress,
     Report,
     ResumePoint,
     make_deterministic,
-    read_progress,
-    read_trainer_state,
 )
 from steps.checkpoints.writer import CheckpointParts, write_checkpoint
 from steps.config.sections import Training
-from steps.distributed.collectives import all_gather, all_reduce_sum, broadcast
+from steps.distributed.collectives import all_gather, all_reduce_sum
 from steps.distributed.sampler import ShuffledRows, WithBlankRows
 from steps.errors import UserError
 from steps.metrics import finite
@@ -45,11 +41,11 @@ from steps.models.sharded import (
     check_wrapper,
     copy_parameters,
     gathered_parameters,
-    is_partitioned,
     set_parameters,
 )
 from steps.models.sources import task_trained
 from steps.planning.out_of_memory import stopping_when_out_of_memory
+from steps.progress import waiting
 from steps.signals import StopRequested, StopSignals, exit_code, stop_on_signals
 from steps.terminal import show_notices
 from steps.training.arguments import checkpointed_if_possible, early_stopping, training_arguments
@@ -57,11 +53,12 @@ from steps.training.callbacks import NothingLeftToTrain, SaveSchedule, StopAndWa
 from steps.training.context import TrainingContext, default_placement
 from steps.training.mixing import MixedOrder, MixedRows, Mixture, SourceLosses
 from steps.training.optimizers import own_optimizer
+from steps.training.resuming import ResumingTrainer
 from steps.training.rows import Examples, tokens_of_batch, training_rows
-from steps.training.validation import STORE_NAMES, validation_metrics, validation_sums
+from steps.training.validation import STORE_NAMES, validate
 
 
-class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
+class ModelTrainer(ResumingTrainer):
     """Trains adapters, or a whole model, on papers.
 
     Attributes:
@@ -103,7 +100,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if not train_papers:
             raise UserError("the training split holds no paper: widen the filters of preprocess")
         self.training_config = training = checkpointed_if_possible(training, model)
-        self.tokenizer, self.validation_papers = tokenizer, list(validation_papers)
+        self.tokenizer, self.validation_papers = tokenizer, validation_papers
         self.context = context or TrainingContext()
         self.recorder, self.rank = self.context.recorder, self.context.rank
         self.placement = self.context.placement or default_placement(training.hardware)
@@ -143,6 +140,7 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             self.remove_callback(callback)
         # The bound forward divides by the tokens of the accumulated batch itself.
         self.model_accepts_loss_kwargs = True
+        self._share_out(model)
         decayed = self.get_decay_parameter_names(model)
         self.optimizer_cls_and_kwargs = own_optimizer(training, arguments, model, decayed)
         if self.rank.count > 1:  # Each rank drops out weights of its own.
@@ -174,8 +172,12 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         return self.stop.requested if self.rank.count == 1 else self._agreed_stop
 
     def begin(self) -> None:
-        """Check what holds the model, and start the clock."""
-        check_wrapper(self.model_wrapped, self.rank.count, self.placement.zero_stage)
+        """Check what holds the model, validate before the first step, and start the clock."""
+        check_wrapper(self.model_wrapped, self.placement)
+        if self.state.global_step == 0 and self.args.eval_strategy != "no":
+            # For the curve alone: nothing ranks by it. Asked to end now, a run ends after step 1.
+            with suppress(StopRequested), waiting("validating before the first step"):
+                self.log(self._validation_metrics("eval"))
         self._started = time.monotonic() - self.progress.seconds
 
     def begin_epoch(self, epoch: int) -> None:
@@ -223,31 +225,28 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
             `eval_mlm_loss` (nats a masked token) and `eval_mlm_accuracy`, under masks that are
             the same at each call.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
-        model.eval()
-        # Shared-out weights come together for all ranks at once: then each scores every paper.
-        shares = not is_partitioned(model)
-        papers = self.validation_papers
-        if shares:
-            papers = papers[self.rank.index :: self.rank.count]
-        # One rank must not leave the others in the midst of it.
-        interruptible = self.stop.at_once() if self.rank.count == 1 else nullcontext()
-        with interruptible, self.autocast_smart_context_manager():
-            sums = validation_sums(
-                self.training_config, self.objective, model, self.tokenizer, papers
-            )
-            # All ranks have to draw the same conclusions from them.
-            sums = all_reduce_sum(sums) if shares else broadcast(sums)
-        model.train(was_training)
-        scores = validation_metrics(self.objective, sums)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        metrics = self._validation_metrics(metric_key_prefix)
         self.progress.last_metrics = metrics
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _validation_metrics(self, prefix: str) -> dict[str, float]:
+        model = self.accelerator.unwrap_model(self.model)
+        # One rank must not leave the others in the midst of it.
+        interruptible = self.stop.at_once() if self.rank.count == 1 else nullcontext()
+        with interruptible, self.autocast_smart_context_manager():
+            scores = validate(
+                self.training_config,
+                self.objective,
+                model,
+                self.tokenizer,
+                self.validation_papers,
+                self.rank,
+            )
+        return {f"{prefix}_{name}": value for name, value in scores.items()}
 
     def _evaluate(self, *arguments: Any, **keywords: Any) -> dict[str, float]:
         try:
@@ -318,67 +317,6 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if self._keeps_best() and self.best_weights:
             set_parameters(self.trained(), self.best_weights)
         return output
-
-    def _prepare_to_resume(self, resume: ResumePoint) -> None:
-        self.progress, self._resuming = read_progress(resume.folder), True
-        self.state = read_trainer_state(resume.folder, self._train_batch_size)
-        best = self.state.best_global_step
-        if best is None or not self._keeps_best():
-            return
-        beside = resume.folder / BEST_WEIGHTS_FILE
-        if beside.is_file():
-            self.best_weights = load_file(beside)
-            return
-        self._load_from_checkpoint(str(resume.best_folder or resume.folder))
-        self.best_weights = self.trained_weights()
-        self.saved_best_step = best
-
-    def _has_ended(self, resume: ResumePoint) -> bool:
-        """Whether the checkpoint is that of the last step; then its weights are loaded here."""
-        patience = self.training_config.logging.early_stopping_patience
-        stopped_early = 0 < patience <= self.progress.without_gain
-        if self.state.global_step < self.state.max_steps and not stopped_early:
-            return False
-        self._load_from_checkpoint(str(resume.folder))
-        self._tr_loss = torch.tensor(0.0)
-        return True
-
-    def restore_progress(self) -> None:
-        """Give Trainer its own counters back, once it has reset them."""
-        if not self._resuming:
-            return
-        self._resuming, progress = False, self.progress
-        self._started = time.monotonic() - progress.seconds
-        if self.early_stopping is not None:
-            self.early_stopping.early_stopping_patience_counter = progress.without_gain
-        loss = progress.loss_since_report[self.rank.index]
-        self._tr_loss = torch.tensor(loss, device=self.args.device)
-        self._globalstep_last_logged = progress.reported_step
-        self._total_loss_scalar = progress.total_loss
-        self.source_losses.restore(progress.source_sums, self.rank.index)
-        # The checkpoint's own intervals may have been changed since.
-        self.state.compute_steps(self.args, self.state.max_steps)
-        if progress.evaluation_due:
-            self.evaluation_expected = self.state.global_step
-            self._determine_best_metric(self._evaluate(None, None), None)
-
-    def _current_progress(self) -> Progress:
-        """The progress with what Trainer counts by itself, as of this step; all ranks call it."""
-        step, progress = self.state.global_step, self.progress
-        epoch = float(self.state.epoch or 0.5)
-        # The last epoch counts as ended wherever it is left.
-        ends_epoch = epoch.is_integer() or self.control.should_training_stop
-        by_epoch = ends_epoch and self.args.eval_strategy == "epoch"
-        expected = self.evaluation_expected == step or by_epoch
-        progress.evaluation_due = expected and progress.evaluated_step != step
-        progress.seconds = self.seconds
-        progress.loss_since_report = all_gather(float(self._tr_loss))
-        progress.reported_step = self._globalstep_last_logged
-        progress.total_loss = self._total_loss_scalar
-        progress.source_sums = self.source_losses.state()
-        if self.early_stopping is not None:
-            progress.without_gain = self.early_stopping.early_stopping_patience_counter
-        return progress
 
     @property
     def seconds(self) -> float:
@@ -490,6 +428,11 @@ class ModelTrainer(transformers.Trainer):  # type: ignore[misc]
         if self.placement.zero_stage == 3 and not self.training_config.qlora.adapts:
             # The whole model, layer by layer into rank 0's memory.
             self.save_model(str(folder), _internal_call=True)
+            return
+        if self.placement.fully_sharded:
+            weights = self.trained_weights()
+            if self.rank.is_first:
+                self._save(str(folder), state_dict=weights)
             return
         with gathered_parameters(self.trained().values()):
             self._save(str(folder))

@@ -14,6 +14,8 @@ from tests.support.project import ROOT
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 FULL = "training.qlora.method=full training.qlora.quantization.load_in_4bit=false"
 EXISTING = ROOT / "tests" / "fixtures" / "existing_layout.yaml"
+FSDP2 = "training.distributed.enabled=true training.distributed.backend=fsdp2"
+LORA = "training.qlora.method=lora"
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
@@ -105,6 +107,7 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
         ("training.hyperparameters.num_epochs=-1", "greater than 0"),
         ("r=8", "not of the form training.section.key=value"),
         ("training.qlora.r", "not of the form training.section.key=value"),
+        ("training.sweep.parameters={qlora.r:[4]}", 'mapping as JSON, such as {"qlora.r":[4,8]}'),
         ("training.mlflow.enabled=false", "the tracking store is how the steps hand"),
         ("training.qlora.method=full", "quantised weights cannot be trained"),
         ("training.qlora.quantization.load_in_8bit=true", "exclude each other"),
@@ -126,6 +129,14 @@ def test_a_deepspeed_file_that_is_not_in_use_gets_a_note_and_stops_nothing(
             "training.distributed.backend=deepspeed training.distributed.deepspeed_config=x.json",
             "qlora.initialization is 'eva', which DeepSpeed's",
         ),
+        (FSDP2, "the base is stored in 4 bits (qlora.method qlora), whose packed bytes"),
+        (f"{FSDP2} training.qlora.method=lora_8bit", "the base is stored in 8 bits"),
+        (f"{FSDP2} {FULL}", "qlora.method is full: set distributed.backend to deepspeed"),
+        (f"{FSDP2} {LORA} training.optimizer.type=adafactor", "'adafactor', whose state"),
+        (f"{FSDP2} {LORA} training.optimizer.type=muon", "which FSDP2's partitioned weights"),
+        (f"{FSDP2} {LORA} training.qlora.bias=all", "qlora.bias (all) trains weights outside"),
+        (f"{FSDP2} {LORA} training.qlora.modules_to_save=[lm_head]", "(lm_head) trains weights"),
+        (f"{FSDP2} {LORA} training.hardware.fp16=true", "fp16 needs a loss scale"),
         ('training.tokenizer.new_tokens=["BRCA1 gene"]', "a token is one word without spaces"),
         ("training.variants.x.qlora.rank=8", "training.variants.x: unknown key"),
         ("training.replay.share=0.2", "replay.share is 0.2, but replay.source is null"),
@@ -166,6 +177,13 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str, words: str) -> Non
     assert words in str(refused.value)
     assert "bad.yaml" in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+def test_fsdp2_takes_adapters_on_an_unquantised_base(method: str) -> None:
+    unquantised = "training.qlora.quantization.load_in_4bit=false"
+    overrides = f"{FSDP2} training.qlora.method={method} {unquantised}"
+    assert load_config("configs/training.yaml", overrides).training.distributed.shares_out
 
 
 def test_a_missing_file_is_named_with_its_neighbours() -> None:

@@ -10,6 +10,7 @@ from steps.evaluation.generation import (
     generation_prompts,
     generation_scores,
 )
+from steps.evaluation.sampling import Sampling
 from steps.evaluation.summary import summarise
 from steps.models.tokenizer import load_tokenizer
 from tests.support.architectures import CAUSAL
@@ -111,14 +112,18 @@ def test_draws_follow_their_seed_and_leave_other_draws_alone(llama, byte_level_t
     import torch
 
     prompts = generation_prompts(papers, count=2)
-    settings = {"max_new_tokens": 12, "temperature": 1.0}
+
+    def drawn(seed):
+        sampling = Sampling(temperature=1.0, seed=seed)
+        return generate(llama, byte_level_tokenizer, prompts, max_new_tokens=12, sampling=sampling)
+
     torch.manual_seed(5)
-    first = generate(llama, byte_level_tokenizer, prompts, seed=1, **settings)
+    first = drawn(1)
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(1), after), "the outer generator has moved"
-    assert first.equals(generate(llama, byte_level_tokenizer, prompts, seed=1, **settings))
-    assert not first.equals(generate(llama, byte_level_tokenizer, prompts, seed=2, **settings))
+    assert first.equals(drawn(1))
+    assert not first.equals(drawn(2))
 
 
 def test_sampling_that_the_model_folder_asks_for_is_not_done(llama, byte_level_tokenizer, papers):

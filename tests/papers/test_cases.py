@@ -14,7 +14,8 @@ import pytest
 from steps.config.paper_sections import ScientificData, Split
 from steps.errors import UserError
 from steps.papers.pipeline import Preparation, prepare_dataset
-from steps.papers.text import PaperText, read_papers
+from steps.papers.stored_papers import read_papers
+from steps.papers.text import PaperText
 from tests.support.project import SHARED_DATA
 
 CASES = SHARED_DATA / "cases"

@@ -16,9 +16,10 @@ from steps.errors import UserError
 from steps.models.devices import Placement
 from steps.plan import main, run_plan
 from steps.planning import skeleton
-from steps.planning.models import model_from_config, model_to_plan
+from steps.planning.models import model_from_config, model_to_plan, plain_model
 from steps.planning.plan import (
     GIB,
+    MemoryPlan,
     disk_plan,
     largest_micro_batch,
     longest_context,
@@ -329,6 +330,37 @@ def test_zero_shares_what_its_stage_partitions() -> None:
     assert parts(2)["weights"] == 2 * trained
     # What is whole at a time is here the whole of this small model.
     assert parts(3)["weights"] == 2 * trained // 4 + 2 * trained
+
+
+def test_under_zero_3_a_process_loads_its_share_and_a_parameter_or_says_why_the_whole() -> None:
+    def plan(overrides: str) -> MemoryPlan:
+        placement = Placement("cuda", "bfloat16", 4, 3)
+        return plan_memory(TINY, training(overrides), micro_batch=1, length=64, placement=placement)
+
+    sizes = [weight.numel() for weight in plain_model(TINY, "bfloat16").parameters()]
+    lora = plan("training.qlora.method=lora training.qlora.quantization.load_in_4bit=false")
+    assert lora.loading == pytest.approx(2 * sum(sizes) / 4 + 2 * max(sizes), rel=2e-3)
+    assert any("reads its own share" in note for note in lora.notes)
+    full = plan(FULL)
+    # In float32, as every weight is trained.
+    assert full.loading == pytest.approx(4 * sum(sizes), rel=2e-3)
+    assert any("whole" in note and "method full" in note for note in full.notes)
+    alone = plan_memory(TINY, training(FULL), micro_batch=1, length=64)
+    assert alone.loading == 0
+
+
+def test_scales_of_4_bit_weights_are_shared_out_under_no_stage() -> None:
+    def weights(processes: int, double: bool) -> int:
+        chosen = training(f"training.qlora.quantization.bnb_4bit_use_double_quant={double}")
+        placement = Placement("cuda", "bfloat16", processes, 3)
+        plan = plan_memory(LLAMA_7B, chosen, micro_batch=1, length=64, placement=placement)
+        return plan.parts["weights"]
+
+    layers = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    # One number of four bytes to 64 weights, or of one, and one of four to 256 of those.
+    plain, nested = 4 * layers // 64, layers // 64 + 4 * layers // (64 * 256)
+    saved = [weights(n, double=False) - weights(n, double=True) for n in (8, 1024)]
+    assert saved == [pytest.approx(plain - nested, rel=1e-3)] * 2
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,15 @@ def test_the_page_opens_with_the_decision_in_words(tmp_path: Path) -> None:
     assert page.index("Promote.") < page.index(decision.reason) < page.index("<svg")
 
 
+def test_every_figure_can_be_read_as_a_table(tmp_path: Path) -> None:
+    """By whoever cannot see it, and by whoever wants its numbers."""
+    decision, champion, challenger = compare(60, 0.03)
+    write_comparison_report(tmp_path / "report.html", decision, champion, challenger)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<figure>") == page.count("<summary>The figure as a table</summary>") == 2
+    assert f"{decision.primary.low:.4f}" in page
+
+
 def test_the_page_loads_nothing_and_is_well_formed(tmp_path: Path) -> None:
     """It opens from a store, a mail or a disk alike."""
     decision, champion, challenger = compare(60, 0.03)

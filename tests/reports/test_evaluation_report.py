@@ -135,7 +135,7 @@ def test_papers_that_gained_most_come_first(tmp_path):
     frame.loc[7, "nats"] *= 0.5
     frame.loc[9, "nats"] *= 2
     page = page_of(tmp_path, per_paper=frame)
-    most, least = page.split("Papers that gained most")[1].split("Papers that gained least")
+    most, least = page.split("<caption>Papers that gained")[1:3]
     assert re.findall(r"<td>(paper\d+)</td>", most)[0] == "paper7"
     assert re.findall(r"<td>(paper\d+)</td>", least)[0] == "paper9"
 
@@ -146,8 +146,12 @@ def test_tokens_are_coloured_by_surprise_and_genes_outlined(tmp_path):
         TokenScore(" TP53", 5 * math.log(2), True),
         TokenScore("\n<b>", 99.0, False),
     ]
-    page = page_of(tmp_path, token_examples=[TokenExample("paper1", tokens, tokens)])
-    assert page.count('class="gene"') == 2
+    base = [TokenScore(t.text, t.nats + n * math.log(2), t.in_gene) for n, t in enumerate(tokens)]
+    page = page_of(tmp_path, token_examples=[TokenExample("paper1", tokens, base)])
+    # In the difference, and of each model alone.
+    assert page.count('class="gene"') == 3
+    assert 'rgba(0,158,115,0.25)" title="+1.0 bits"> TP53</span>' in page
+    assert 'rgba(213,94,0,0.00)" title="+0.0 bits">Loss of</span>' in page
     assert 'rgba(220,50,47,0.50)" title="5.0 bits"> TP53</span>' in page
     assert 'rgba(220,50,47,1.00)" title="142.8 bits">\n&lt;b&gt;</span>' in page
     assert "Loss of</span><span" in page, "white space between tokens would be shown"
@@ -162,6 +166,30 @@ def test_text_of_papers_and_models_is_escaped(tmp_path):
     page = page_of(tmp_path, model_name=bad, generations=rows, token_examples=[example])
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 7
+
+
+def test_what_the_base_writes_stands_beside_what_the_model_writes(tmp_path):
+    rows = pd.DataFrame(
+        {
+            "paper_id": ["a", "b"],
+            "prompt": ["Loss of", "Gain of"],
+            "generation": ["TP53 in tumours", "MYC"],
+            "reference": ["", ""],
+        }
+    )
+    of_base = rows.head(1).assign(generation="weight in mice")
+    page = page_of(tmp_path, generations=rows, base_generations=of_base)
+    assert page.count("The base writes") == 1
+    assert "weight in mice" in page
+    assert page.count("This model writes") == 2
+
+
+def test_a_page_says_what_it_is_about_and_how_it_was_measured(tmp_path):
+    page = page_of(tmp_path, header=[("run", "0123abc")])
+    assert '<th scope="row">run</th><td>0123abc</td>' in page
+    assert "scored on 70 papers that were held out whole" in page
+    assert "which compares across tokenizers: 0." in page
+    assert "The figure as a table" in page
 
 
 def test_the_same_evaluation_gives_the_same_page(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 
 import transformers
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from steps.checkpoints.trainer_state import ResumePoint
 from steps.config.sections import Training
@@ -67,7 +68,8 @@ def main(specification: Path) -> None:
         deepspeed = deepspeed_settings(
             Path(said["deepspeed"]), training, torch.float32, ranks=rank.count, micro_batch=rows
         )
-    with process_group(rank, "cpu", 2, alone=deepspeed is not None):
+    alone = deepspeed is not None or training.distributed.uses_fsdp2
+    with process_group(rank, "cpu", 2, alone=alone):
         trainer = build_trainer(
             training,
             Path(said["folder"]),
@@ -99,6 +101,11 @@ def main(specification: Path) -> None:
             result = {
                 "losses": losses,
                 "wrapper": wrapper_name(trainer.model_wrapped),
+                "dtensors": [
+                    name
+                    for name, one in trainer.model.named_parameters()
+                    if isinstance(one, DTensor)
+                ],
                 "steps_done": trainer.steps_done,
                 "tokens_seen": trainer.progress.tokens_seen,
                 "rows_an_epoch": getattr(trainer.train_rows, "rows_an_epoch", len(noted)),

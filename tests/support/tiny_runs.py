@@ -22,8 +22,8 @@ from steps.distributed.ranks import Rank
 from steps.models.adapters import add_adapter
 from steps.models.devices import Placement
 from steps.models.initialisation import first_windows
-from steps.models.loading import load_model
 from steps.models.new_tokens import add_new_tokens, give_embeddings
+from steps.models.shares import load_base
 from steps.models.sources import resolve_base
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
@@ -68,16 +68,8 @@ def build_trainer(
     """
     base = resolve_base(training.model)
     torch.manual_seed(training.hyperparameters.seed)
-    # DeepSpeed shares out and casts whatever holds the packed 4-bit weights.
-    storage = torch.float32 if keywords.get("deepspeed") else None
-    model = load_model(
-        base,
-        training.qlora.quantization,
-        training.qlora.bits,
-        torch.float32,
-        "cpu",
-        storage=storage,
-    )
+    deepspeed = keywords.get("deepspeed")
+    model = load_base(base, training, torch.float32, "cpu", deepspeed).model
     tokenizer = load_tokenizer(base.folder)
     texts = (paper.text for paper in train_papers)
     windows = first_windows(training.qlora, tokenizer, texts, training.model.max_length)
@@ -87,8 +79,8 @@ def build_trainer(
         give_embeddings(model, added)
     ids = added.ids if added else ()
     model = add_adapter(model, training.qlora, base.objective, windows, ids)
-    rank, deepspeed = keywords.get("rank", Rank()), keywords.get("deepspeed")
-    placement = Placement("cpu", "float32", rank.count, zero_stage(deepspeed))
+    rank, fully_sharded = keywords.get("rank", Rank()), training.distributed.uses_fsdp2
+    placement = Placement("cpu", "float32", rank.count, zero_stage(deepspeed), fully_sharded)
     context = TrainingContext(placement=placement, **keywords)
     return ModelTrainer(
         training,

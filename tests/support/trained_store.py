@@ -67,6 +67,26 @@ class Trained:
 
 
 @contextmanager
+def store_in_use(folder: Path, database: Path) -> Iterator[mlflow.MlflowClient]:
+    """Work in a folder, with a store in it.
+
+    Args:
+        folder: Where everything is written.
+        database: An empty tracking database, which is copied.
+    """
+    shutil.copy(database, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("FORGE_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        mlflow.set_tracking_uri(uri)
+        yield mlflow.MlflowClient()
+        while mlflow.active_run() is not None:
+            mlflow.end_run()
+
+
+@contextmanager
 def trained_store(folder: Path, database: Path, base: Path, *overrides: str) -> Iterator[Trained]:
     """Preprocess the demo papers and train on them, in a store below a folder.
 
@@ -76,18 +96,9 @@ def trained_store(folder: Path, database: Path, base: Path, *overrides: str) -> 
         base: The folder of the base model.
         *overrides: Of the configuration, for the training.
     """
-    shutil.copy(database, folder / "mlflow.db")
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
-        patch.setenv("FORGE_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        mlflow.set_tracking_uri(uri)
-        client = mlflow.MlflowClient()
+    with store_in_use(folder, database) as client:
         made = Trained(write_tiny_config(folder, base), client, "", "")
         made.step("preprocess")
         made.step("finetune", *(("--overrides", " ".join(overrides)) if overrides else ()))
         (prepared,), (finetuned,) = made.runs("preprocess"), made.runs("finetune")
         yield Trained(made.config, client, prepared.info.run_id, finetuned.info.run_id)
-        while mlflow.active_run() is not None:
-            mlflow.end_run()

@@ -121,6 +121,8 @@ def test_a_read_only_store_is_refused_before_any_run_is_made(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow.set_experiment("here")
+    # MLflow makes a folder "file:" where it is started.
+    monkeypatch.chdir(tmp_path)
     read_only = f"sqlite:///file:{tmp_path / 'mlflow.db'}?mode=ro&uri=true"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", read_only)
     training = Training(mlflow=Mlflow(experiment_name="here"))

@@ -225,5 +225,5 @@ def test_what_a_database_or_a_bucket_needs_is_named(tmp_path: Path) -> None:
         check=False,
         timeout=60,
     )
-    assert "pip install psycopg[binary]" in finished.stderr
+    assert "extras/postgres.txt" in finished.stderr
     assert SECRETS["database"] not in finished.stderr.splitlines()[-1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.tracking.new_store import make_sqlite_store
+from steps.tracking.new_store import from_every_folder, make_sqlite_store
 from tests.support.project import ROOT
 
 START = """
@@ -93,3 +93,17 @@ def test_other_stores_are_left_alone(
     monkeypatch.chdir(tmp_path)
     make_sqlite_store(uri)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_relative_store_is_named_so_that_it_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = from_every_folder("sqlite:///mlflow.db")
+    make_sqlite_store(found)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert Path(found.removeprefix("sqlite:///")) == tmp_path / "mlflow.db"
+    assert (tmp_path / "mlflow.db").is_file()
+    for uri in (found, "http://127.0.0.1:1", "sqlite:///:memory:"):
+        assert from_every_folder(uri) == uri

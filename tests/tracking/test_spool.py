@@ -207,9 +207,15 @@ def test_the_error_of_a_step_is_not_hidden_by_a_store_that_is_away(
     assert ended.data.tags["forge.error"] == "the loss is infinite"
 
 
-def test_params_keep_nulls_lists_and_long_values_and_clash_with_none(store: str) -> None:
+def test_params_keep_nulls_lists_and_long_values_and_clash_with_none(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = mlflow.MlflowClient()
+    waiting = client.create_run(client.create_experiment("launched"))
+    # As `mlflow run` does before its step begins.
+    client.log_param(waiting.info.run_id, "alias", "'challenger'")
+    monkeypatch.setenv("MLFLOW_RUN_ID", waiting.info.run_id)
     with step_run("probe", settings(), verbose=False) as run:
-        run.client.log_param(run.id, "alias", "'challenger'")
         run.params(
             {
                 "alias": "challenger",

@@ -14,12 +14,12 @@ from steps.models.chat import Chat
 from steps.models.losses import IGNORED
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.instructions import InstructionItem, item_of
-from steps.training.instructions import item_windows
 from tests.support.tiny_runs import (
     assert_accumulation_changes_nothing,
     build_trainer,
     small_training,
 )
+from tests.support.windows import item_windows
 
 TEMPLATE = "configs/chat_templates/plain.jinja"
 

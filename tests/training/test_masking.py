@@ -27,7 +27,7 @@ from steps.models.losses import IGNORED, use_masked_loss
 from steps.models.tokenizer import load_tokenizer
 from steps.papers.text import PaperText, Span
 from steps.training.arguments import best_metric
-from steps.training.masking import MaskedPapers, MaskedWindow, WordWindow, masked_windows
+from steps.training.masking import MaskedPapers, MaskedWindow, WordWindow
 from steps.training.packing import collate
 from steps.training.rows import training_rows
 from steps.training.trainer import ModelTrainer
@@ -36,6 +36,7 @@ from tests.support.project import demo_texts
 from tests.support.resumed_runs import interrupted, point, resumed, untouched
 from tests.support.resumed_runs import settings as settings_of_run
 from tests.support.tiny_runs import assert_accumulation_changes_nothing, build_trainer
+from tests.support.windows import masked_windows
 
 TEXT = (
     "Loss of TP53 drives growth in many tumours. The variant p.Val600Glu of BRAF raises it. "

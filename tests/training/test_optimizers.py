@@ -9,7 +9,11 @@ import torch
 from steps.config.sections import Hyperparameters, Optimizer, Qlora, Quantization, Training
 from steps.errors import UserError
 from steps.training.muon import MuonWithAdamW
-from steps.training.optimizers import optimizer_name, parameter_groups
+from steps.training.optimizers import (
+    optimizer_name,
+    parameter_groups,
+    warm_up_from_the_first_step,
+)
 from tests.support.tiny_runs import build_trainer, papers, small_training
 
 
@@ -201,3 +205,37 @@ def test_groups_of_one_rate_and_decay_stand_together(
         (0.1, len(decayed)),
         (0.0, len(names) - len(decayed)),
     ]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant_with_warmup"])
+def test_the_first_step_of_a_warm_up_learns_and_the_rest_is_as_scheduled(kind: str) -> None:
+    from transformers import get_scheduler
+
+    def rates(begins_at_zero: bool, skip: int = 0) -> list[float]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        scheduler = get_scheduler(kind, optimizer, num_warmup_steps=3, num_training_steps=8)
+        for _ in range(skip):
+            optimizer.step()
+            scheduler.step()
+        if not begins_at_zero:
+            warm_up_from_the_first_step(scheduler, 3)
+        found = []
+        for _ in range(8 - skip):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    plain, raised = rates(begins_at_zero=True), rates(begins_at_zero=False)
+    assert plain[0] == 0.0
+    assert raised[:3] == [0.25, 0.5, 0.75]
+    assert raised[3:] == plain[3:]
+    # A training that goes on takes the rates of one that was not interrupted.
+    assert rates(begins_at_zero=False, skip=2) == raised[2:]
+
+
+def test_a_schedule_without_a_function_of_the_step_stays_as_it_is() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    warm_up_from_the_first_step(scheduler, 3)
+    assert optimizer.param_groups[0]["lr"] == 1.0

@@ -15,6 +15,7 @@ from steps.checkpoints.trainer_state import BEST_WEIGHTS_FILE, ResumePoint, best
 from steps.config.sections import Quantization
 from steps.errors import UserError
 from steps.signals import StoppedAtOnce
+from steps.training import validation
 from tests.support.resumed_runs import (
     At,
     Notes,
@@ -94,7 +95,9 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(
     }
     training = settings(tiny_llama_folder, logging=logging, output={"save_total_limit": None})
     expected, curve = untouched(training, tmp_path / "untouched")
-    epochs = [step for name, step in curve.values if name == "validation/loss"]
+    start, *epochs = (step for name, step in curve.values if name == "validation/loss")
+    # Worst of all, but nothing ranks by it.
+    assert start == 0
     last = max(step for _, step in curve.values)
     # Early stopping ended it, and is to end the resumed ones at the same step.
     assert (last < 14) == bool(patience)
@@ -122,6 +125,28 @@ def test_a_signal_during_a_validation_ends_the_run_before_it_is_done(
     assert ("validation/loss", 4) in whole.values
     assert found == expected
     assert whole.curve == curve.curve
+
+
+def test_a_signal_before_the_first_step_leaves_a_checkpoint_of_that_step(
+    tiny_llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = settings(tiny_llama_folder)
+    expected, curve = untouched(training, tmp_path / "untouched")
+    score = validation.score_papers
+
+    def told_to_end(*arguments: Any, **keywords: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*arguments, **keywords)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(validation, "score_papers", told_to_end)
+        notes = Notes()
+        build(training, tmp_path / "first", notes).train()
+    assert ended.value.code == 143
+    assert notes.saved == [1]
+    found, whole = resumed(training, tmp_path / "second", point(tmp_path / "first", 1))
+    assert found == expected
+    assert whole.curve == {key: value for key, value in curve.curve.items() if key[1] > 0}
 
 
 def test_a_second_signal_leaves_at_once_and_a_launchers_echo_does_not(

@@ -3,7 +3,6 @@
 import tracemalloc
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -15,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steps.config.sections import Masking
-from steps.models.layout import LayoutKind, RowLayout
+from steps.models.layout import RowLayout
 from steps.models.losses import IGNORED
 from steps.models.token_spans import encode
 from steps.papers.text import PaperText, Span
-from steps.training.masking import MaskedPapers, masked_windows
-from steps.training.packing import PAPERS_AT_ONCE, PaperRows, causal_windows, collate, pack
-from steps.training.token_store import TokenIds, TokensInMemory
+from steps.training.masking import MaskedPapers
+from steps.training.packing import PaperRows, causal_windows, collate, pack
+from steps.training.token_store import PAPERS_AT_ONCE
+from tests.support.windows import masked_windows
 
 BOS, EOS, UNKNOWN, MASK, PAD = range(5)
 # A text of the made papers: words of letters, each letter a token. "?" is unknown.
@@ -270,32 +270,6 @@ def test_papers_that_are_tokenised_together_are_told_apart() -> None:
     texts = [f"a{'b' * (number % 7)}" for number in range(2 * PAPERS_AT_ONCE + 3)]
     windows = causal_windows(papers_of(texts), Letters(), 16, 2)
     assert [w.tokens.tolist() for w in windows] == [[BOS, *letters(t), EOS] for t in texts]
-
-
-class OnDisk:
-    """A store that another one takes over from: here, of any array-like."""
-
-    def __init__(self, store: TokensInMemory, file: Any) -> None:
-        np.save(file, store.tokens(0, len(store)))
-        self.mapped = np.load(file, mmap_mode="r")
-
-    def __len__(self) -> int:
-        return len(self.mapped)
-
-    def tokens(self, start: int, end: int) -> TokenIds:
-        return np.asarray(self.mapped[start:end])
-
-
-@pytest.mark.parametrize("kind", ["packed", "padded"])
-def test_a_mapped_file_can_take_over_from_memory(kind: LayoutKind, tmp_path: Any) -> None:
-    windows = causal_windows(papers_of(["abc" * 20, "cab", "b" * 9]), Letters(), 16, 4)
-    assert isinstance(windows.store, TokensInMemory)
-    mapped = replace(windows, store=OnDisk(windows.store, tmp_path / "tokens.npy"))
-    batches = [
-        collate(list(PaperRows(each, 16, packed=kind == "packed")), RowLayout(kind), PAD)
-        for each in (windows, mapped)
-    ]
-    assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
 
 
 def test_nobody_can_change_the_tokens_of_another_window() -> None:

@@ -56,6 +56,8 @@ def test_training_lowers_the_loss_and_ends_on_the_best_validated_adapter(
     after = one.evaluate()
     assert after["eval_bits_per_byte"] < before["eval_bits_per_byte"] - 0.05
     seen = [e["eval_bits_per_byte"] for e in one.state.log_history if "eval_bits_per_byte" in e]
+    # The curve begins with what the base can.
+    assert seen[0] == before["eval_bits_per_byte"]
     assert after["eval_bits_per_byte"] == pytest.approx(min(seen), abs=1e-6)
 
 

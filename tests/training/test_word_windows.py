@@ -7,9 +7,10 @@ from transformers import AddedToken
 
 from steps.config.sections import Masking
 from steps.models.tokenizer import load_tokenizer, special_tokens
-from steps.training.masking import MaskedPapers, masked_windows
+from steps.training.masking import MaskedPapers
 from tests.support.example_papers import SENTENCES, paper_of
 from tests.support.tokenizer_families import MASKED_FAMILIES
+from tests.support.windows import masked_windows
 
 PAPER = paper_of("p", ("title", SENTENCES[1]), ("abstract", " ".join(SENTENCES[2:])))
 

@@ -13,6 +13,7 @@ from steps.config.sections import Training
 from steps.distributed.collectives import all_gather, broadcast
 from steps.distributed.ranks import Rank
 from steps.errors import UserError
+from steps.tracking.artifacts import list_files
 from steps.tracking.checkpoints.resume import Found, checkpoint_at_hand, find_resume_point
 from steps.tracking.names import CHECKPOINTS_FOLDER, RESUME_KEY_TAG
 from steps.tracking.runs import (
@@ -71,13 +72,13 @@ def _offer(found: Found, rank: Rank) -> bool:
         if folder is not None
         and isinstance(checkpoint := validate_checkpoint(folder, hashes=False), CheckpointInfo)
     ]
-    broadcast(("offer", (found.run_id, found.where, described)))
+    broadcast(("offer", (found.run_id, found.where, described, found.division)))
     return all(all_gather(True))
 
 
 def _taken(run: StepRun, offer: Any) -> Found | None:
     """The offered checkpoint as this machine sees it, if it does."""
-    run_id, where, described = offer
+    run_id, where, described, division = offer
     folders = [
         checkpoint_at_hand(run, run_id, step, Path(folder), digest)
         for folder, step, digest in described
@@ -87,18 +88,18 @@ def _taken(run: StepRun, offer: Any) -> Found | None:
     first, *best = folders
     assert first is not None
     point = ResumePoint(first, described[0][1], best[0] if best else None)
-    return Found(run_id, point, where)
+    return Found(run_id, point, where, division=division)
 
 
 def is_restarted(run: StepRun) -> bool:
     """Whether an earlier attempt has got as far as training in this run."""
-    return RESUME_KEY_TAG in run.client.get_run(run.id).data.tags
+    return run.may_be_rejoined and RESUME_KEY_TAG in run.client.get_run(run.id).data.tags
 
 
 def lacks(run: StepRun, found: Found) -> bool:
     """Whether the checkpoint found is this run's own, on disk, and not whole in the store."""
     name = f"{CHECKPOINTS_FOLDER}/checkpoint-{found.point.step}"
-    stored = {file.path for file in run.client.list_artifacts(run.id, name)}
+    stored = {file.path for file in list_files(run.client, run.id, name)}
     ours = found.run_id == run.id and found.where == "local disk"
     return ours and f"{name}/{MANIFEST}" not in stored
 

@@ -53,14 +53,12 @@ from steps.tracking.checkpoints.stored import (
 )
 from steps.tracking.heartbeat import STALE_SECONDS, last_sign
 from steps.tracking.names import CHECKPOINTS_FOLDER, LOCAL_TAG, RESUMED_TAG, STEP_TAG
+from steps.tracking.store import all_pages, metric_by_step
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
-
-
-_PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def take_inventory(
             removed keeps the creation time that is noted there.
         list_all: Ask the store for the files of every checkpoint, whatever tags say of them.
     """
-    models = _checkpoint_models(client, experiment_id)
+    models = checkpoint_models(client, experiment_id)
     resumed = _resumed_runs(client)
     begun = {entry.action.key: entry.action.created for entry in pending if entry.begun}
     described = _describe(client, runs, models, metric, output_folder, begun, list_all)
@@ -226,7 +224,7 @@ def _describe(
 
         files = pool.map(content_of, stored)
         with_some = list({run.info.run_id for run, _ in stored})
-        histories = pool.map(lambda run_id: _history(client, run_id, metric), with_some)
+        histories = pool.map(lambda run_id: metric_by_step(client, run_id, metric), with_some)
         contents: dict[str, dict[int, StoredCheckpoint]] = {}
         for (run, step), content in zip(stored, files, strict=True):
             contents.setdefault(run.info.run_id, {})[step] = content
@@ -368,21 +366,18 @@ def _created(
     return noted or datetime.fromtimestamp(run.info.start_time / 1000, UTC)
 
 
-def _checkpoint_models(
-    client: "MlflowClient", experiment_id: str
+def checkpoint_models(
+    client: "MlflowClient", experiment_id: str, most: int | None = None
 ) -> "dict[CheckpointKey, LoggedModel]":
-    """Find the LoggedModels of checkpoints: a `forge.*` tag of theirs is a checkpoint's URI."""
-    found: dict[CheckpointKey, LoggedModel] = {}
-    token = None
-    while True:
-        page = client.search_logged_models([experiment_id], max_results=_PAGE, page_token=token)
-        for model in page:
-            key = checkpoint_of_model(model)
-            if key is not None:
-                found[key] = model
-        token = page.token
-        if not token:
-            return found
+    """Find the LoggedModels of checkpoints: a `forge.*` tag of theirs is a checkpoint's URI.
+
+    Args:
+        client: Client of the store.
+        experiment_id: Whose models are looked at.
+        most: How many of the newest; None: all.
+    """
+    models = all_pages(client.search_logged_models, [experiment_id], most=most)
+    return {key: model for model in models if (key := checkpoint_of_model(model)) is not None}
 
 
 def _resumed_runs(client: "MlflowClient") -> "list[Run]":
@@ -391,18 +386,7 @@ def _resumed_runs(client: "MlflowClient") -> "list[Run]":
 
 
 def _search_runs(client: "MlflowClient", experiments: list[str], filters: str) -> "list[Run]":
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs(experiments, filters, max_results=_PAGE, page_token=token)
-        runs.extend(page)
-        token = page.token
-        if not token:
-            return runs
-
-
-def _history(client: "MlflowClient", run_id: str, metric: str) -> dict[int, float]:
-    return {entry.step: entry.value for entry in client.get_metric_history(run_id, metric)}
+    return all_pages(client.search_runs, experiments, filters)
 
 
 def _local_folders(root: Path) -> dict[int, Path]:

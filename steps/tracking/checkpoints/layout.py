@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from steps.pruning.records import CheckpointKey, RunState
 from steps.tracking.heartbeat import sign_of_life
-from steps.tracking.names import CHECKPOINTS_FOLDER, PIN_TAG, RESUMED_TAG
+from steps.tracking.names import CHECKPOINTS_FOLDER, PIN_TAG, RESUMED_TAG, STOPPED, TRIAL_STATE_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -32,6 +32,9 @@ def run_state(run: "Run") -> RunState:
     """Whether a run lives, has finished, or may still be resumed."""
     if sign_of_life(run):
         return "living"
+    if run.data.tags.get(TRIAL_STATE_TAG) == STOPPED:
+        # By a sweep that found it worse than others: nobody goes on from it.
+        return "finished"
     return "finished" if run.info.status == "FINISHED" else "unfinished"
 
 

@@ -33,7 +33,16 @@ from steps.config.sections import Training
 from steps.errors import UserError
 from steps.models.sources import task_trained
 from steps.tracking import cache as reuse
+from steps.tracking.artifacts import fetch_folder, list_files
 from steps.tracking.checkpoints.claims import claim
+from steps.tracking.checkpoints.other_processes import (
+    ACCUMULATION,
+    PROCESSES,
+    Division,
+    as_counted_for,
+    divided,
+    runs_on_others,
+)
 from steps.tracking.heartbeat import sign_of_life_awaited
 from steps.tracking.names import (
     CHECKPOINTS_FOLDER,
@@ -62,7 +71,7 @@ SECTIONS = tuple(
 )
 
 # What may change between a run and its resumption: it bends neither the schedule nor a weight.
-# Listed in the README.
+# Listed in docs/resume.md.
 MAY_CHANGE = {
     "logging.log_steps",
     "logging.save_steps",
@@ -101,12 +110,14 @@ class Found:
         point: Its folders on this machine.
         where: "local disk" or "artifact store".
         notices: One line for each thing that may change the last bits of the result.
+        division: How its batch is shared out, where another number of processes goes on with it.
     """
 
     run_id: str
     point: ResumePoint
     where: str
     notices: tuple[str, ...] = ()
+    division: Division | None = None
 
 
 @dataclass(frozen=True)
@@ -308,14 +319,17 @@ def _unfinished_runs(
     run: "StepRun", expected: Mapping[str, Any], say: Callable[[str], None]
 ) -> "Iterator[Run]":
     """Yield runs that ended early with this configuration and dataset, newest first."""
-    earlier = {name: value for name, value in expected.items() if name != BASE_CONFIGURATION}
     runs: list[Run] = []
-    for key in dict.fromkeys((resume_key(expected), resume_key(earlier))):
+    for key in dict.fromkeys(_keys(expected)):
         runs += run.client.search_runs(
             [run.experiment_id],
             f"tags.`{STEP_TAG}` = 'finetune' and tags.`{RESUME_KEY_TAG}` = '{key}'",
             order_by=["attributes.start_time DESC"],
         )
+    # Those on as many processes come first: they go on bit for bit.
+    seen = {one.info.run_id for one in runs}
+    others = runs_on_others(run, expected, _keys)
+    runs += [one for one in others if one.info.run_id not in seen]
     # A run that another one went on from is that one's business now.
     continued = {r.data.tags.get(RESUMED_TAG, "").partition(":")[0] for r in runs}
     for source in runs:
@@ -326,6 +340,12 @@ def _unfinished_runs(
             say(f"run {source.info.run_id} passed over: {life}")
         else:
             yield source
+
+
+def _keys(expected: Mapping[str, Any]) -> tuple[str, str]:
+    """The tag values of runs of this fingerprint, those of earlier commits included."""
+    earlier = {name: value for name, value in expected.items() if name != BASE_CONFIGURATION}
+    return resume_key(expected), resume_key(earlier)
 
 
 def checkpoint_at_hand(
@@ -359,13 +379,15 @@ def _newest_usable(
         if isinstance(checked, CheckpointInfo) and not checked.resumable:
             checked = "its optimizer state has been pruned"
         if isinstance(checked, CheckpointInfo):
+            division = divided(source.info.run_id, checked, expected)
             _refuse_differences(source.info.run_id, checked.facts, expected)
             best = _best_folder(
                 run, checked, places, bool(expected["logging.load_best_model_at_end"])
             )
             if not isinstance(best, str):
                 point = ResumePoint(checked.folder, checked.step, best)
-                found = Found(place.run_id, point, place.where, _notices(checked.facts))
+                notices = _notices(checked.facts, division)
+                found = Found(place.run_id, point, place.where, notices, division)
                 if accept(found):
                     return found
                 best = "not every machine has it, and the store does not"
@@ -386,7 +408,7 @@ def _places(client: "MlflowClient", source: "Run") -> list[_Place]:
         host, _, path = tags.get(LOCAL_TAG, "").partition(":")
         if host == socket.gethostname():
             places.extend(_Place(run_id, step, folder) for step, folder in list_names(Path(path)))
-        stored = [f.path for f in client.list_artifacts(run_id, CHECKPOINTS_FOLDER) if f.is_dir]
+        stored = [f.path for f in list_files(client, run_id, CHECKPOINTS_FOLDER) if f.is_dir]
         places.extend(_Place(run_id, int(path.rpartition("-")[2]), None) for path in stored)
         places = [p for p in places if p.run_id != run_id or p.step <= limit]
         origin, _, step_text = tags.get(RESUMED_TAG, "").partition(":")
@@ -401,7 +423,6 @@ def _places(client: "MlflowClient", source: "Run") -> list[_Place]:
 
 def _fetch(run: "StepRun", place: _Place) -> CheckpointInfo | str:
     """Bring a checkpoint to this disk and check it; or why it cannot be used."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     if place.folder is not None:
@@ -410,12 +431,10 @@ def _fetch(run: "StepRun", place: _Place) -> CheckpointInfo | str:
     target = run.scratch / "resume" / place.run_id / name
     target.mkdir(parents=True, exist_ok=True)
     try:
-        fetched = mlflow.artifacts.download_artifacts(
-            run_id=place.run_id, artifact_path=f"{CHECKPOINTS_FOLDER}/{name}", dst_path=str(target)
-        )
+        fetched = fetch_folder(run.client, place.run_id, f"{CHECKPOINTS_FOLDER}/{name}", target)
     except (MlflowException, OSError) as error:
         return f"it cannot be fetched: {' '.join(str(error).split())}"
-    return validate_checkpoint(Path(fetched))
+    return validate_checkpoint(fetched)
 
 
 def _best_folder(
@@ -443,6 +462,8 @@ def _refuse_differences(
     then, expected = {**alone, **stated.get("configuration", {})}, {**alone, **expected}
     # Nor with which config.json the base was read.
     then.setdefault(BASE_CONFIGURATION, expected.get(BASE_CONFIGURATION))
+    if ACCUMULATION in then:
+        expected = as_counted_for(expected, int(then[PROCESSES]), then[ACCUMULATION])
     changed = [
         f"{name} was {json.dumps(then.get(name))}, is {json.dumps(expected.get(name))}"
         for name in sorted(then.keys() | expected.keys())
@@ -455,10 +476,11 @@ def _refuse_differences(
         )
 
 
-def _notices(stated: Mapping[str, Any]) -> tuple[str, ...]:
+def _notices(stated: Mapping[str, Any], division: Division | None) -> tuple[str, ...]:
     now = environment()
     then = stated.get("environment", {})
-    return tuple(
+    divided_now = (division.notice,) if division is not None and division.notice else ()
+    return divided_now + tuple(
         f"{name} was {then[name]}, is {now[name]}: the result may differ in its last bits"
         for name in now
         if name in then and then[name] != now[name]

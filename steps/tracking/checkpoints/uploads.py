@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from steps.checkpoints.format import MANIFEST, validate_checkpoint
 from steps.signals import StoppedAtOnce
+from steps.tracking.artifacts import Sent, send
 from steps.tracking.names import BYTES_TAG, CHECKPOINT_URI_TAG, CHECKPOINTS_FOLDER, RESUME_ONLY_TAG
 from steps.tracking.store import few_retries
 
@@ -203,9 +204,13 @@ class CheckpointUploads:
 
     def _upload_files(self, upload: _Upload) -> None:
         files = [p for p in sorted(upload.folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
-        for file in [*files, upload.folder / MANIFEST]:
-            inside = file.parent.relative_to(upload.folder.parent).as_posix()
-            self.run.client.log_artifact(self.run.id, str(file), f"{CHECKPOINTS_FOLDER}/{inside}")
+        # The manifest last: a folder of the store without it is no checkpoint.
+        for together in (files, [upload.folder / MANIFEST]):
+            given: list[Sent] = []
+            for file in together:
+                inside = file.parent.relative_to(upload.folder.parent).as_posix()
+                given.append((file, f"{CHECKPOINTS_FOLDER}/{inside}"))
+            send(self.run.client, self.run.id, given)
 
     def _log_model(self, upload: _Upload, tags: Mapping[str, str]) -> str:
         from mlflow.entities import LoggedModelOutput

@@ -94,20 +94,36 @@ def _rank(version: AffectedVersion) -> tuple[int, int]:
 
 def say_affected(versions: Sequence[AffectedVersion], retractions: Retractions) -> None:
     """Say which versions are affected, and what to do about the champion."""
+    for line in affected_lines(versions, retractions.name):
+        say(line)
+
+
+def affected_lines(versions: Sequence[AffectedVersion], list_name: str) -> list[str]:
+    """Which versions are affected, and what to do about the champion, in a line each.
+
+    Args:
+        versions: From `affected_versions`.
+        list_name: What the list of retractions is called.
+    """
+    lines = []
     for version in versions:
         shown = f"{version.uri}{_with_aliases(version)}"
         if version.papers:
-            say(
-                f"{shown} was trained on {named_papers(version.papers)}, retracted by "
-                f"{retractions.name}"
+            lines.append(
+                f"{shown} was trained on {named_papers(version.papers)}, retracted by {list_name}"
             )
         if version.unknown:
-            say(f"{shown}: its training papers are not all known, {version.unknown}")
+            lines.append(f"{shown}: its training papers are not all known, {version.unknown}")
     affected = [version for version in versions if version.papers]
     if any(CHAMPION in version.aliases for version in affected):
-        say("to put the previous champion back: mlflow run . -e ab_compare -P rollback=true")
+        lines.append(
+            "to put the previous champion back: mlflow run . -e ab_compare -P rollback=true"
+        )
         if any(PREVIOUS in version.aliases for version in affected):
-            say("the previous champion is affected as well: train anew without these papers")
+            lines.append(
+                "the previous champion is affected as well: train anew without these papers"
+            )
+    return lines
 
 
 def named_papers(papers: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steps.tracking.artifacts import fetch_file, remember
 from steps.tracking.names import (
     ALPHA_PARAM,
     DATASET_DIGEST_TAG,
@@ -195,7 +196,8 @@ def _test_papers(client: "MlflowClient", run: "Run") -> frozenset[str] | None:
     with tempfile.TemporaryDirectory() as folder:
         unreadable: tuple[type[Exception], ...] = (*store_errors(), ValueError, KeyError, TypeError)
         try:
-            file = Path(client.download_artifacts(run.info.run_id, path, folder))
+            remember(client, run)
+            file = fetch_file(client, run.info.run_id, path, Path(folder))
             manifest = json.loads(file.read_text(encoding="utf-8"))
             return frozenset(manifest["splits"][SPLIT]["paper_ids"])
         except unreadable:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from steps.errors import UserError
 from steps.papers.item_splits import read_split
-from steps.papers.text import read_papers
+from steps.papers.stored_papers import read_papers
 from steps.tracking.datasets import StoredDataset, fetch_dataset
 from steps.tracking.names import RESUMED_TAG
 from steps.tracking.registry.model_reference import ModelReference

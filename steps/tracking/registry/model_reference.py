@@ -8,6 +8,13 @@ from steps.config.sections import Training
 from steps.digests import folder_sha256
 from steps.errors import UserError
 from steps.terminal import say
+from steps.tracking.artifacts import (
+    fetch_files,
+    fetch_folder,
+    files_below,
+    list_files,
+    repository_at,
+)
 from steps.tracking.names import (
     ADAPTER_DIGEST_TAG,
     ADAPTER_FOLDER,
@@ -19,6 +26,9 @@ from steps.tracking.names import (
     OBJECTIVE_TAG,
 )
 from steps.tracking.store import one_line
+
+# Where the adapter stands in the model of a version.
+STORED_ADAPTER = f"artifacts/{ADAPTER_FOLDER}"
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -45,6 +55,11 @@ class ModelReference:
     def name(self) -> str:
         """What people see: `NAME/VERSION` of a version; else the URI as it is."""
         return self.uri.removeprefix("models:/")
+
+    @property
+    def short_name(self) -> str:
+        """What fits before a progress bar: `version 3`; else the name."""
+        return self.name if self.version is None else f"version {self.version.version}"
 
 
 def resolve_model(client: "MlflowClient", reference: str, training: Training) -> ModelReference:
@@ -73,7 +88,7 @@ def resolve_model(client: "MlflowClient", reference: str, training: Training) ->
             )
         run_id = reference.removeprefix("runs:/").split("/")[0]
         client.get_run(run_id)
-        if not any(f.path == ADAPTER_FOLDER for f in client.list_artifacts(run_id)):
+        if not any(f.path == ADAPTER_FOLDER for f in list_files(client, run_id)):
             raise UserError(
                 f"model {reference!r}: run {run_id} has no adapter; name a finished finetune run"
             )
@@ -165,19 +180,17 @@ def fetch_adapter(client: "MlflowClient", reference: ModelReference, scratch: Pa
     Raises:
         UserError: Its bytes are gone, or not those that finetune wrote.
     """
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     uri = reference.uri if reference.version is None else f"{reference.uri}/artifacts/adapter"
     try:
-        # A version whole: its adapter may lie elsewhere in models that were logged before.
-        folder = Path(mlflow.artifacts.download_artifacts(reference.uri, dst_path=str(scratch)))
+        folder = _fetch_files(client, reference, scratch)
     except (MlflowException, OSError) as error:
         raise UserError(
             f"model {reference.uri}: its weights cannot be fetched from {uri} ({one_line(error)}); "
             "was the artifact deleted? Register it again with finetune"
         ) from None
-    adapter = folder if reference.version is None else folder / "artifacts" / ADAPTER_FOLDER
+    adapter = folder if reference.version is None else folder / STORED_ADAPTER
     if not adapter.is_dir():
         found = [path.parent for path in folder.rglob("base.json")]
         if not found:
@@ -188,6 +201,23 @@ def fetch_adapter(client: "MlflowClient", reference: ModelReference, scratch: Pa
         adapter = found[0]
     _check_digest(client, reference, adapter)
     return adapter
+
+
+def _fetch_files(client: "MlflowClient", reference: ModelReference, scratch: Path) -> Path:
+    """Fetch the adapter of a model; a whole version where it is not in its place there."""
+    import mlflow
+
+    if reference.version is None:
+        return fetch_folder(client, str(reference.run_id), ADAPTER_FOLDER, scratch)
+    model_id = logged_model_id(reference)
+    if model_id is not None:
+        repository = repository_at(client, client.get_logged_model(model_id).artifact_location)
+        found = files_below(repository, STORED_ADAPTER)
+        if found:
+            fetch_files(repository, found, scratch / model_id)
+            return scratch / model_id
+    # It lies elsewhere in models that were logged before.
+    return Path(mlflow.artifacts.download_artifacts(reference.uri, dst_path=str(scratch)))
 
 
 def _check_digest(client: "MlflowClient", reference: ModelReference, adapter: Path) -> None:

@@ -6,13 +6,14 @@ try_names(client, name, alias)
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.tracking.names import CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
 
@@ -39,13 +40,15 @@ def check_names(training: Training) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """Hold an alias against MLflow's rules, and keep those that only decisions move.
+    """Hold an alias against MLflow's rules, and keep those that only decisions move; "" is none.
 
     Raises:
         UserError: It is reserved, or no MLflow store takes it.
     """
     from mlflow.utils import validation
 
+    if not alias:
+        return
     if alias.strip().lower() in (CHAMPION, PREVIOUS):
         raise UserError(
             f"alias {alias!r} is moved by ab_compare alone, on evidence: leave --alias out "
@@ -80,6 +83,8 @@ def try_names(client: "MlflowClient", name: str, alias: str) -> None:
             f"training.mlflow.registered_model_name is {name!r}, which the registry does not take "
             f"({reason(error)}): give another name"
         ) from None
+    if not alias:
+        return
     try:
         client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
@@ -109,6 +114,19 @@ def ensure_registered_model(client: "MlflowClient", name: str) -> None:
             # Another run has made it in this moment.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+
+
+def make_version(client: "MlflowClient", name: str, **described: Any) -> "ModelVersion":
+    """Make a version; the registered model too, should it be gone since its name was tried."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.create_model_version(name, await_creation_for=0, **described)
+    except MlflowException as absent:
+        if absent.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    ensure_registered_model(client, name)
+    return client.create_model_version(name, await_creation_for=0, **described)
 
 
 def _check(validate: Callable[[str], None], value: str, what: str, fix: str) -> None:

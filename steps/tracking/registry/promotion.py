@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from steps.config.sections import Training
 from steps.errors import UserError
 from steps.tracking.names import ALIAS_MOVE_TAG, CHALLENGER, CHAMPION, PREVIOUS
-from steps.tracking.registry.model_reference import ModelReference, find_alias
+from steps.tracking.registry.model_reference import ModelReference
 from steps.tracking.runs import StepRun
 
 if TYPE_CHECKING:
@@ -72,12 +72,16 @@ def promotion_lock(training: Training) -> Iterator[None]:
 
 def alias_state(client: "MlflowClient", name: str) -> dict[str, str]:
     """Alias to version URI, for the three aliases that a decision reads or moves."""
-    state = {}
-    for alias in (CHAMPION, CHALLENGER, PREVIOUS):
-        reference = find_alias(client, name, alias)
-        if reference is not None:
-            state[alias] = reference.uri
-    return state
+    from mlflow.exceptions import MlflowException
+
+    try:
+        aliases = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    names = (CHAMPION, CHALLENGER, PREVIOUS)
+    return {alias: f"models:/{name}/{aliases[alias]}" for alias in names if alias in aliases}
 
 
 def promote_version(

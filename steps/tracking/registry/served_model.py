@@ -8,7 +8,7 @@ base is resolved from its description when the model is loaded.
     {"inputs": ["Which gene is mutated?"]}                            an instruction model
 """
 
-import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,12 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 if TYPE_CHECKING:
     from steps.models.chat import Chat
+
+# The project's source, where the model brings it: MLflow puts the folder on the path, and Python
+# imports from the archive in it. A model of an earlier version has the files themselves.
+SOURCE = Path(__file__).with_name("code") / "steps.zip"
+if SOURCE.is_file() and str(SOURCE) not in sys.path:
+    sys.path.insert(0, str(SOURCE))
 
 DEFAULT_NEW_TOKENS = 64
 TOP_TOKENS = 5
@@ -125,41 +131,37 @@ class AdaptedLanguageModel(PythonModel):  # type: ignore[misc]
         return [end for end in dict.fromkeys(ends) if end is not None]
 
     def _fill(self, text: str) -> str:
-        import torch
-
+        from steps.evaluation.filling import fill, masked_ids
         from steps.models.lengths import longest_text
-        from steps.models.tokenizer import with_special_tokens
 
         tokenizer = self.adapted.tokenizer
-        # A hidden word takes its space with it: by itself, the space is a token that no row of the
-        # training has there (RoBERTa's and ModernBERT's vocabularies).
-        joined = re.sub(rf"\s+(?={re.escape(tokenizer.mask_token)})", "", text)
-        ids = tokenizer(joined, add_special_tokens=False, verbose=False).input_ids
-        tokens, _ = with_special_tokens(tokenizer, ids)
-        positions = [place for place, i in enumerate(tokens) if i == tokenizer.mask_token_id]
+        tokens = masked_ids(tokenizer, text)
+        masks = tokens.count(tokenizer.mask_token_id)
         longest = min(
             longest_text(self.adapted.model.config) or len(tokens),
             tokenizer.model_max_length,
         )
-        if not positions or len(tokens) > longest:
+        if not masks or len(tokens) > longest:
             raise MlflowException.invalid_parameter_value(
-                f"the text {text[:60]!r} has {len(positions)} {tokenizer.mask_token} and "
+                f"the text {text[:60]!r} has {masks} {tokenizer.mask_token} and "
                 f"{len(tokens)} tokens: expected at least one mask, and at most "
                 f"{longest} tokens"
             )
-        given = torch.tensor([tokens], device=self.adapted.device)
         with self.adapted.autocast():
-            logits = self.adapted.model(input_ids=given).logits[0]
-        return " | ".join(
-            ", ".join(tokenizer.decode([i]).strip() for i in logits[p].topk(TOP_TOKENS).indices)
-            for p in positions
-        )
+            filled = fill(self.adapted.model, tokenizer, tokens, TOP_TOKENS, self.adapted.device)
+        return " | ".join(", ".join(word.word for word in words) for words in filled)
 
 
 def _texts(model_input: Any) -> Sequence[str]:
     if hasattr(model_input, "iloc"):
         model_input = model_input.iloc[:, 0]
-    return [str(text) for text in model_input]
+    texts = [str(text) for text in model_input]
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise MlflowException.invalid_parameter_value(
+                f"text {place} is empty: give the beginning of a text, or a text with a mask"
+            )
+    return texts
 
 
 mlflow.models.set_model(AdaptedLanguageModel())

@@ -4,12 +4,13 @@ A version is a models-from-code pyfunc around an adapter folder. It gets its ali
 after a fresh process has loaded it and found the logits that the trainer had.
 """
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from steps.config.paths import PROJECT_ROOT
 from steps.config.sections import Training
@@ -17,33 +18,18 @@ from steps.digests import folder_sha256
 from steps.distributed.ranks import RANK_VARIABLES
 from steps.errors import UserError
 from steps.tracking.names import ADAPTER_DIGEST_TAG
-from steps.tracking.registry.naming import ensure_registered_model
+from steps.tracking.registry.naming import make_version
+from steps.tracking.registry.stored_model import KIND_TAG, store_model
 from steps.tracking.runs import StepRun
-from steps.tracking.store import reason, store_errors
+from steps.tracking.store import all_pages, reason, store_errors
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
     from mlflow.tracking import MlflowClient
 
 
-# Of the LoggedModel that a version is made of.
-MODEL_NAME = "model"
-
-SERVING_PACKAGES = (
-    "mlflow",
-    "torch",
-    "transformers",
-    "peft",
-    "bitsandbytes",
-    "accelerate",
-    "click",
-    "pydantic",
-    "omegaconf",
-    "filelock",
-    "nvidia-ml-py",
-    "tqdm",
-    "gguf",
-)
+# Before there was the tag, the name told.
+OF_VERSIONS = (f"tags.`{KIND_TAG}` = 'version'", "name = 'model'")
 
 
 class RegistrationError(UserError):
@@ -63,7 +49,7 @@ def register(
         run: The run that trained it.
         adapter: The folder, with its card as `README.md`.
         training: The configuration; names the registered model.
-        alias: Set last, so that whoever finds a version by it finds a checked one.
+        alias: Set last, so that whoever finds a version by it finds a checked one; "": none.
         figures: Main figures, for the description that the registry's page shows.
 
     Returns:
@@ -78,7 +64,7 @@ def register(
 
     quieten_handlers()
     try:
-        model_uri, model_id = _log_model(adapter)
+        model_uri, model_id = store_model(run, adapter, training)
         check_in_fresh_process(model_uri)
         return _create_version(run, adapter, training, alias, model_uri, model_id, figures)
     except RegistrationError:
@@ -91,20 +77,6 @@ def register(
             f"training is done and the adapter is safe in runs:/{run.id}/adapter: `--resume "
             f"{run.id}` registers it without training again"
         ) from None
-
-
-def _log_model(adapter: Path) -> tuple[str, str]:
-    import mlflow
-
-    info = mlflow.pyfunc.log_model(
-        name=MODEL_NAME,
-        python_model=str(PROJECT_ROOT / "steps" / "tracking" / "registry" / "served_model.py"),
-        artifacts={"adapter": str(adapter)},
-        code_paths=[str(PROJECT_ROOT / "steps")],
-        signature=_signature(),
-        pip_requirements=_pinned(SERVING_PACKAGES),
-    )
-    return info.model_uri, info.model_id
 
 
 def _create_version(
@@ -120,10 +92,10 @@ def _create_version(
 
     name = training.mlflow.registered_model_name
     client = run.client
-    ensure_registered_model(client, name)
     base = read_description(adapter)["base"]["name"]
     shown = "; ".join(f"{key} {value:,.6g}" for key, value in figures.items())
-    version = client.create_model_version(
+    version = make_version(
+        client,
         name,
         source=model_uri,
         run_id=run.id,
@@ -133,6 +105,11 @@ def _create_version(
         tags={ADAPTER_DIGEST_TAG: folder_sha256(adapter)},
     )
     uri = f"models:/{name}/{version.version}"
+    # What `mlflow.register_model` notes, and the UI reads to show a model as registered.
+    noted = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(model_id, {"mlflow.modelVersions": noted})
+    if not alias:
+        return uri
     try:
         client.set_registered_model_alias(name, alias, version.version)
     except store_errors() as error:
@@ -150,8 +127,6 @@ def check_in_fresh_process(model_uri: str) -> None:
         RegistrationError: They differ, or the model cannot be loaded.
     """
     import mlflow
-
-    from steps.config.paths import PROJECT_ROOT
 
     command = [sys.executable, "-m", "steps.tracking.registry.check_model", model_uri]
     # In this working folder, which the store's URI may be relative to.
@@ -175,29 +150,6 @@ def check_in_fresh_process(model_uri: str) -> None:
         )
 
 
-def _signature() -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-
-    # Params that are not in the signature are dropped without a word, and a request would then
-    # write on without end.
-    return ModelSignature(
-        # One column without a name is what a plain list of texts fits.
-        inputs=Schema([ColSpec(DataType.string)]),
-        outputs=Schema([ColSpec(DataType.string)]),
-        params=ParamSchema(
-            [ParamSpec("max_new_tokens", "long", 64), ParamSpec("temperature", "double", 0.0)]
-        ),
-    )
-
-
-def _pinned(packages: tuple[str, ...]) -> list[str]:
-    from importlib.metadata import version
-
-    # A local build tag (+cpu) names no release of the index.
-    return [f"{package}=={version(package).partition('+')[0]}" for package in packages]
-
-
 def models_without_version(client: "MlflowClient", experiment_id: str) -> "list[LoggedModel]":
     """Models that finetune stored and no registered version is made of.
 
@@ -207,13 +159,8 @@ def models_without_version(client: "MlflowClient", experiment_id: str) -> "list[
     registered = {
         str(version.source).removeprefix("models:/") for version in client.search_model_versions()
     }
-    found: list[LoggedModel] = []
-    token = None
-    while True:
-        page = client.search_logged_models(
-            [experiment_id], filter_string=f"name = '{MODEL_NAME}'", page_token=token
-        )
-        found += [model for model in page if model.model_id not in registered]
-        token = page.token
-        if not token:
-            return found
+    found: dict[str, LoggedModel] = {}
+    for condition in OF_VERSIONS:
+        models = all_pages(client.search_logged_models, [experiment_id], filter_string=condition)
+        found |= {one.model_id: one for one in models if one.model_id not in registered}
+    return list(found.values())

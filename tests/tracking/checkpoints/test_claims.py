@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from benchmarks.prune import tracking_server
-from steps.tracking.heartbeat import _sign
+from steps.tracking.heartbeat import sign_of_this_process
 from tests.support.project import ROOT
 
 LAUNCH = """
@@ -34,7 +34,7 @@ def test_of_several_processes_one_gets_each_run_and_all_agree_who(tmp_path: Path
         client = mlflow.MlflowClient(uri)
         experiment = client.create_experiment("claims")
         killed = [client.create_run(experiment).info.run_id for _ in range(30)]
-        tags = {"forge.heartbeat": _sign()}
+        tags = {"forge.heartbeat": sign_of_this_process()}
         winners: set[str] = set()
         launched = [client.create_run(experiment, tags=tags).info.run_id for _ in range(4)]
         processes = [

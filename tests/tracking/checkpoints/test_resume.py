@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,84 +13,20 @@ import mlflow
 import pytest
 
 from steps.checkpoints.format import writing_checkpoint
-from steps.checkpoints.trainer_state import BEST_WEIGHTS_FILE, Progress, Report, write_progress
+from steps.checkpoints.trainer_state import BEST_WEIGHTS_FILE, Progress, write_progress
 from steps.errors import UserError
 from steps.tracking import heartbeat as heartbeats
 from steps.tracking.checkpoints.claims import claim
 from steps.tracking.checkpoints.resume import (
     Found,
-    find_resume_point,
     metadata,
-    resumable_tags,
     resume_key,
     take_over,
 )
 from steps.tracking.checkpoints.uploads import CheckpointUploads
 from steps.tracking.names import CHECKPOINT_URI_TAG
 from steps.tracking.runs import StepRun
-from steps.tracking.spool import Spool
-
-EXPECTED = {"dataset": "sha256:d", "qlora.r": 4, "logging.load_best_model_at_end": True}
-
-
-class Store:
-    """Runs as the finetune step leaves them, on a real store."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.client = mlflow.MlflowClient()
-        self.experiment = self.client.create_experiment("resumption")
-        self.said: list[str] = []
-        self.known: dict[str, StepRun] = {}
-
-    def run(self, status: str = "RUNNING", **tags: str) -> StepRun:
-        run = self.client.create_run(self.experiment)
-        scratch = self.folder / f"scratch-{run.info.run_id}"
-        scratch.mkdir()
-        step_run = StepRun(
-            run.info.run_id,
-            self.experiment,
-            self.client,
-            scratch,
-            Spool(scratch / "spool", run.info.run_id),
-            1.0,
-        )
-        step_run.tag(
-            **{"step": "finetune", **resumable_tags(self.local(step_run), EXPECTED), **tags}
-        )
-        self.known[step_run.id] = step_run
-        if status != "RUNNING":
-            self.client.set_terminated(step_run.id, status)
-        return step_run
-
-    def killed(self, **tags: str) -> StepRun:
-        """A run whose process is gone and which the store still calls RUNNING."""
-        gone = subprocess.Popen([sys.executable, "-c", ""])
-        gone.wait()
-        sign = {**json.loads(heartbeats._sign()), "pid": gone.pid, "process_started": 1.0}
-        return self.run(**{"heartbeat": json.dumps(sign), **tags})
-
-    def local(self, run: StepRun) -> Path:
-        return self.folder / "local" / run.id
-
-    def save(self, run: StepRun, step: int, best: int | None = None, **changes: Any) -> Path:
-        stated = metadata(run.id, "sha256:d", {**EXPECTED, **changes})
-        with writing_checkpoint(self.local(run), step, stated) as folder:
-            (folder / "adapter_model.safetensors").write_bytes(b"weights of %d" % step)
-            (folder / "optimizer.pt").write_bytes(b"moments of %d" % step)
-            (folder / "trainer_state.json").write_text(json.dumps({"best_global_step": best}))
-            reports = [Report(s, 1000 * s, {"train/loss": 1.0 / s}) for s in range(1, step + 1)]
-            write_progress(folder, Progress(reports=reports))
-        return self.local(run) / f"checkpoint-{step}"
-
-    def upload(self, run: StepRun, *folders: Path) -> None:
-        with CheckpointUploads(run) as uploads:
-            for folder in folders:
-                uploads.submit(folder, int(folder.name.rpartition("-")[2]), {})
-
-    def find(self, reference: str, run: StepRun | None = None, **changes: Any) -> Found | None:
-        expected = {**EXPECTED, **changes}
-        return find_resume_point(run or self.run(), reference, expected, self.said.append)
+from tests.support.stopped_runs import EXPECTED, Store
 
 
 @pytest.fixture
@@ -288,7 +222,7 @@ def test_launches_at_the_same_moment_go_on_from_different_runs(runs: Store) -> N
     killed = {runs.killed().id for _ in range(3)}
     for run_id in killed:
         runs.save(runs.known[run_id], 5)
-    launched = [runs.run(heartbeat=heartbeats._sign()) for _ in range(8)]
+    launched = [runs.run(heartbeat=heartbeats.sign_of_this_process()) for _ in range(8)]
     at_once = threading.Barrier(len(launched))
 
     def launch(run: StepRun) -> Found | None:
@@ -317,7 +251,7 @@ def test_a_launch_that_died_on_its_way_is_gone_on_from_itself_or_leaves_the_run_
     take_over(heir, found, {})
     # Killed after that and before its first checkpoint: the next one goes on from it, and so
     # from the same checkpoint.
-    new = runs.run(heartbeat=heartbeats._sign())
+    new = runs.run(heartbeat=heartbeats.sign_of_this_process())
     found = runs.find("auto", new)
     assert found is not None
     assert (found.run_id, found.point.step) == (source.id, 5)
@@ -326,7 +260,7 @@ def test_a_launch_that_died_on_its_way_is_gone_on_from_itself_or_leaves_the_run_
 
 
 def test_who_names_a_run_gets_it_and_hears_of_others(runs: Store) -> None:
-    source, first = runs.killed(), runs.run(heartbeat=heartbeats._sign())
+    source, first = runs.killed(), runs.run(heartbeat=heartbeats.sign_of_this_process())
     runs.save(source, 5)
     assert runs.find("auto", first) is not None
     assert runs.find(source.id) is not None

@@ -1,0 +1,1 @@
+"""Who does the work of preprocessing: the processes of this machine, or a cluster of Ray."""
