@@ -197,20 +197,22 @@ def _each(things: Sequence[A], work: Callable[[A], B]) -> list[B]:
         return work(thing)
 
     def patiently(thing: A) -> B:
-        begun, pause = time.monotonic(), 1.0
+        patience, pause = _Patience(), 1.0
         while True:
             try:
                 with as_store_errors():
                     return attempt(thing)
             except store_errors() as error:
-                longest = _worth_waiting(error) if patient else 0.0
-                if given_up.is_set() or time.monotonic() - begun + pause > longest:
+                left = patience.left_after(error) if patient else 0.0
+                if given_up.is_set() or left < pause:
                     given_up.set()
                     raise
             given_up.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    with few_retries(SECONDS_FOR_A_FILE):
+    # A server that has answered 500 closes the connection, so that MLflow's own second attempt
+    # meets a broken one and hides the answer.
+    with few_retries(SECONDS_FOR_A_FILE, retries=0):
         if len(things) == 1:
             return [patiently(things[0])]
         with ThreadPoolExecutor(min(AT_ONCE, len(things)), "artifacts") as pool:
@@ -223,13 +225,27 @@ def _each(things: Sequence[A], work: Callable[[A], B]) -> list[B]:
         return [one.result() for one in done]
 
 
-def _worth_waiting(error: Exception) -> float:
-    """Seconds for which a request that failed like this is made again."""
-    text = str(error)
-    if re.search(r"too many 5\d\d error|\b5\d\d Server Error|error code 5\d\d", text):
-        return SECONDS_OF_ERRORS
-    is_silence = "Max retries exceeded" in text or "timed out" in text or "Connection" in text
-    return SECONDS_OF_SILENCE if is_silence else 0.0
+class _Patience:
+    """How long a request that fails is made again: that hangs on what the server says."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._first_error: float | None = None
+
+    def left_after(self, error: Exception) -> float:
+        """Seconds for which it is worth to go on after this failure; 0 where it is not."""
+        text, now = str(error), time.monotonic()
+        # 502 to 504 come from a gateway whose server is away.
+        if re.search(r"too many 50[0157] error|\b50[0157] Server Error|error code 50[0157]", text):
+            self._first_error = self._first_error or now
+        elif re.search(r"NewConnectionError|[Tt]imed? ?out|too many 50[234]|\b50[234] ", text):
+            self._first_error = None
+        elif not re.search(r"Max retries exceeded|Connection", text):
+            return 0.0
+        # A connection that breaks off is what follows either.
+        if self._first_error is not None:
+            return self._first_error + SECONDS_OF_ERRORS - now
+        return self._begun + SECONDS_OF_SILENCE - now
 
 
 @contextmanager

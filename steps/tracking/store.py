@@ -163,7 +163,7 @@ def _environment_names_experiment() -> bool:
 
 
 @contextmanager
-def few_retries(seconds: int = REQUEST_SECONDS) -> Iterator[None]:
+def few_retries(seconds: int = REQUEST_SECONDS, retries: int = 1) -> Iterator[None]:
     """Notice in seconds that a store is away; limits set in the environment stay as they are.
 
     MLflow tries each request seven times with growing pauses, four minutes in all, and waits
@@ -171,9 +171,10 @@ def few_retries(seconds: int = REQUEST_SECONDS) -> Iterator[None]:
 
     Args:
         seconds: Longest wait for one answer.
+        retries: How often MLflow itself asks again.
     """
     patience = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
     }
     added = {name: value for name, value in patience.items() if name not in os.environ}

@@ -1,10 +1,11 @@
 """What a step writes into its run at one point, kept until it can travel together.
 
-with run.together():
-run.artifact(report)
-run.metrics(figures)
-run.tag(dataset_digest=digest)
-# all of it is in the store: the files side by side, the rest in one request
+    with run.together():
+        run.artifact(report)
+        run.metrics(figures)
+        run.tag(dataset_digest=digest)
+
+At the end of the block the files are sent side by side, and the rest in one request.
 """
 
 from collections.abc import Sequence
