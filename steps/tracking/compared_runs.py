@@ -257,7 +257,7 @@ def _first_readable(
     gone = store_errors()
     for one in evaluations:
         try:
-            results = read_results(run, one.info.run_id)
+            results = read_results(run, one)
         except ResultsChanged as error:
             notes.append(f"evaluation {one.info.run_id} cannot be used: {error}")
             continue

@@ -16,6 +16,7 @@ from steps.tracking.beside_base import beside_base
 from steps.tracking.examples import check_trained_papers, is_asked, read_examples
 from steps.tracking.generations import generations_of
 from steps.tracking.harness_tasks import ask_tasks, planned_tasks, prepared_tasks, task_inputs
+from steps.tracking.kept_results import keep_results
 from steps.tracking.measurement import Measurement, load_together, measure_together
 from steps.tracking.names import (
     CUT_TAG,
@@ -267,7 +268,7 @@ def results_of(
     missing = "has no results on this split yet"
     if found is not None:
         try:
-            return read_results(run, found.info.run_id)
+            return read_results(run, found)
         except ResultsChanged as error:
             missing = f"has results in run {found.info.run_id} that cannot be used ({error})"
     if not measure_now:
@@ -276,7 +277,7 @@ def results_of(
     title = f"evaluate {reference.name}"
     with step_run("evaluate", training, verbose=False, run_name=title) as inner:
         evaluate_model(inner, training, reference, stored, split)
-    return read_results(run, inner.id)
+    return read_results(run, run.client.get_run(inner.id))
 
 
 def results_of_base(
@@ -371,7 +372,9 @@ def _write(
         + [(picture, "figures") for picture in pictures]
     )
     checked = [name for name in RESULT_FILES if name in names]
-    run.tag(results_sha256=json.dumps({n: file_sha256(run.scratch / n) for n in checked}))
+    digests = {name: file_sha256(run.scratch / name) for name in checked}
+    run.tag(results_sha256=json.dumps(digests))
+    keep_results(run.client, run.id, {run.scratch / n: digest for n, digest in digests.items()})
     # Parquet is for programs; these the UI shows.
     shown = {
         PER_PAPER_FILE: results.per_paper,

@@ -33,7 +33,7 @@ def keep_dataset(client: "MlflowClient", run_id: str, folder: Path, digest: str)
         digest: Of its rows.
     """
     kept = _place(run_id, digest)
-    if _is_near(client, run_id) or kept.is_dir():
+    if is_near(client, run_id) or kept.is_dir():
         return
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix="new-") as scratch:
@@ -63,7 +63,7 @@ def kept_dataset(
     Raises:
         MlflowException: The store does not answer; `store_errors` has what else is raised.
     """
-    if digest is None or _is_near(client, run_id):
+    if digest is None or is_near(client, run_id):
         return None
     kept = _place(run_id, digest)
     if not kept.is_dir():
@@ -86,6 +86,6 @@ def _place(run_id: str, digest: str) -> Path:
     return cache_folder() / "datasets" / f"{run_id}-{digest.removeprefix('sha256:')[:16]}"
 
 
-def _is_near(client: "MlflowClient", run_id: str) -> bool:
+def is_near(client: "MlflowClient", run_id: str) -> bool:
     """Whether the artifacts of a run lie on a disk of this machine."""
     return urlsplit(place_of(client, run_id)).scheme in ("", "file")

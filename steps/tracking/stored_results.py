@@ -1,6 +1,6 @@
 """The results that an evaluation has left in the store, read back and held against their digests.
 
-results = read_results(run, evaluation_run_id)
+results = read_results(run, evaluation)
 results.metrics["bits_per_byte"]
 """
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steps.digests import file_sha256
-from steps.tracking.artifacts import fetch_files, list_files, remember, repository_of
+from steps.tracking.artifacts import list_files, remember
+from steps.tracking.kept_results import fetch_results
 from steps.tracking.names import (
     GENERAL_FILE,
     METRICS_FILE,
@@ -22,6 +23,7 @@ from steps.tracking.store import one_line, store_errors
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
 
     from steps.tracking.runs import StepRun
 
@@ -51,7 +53,7 @@ class ResultsChanged(Exception):
     """Files of stored results are damaged, or not those that the evaluation wrote."""
 
 
-def read_results(run: "StepRun", run_id: str) -> StoredResults:
+def read_results(run: "StepRun", evaluation: "Run") -> StoredResults:
     """Read the results of an evaluation run, and check them against the digests in its tags.
 
     Raises:
@@ -60,31 +62,29 @@ def read_results(run: "StepRun", run_id: str) -> StoredResults:
     import pandas as pd
     from pyarrow.lib import ArrowException
 
-    found = run.client.get_run(run_id)
-    remember(run.client, found)
-    tags = dict(found.data.tags)
-    noted = json.loads(tags.get(RESULTS_DIGEST_TAG, "{}"))
+    run_id, tags = evaluation.info.run_id, dict(evaluation.data.tags)
+    remember(run.client, evaluation)
+    noted: dict[str, str] = json.loads(tags.get(RESULTS_DIGEST_TAG, "{}"))
 
     target = run.scratch / "evaluations" / run_id
     target.mkdir(parents=True, exist_ok=True)
 
-    there = {file.path for file in list_files(run.client, run_id)}
+    # Evaluations of earlier commits note no digests.
+    there = set(noted) or {file.path for file in list_files(run.client, run_id)}
     wanted = [METRICS_FILE, PER_PAPER_FILE, *({GENERAL_FILE, TASKS_FILE} & there)]
     try:
-        files = fetch_files(repository_of(run.client, run_id), wanted, target)
+        known = {name: noted.get(name) for name in wanted}
+        files = fetch_results(run.client, run_id, known, target)
     except store_errors() as error:
         raise ResultsChanged(one_line(error)) from None
 
     def fetch(name: str) -> Path:
-        file = files[wanted.index(name)]
-        if noted and noted.get(name) != file_sha256(file):
+        if noted and noted.get(name) != file_sha256(files[name]):
             raise ResultsChanged(f"{name} was changed after it was written")
-        return file
+        return files[name]
 
     def fetch_frame(name: str) -> "pd.DataFrame | None":
         """A frame that not every evaluation has."""
-        if noted and (name in there) != (name in noted):
-            raise ResultsChanged(f"{name} was added or removed after it was written")
         return pd.read_parquet(fetch(name)) if name in there else None
 
     try:
