@@ -82,7 +82,11 @@ def _leaves_behind_the_logits(model: Any, dtype: Any) -> set[int]:
     """The `id` of each tensor that a backward pass would leave a gradient in."""
     import torch
 
-    with torch.enable_grad():
+    # Nobody goes the way back, so what it would need is not kept.
+    nothing_kept = torch.autograd.graph.saved_tensors_hooks(
+        lambda _: None, lambda _: torch.empty(0)
+    )
+    with torch.enable_grad(), nothing_kept:
         waiting = [_read_a_text(model, dtype).grad_fn]
     leaves: set[int] = set()
     seen: set[Any] = set()
@@ -115,7 +119,10 @@ def _read_a_text(model: Any, dtype: Any) -> Any:
     ids = (torch.arange(length) % TOKENS)[None].to(model.device)
     # Without content all is of one number format, and autocast knows no such device.
     mixed = dtype != torch.float32 and model.device.type != "meta"
-    mixing = torch.autocast(model.device.type, dtype) if mixed else nullcontext()
+    # Each weight is read once: kept in the other format, they would be a second model.
+    mixing = (
+        torch.autocast(model.device.type, dtype, cache_enabled=False) if mixed else nullcontext()
+    )
     try:
         with _as_in_training(model), mixing:
             return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

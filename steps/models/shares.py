@@ -159,11 +159,8 @@ class _Loading:
         """Build the model without content, and fill in one parameter's share after the other."""
         from deepspeed import comm, zero
 
-        from steps.models.reached import reached_layers, remember_reached_layers
-
         model = self._without_content()
-        # It takes a pass through the model, which costs no memory while weights have no content.
-        remember_reached_layers(model, reached_layers(model, self.dtype))
+        self._remember_reached(model)
         if self.training.qlora.bits == 4:
             self._replace_by_4bit(model)
         kept_whole = {id(one) for one in self._kept_whole(model)}
@@ -220,6 +217,28 @@ class _Loading:
         for buffer in model.buffers():
             buffer.data = buffer.data.to(self.device)
         return model
+
+    def _remember_reached(self, model: Any) -> None:
+        """Let a text pass through the model, which takes no memory while weights have no content.
+
+        The CPU multiplies by a weight of one repeated number a hundred times slower in 16 bits; of
+        float32, autocast makes an ordinary one for as long as its layer computes.
+        """
+        import torch
+
+        from steps.models.reached import reached_layers, remember_reached_layers
+
+        formats = [(one, one.dtype) for one in model.parameters()]
+
+        def empty(one: Any, dtype: Any) -> None:
+            one.data = torch.zeros((), dtype=dtype, device=self.device).expand(one.shape)
+
+        for one, _ in formats:
+            empty(one, torch.float32)
+        reached = reached_layers(model, self.dtype)
+        for one, dtype in formats:
+            empty(one, dtype)
+        remember_reached_layers(model, reached)
 
     def _replace_by_4bit(self, model: Any) -> None:
         """Put layers of bitsandbytes, on the meta device, where `load_model` would."""
