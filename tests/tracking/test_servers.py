@@ -29,7 +29,12 @@ from tests.support.server import Server
 MOST_REQUESTS = 600
 BEATS = "POST runs/set-tag"
 
-SHORT = "training.hyperparameters.max_steps=6 training.logging.save_steps=3"
+SHORT = " ".join(
+    (
+        "training.hyperparameters.max_steps=6",
+        *(f"training.logging.{key}_steps=3" for key in ("save", "eval")),
+    )
+)
 TWO_TRIALS = "sweep.method=grid sweep.parameters.hyperparameters.learning_rate=[2e-2,1e-3]"
 TWO_VARIANTS = "variants: {lora: {qlora: {method: lora}}, rslora: {qlora: {method: rslora}}}"
 # Each entry point with what it is given; in the order in which each finds what it needs.
