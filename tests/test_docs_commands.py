@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from steps.tracking.names import CHAMPION, PREVIOUS
 from tests.support.manual import PAGES, commands, parsed
 from tests.support.project import ROOT, demo_texts
+from tests.support.real_servers import python_path
 from tests.support.released_models import save_sentencepiece_llama
 from tests.support.trained_store import store_in_use
 
@@ -79,7 +80,9 @@ def reader(
     (folder / "retraction_watch.csv").write_text(RETRACTED, encoding="utf-8")
     (folder / "items.jsonl").write_bytes((ROOT / "data/instructions_demo.jsonl").read_bytes())
     (folder / "prompts.jsonl").write_text('{"prompt": "The gene"}\n', encoding="utf-8")
-    with store_in_use(folder, _migrated_database) as client:
+    with store_in_use(folder, _migrated_database) as client, pytest.MonkeyPatch.context() as patch:
+        # `mlflow run` starts a step, and the step its ranks, where the project lies.
+        patch.setenv("PYTHONPATH", python_path(ROOT))
         assert run_all(ROOT / "README.md") >= 8
         run_all(ROOT / "docs" / "bert.md")
         have_champions(client)
