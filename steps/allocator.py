@@ -33,6 +33,15 @@ def keep_freed_memory() -> bool:
     return bool(kept and set_option(M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK))
 
 
+def give_back_freed_memory() -> None:
+    """Hand what is free back to the system, by whole pages; with glibc only.
+
+    For work that needs its memory once: holes between blocks that stay are else the process's.
+    """
+    if sys.platform == "linux" and _is_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _is_glibc() -> bool:
     try:
         return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from steps.allocator import give_back_freed_memory
 from steps.config.sections import Qlora, Training
 from steps.models.loading import (
     WITH_WEIGHTS_READ_PAST_THE_LAYER,
@@ -300,6 +301,8 @@ class _Loading:
         if packed is not None:
             shares._convert_to_deepspeed_param(packed)
             packed.partition()
+            # What quantising took is several times what stays of it.
+            give_back_freed_memory()
             return packed
         from torch import nn
 
