@@ -137,6 +137,7 @@ def take_inventory(
     pending: Sequence[PendingAction] = (),
     *,
     list_all: bool,
+    models: "Mapping[CheckpointKey, LoggedModel] | None" = None,
 ) -> Inventory:
     """Describe every checkpoint of these runs, in the store and on this host.
 
@@ -149,8 +150,11 @@ def take_inventory(
         pending: What an interrupted pruning left: a checkpoint whose manifest it has already
             removed keeps the creation time that is noted there.
         list_all: Ask the store for the files of every checkpoint, whatever tags say of them.
+        models: From `checkpoint_models`, where they are at hand; None: all are looked up. Of a
+            checkpoint without one the store is asked for its files.
     """
-    models = checkpoint_models(client, experiment_id)
+    if models is None:
+        models = checkpoint_models(client, experiment_id)
     resumed = _resumed_runs(client)
     begun = {entry.action.key: entry.action.created for entry in pending if entry.begun}
     described = _describe(client, runs, models, metric, output_folder, begun, list_all)

@@ -66,7 +66,7 @@ def room_of_checkpoints(
     prunable: int | None = 0
     if experiment_id is not None and kept:
         few = len(kept) <= MOST_RUNS_PLANNED
-        prunable = _prunable(client, experiment_id, kept, training) if few else None
+        prunable = _prunable(client, experiment_id, kept, stored, training) if few else None
     return Room(
         len(stored),
         sum(content.bytes for content in stated),
@@ -76,7 +76,11 @@ def room_of_checkpoints(
 
 
 def _prunable(
-    client: "MlflowClient", experiment_id: str, runs: "Sequence[Run]", training: Training
+    client: "MlflowClient",
+    experiment_id: str,
+    runs: "Sequence[Run]",
+    stored: "Mapping[CheckpointKey, LoggedModel]",
+    training: Training,
 ) -> int:
     """What the plan of `prune_checkpoints` comes to, over all runs."""
     policy, output = training.pruning, training.output.output_dir
@@ -89,6 +93,7 @@ def _prunable(
         Path(output) if output else None,
         pending,
         list_all=False,
+        models=stored,
     )
     protections = find_protections(client, experiment_id, "all", inventory)
     now = datetime.now(UTC)
