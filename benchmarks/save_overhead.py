@@ -28,13 +28,10 @@ def main(config_path: str) -> None:
     import torch
     import transformers
 
+    from benchmarks.trainable import load_trainable
     from steps.config.file import load_config
     from steps.config.paths import PROJECT_ROOT
-    from steps.models.adapters import add_adapter
-    from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
-    from steps.models.loading import load_model
-    from steps.models.sources import resolve_base
-    from steps.models.tokenizer import load_tokenizer
+    from steps.models.devices import Placement, dtype_name
     from steps.papers.text import PaperText
     from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
@@ -44,11 +41,7 @@ def main(config_path: str) -> None:
         "training.qlora.method=lora training.output.save_total_limit=null"
     )
     training = load_config(config_path, overrides).training
-    base = resolve_base(training.model)
-    device = pick_device(training.hardware.device)
-    dtype = pick_dtype(training.hardware, device)
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
-    model = add_adapter(model, training.qlora, base.objective)
+    made = load_trainable(training)
     demo = PROJECT_ROOT / "data" / "high_quality_papers_demo.json"
     papers = json.loads(demo.read_text(encoding="utf-8"))["papers"]
     texts = [f"{p['title']}\n\n{p['abstract']}" for p in papers if p.get("abstract")]
@@ -65,12 +58,12 @@ def main(config_path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainer = ModelTrainer(
             training,
-            model,
-            load_tokenizer(base.folder),
+            made.model,
+            made.tokenizer,
             [PaperText(str(i), text, ()) for i, text in enumerate(texts)],
             [],
             Path(folder),
-            context=TrainingContext(placement=Placement(device, dtype_name(dtype))),
+            context=TrainingContext(placement=Placement(made.device, dtype_name(made.dtype))),
         )
         trainer.add_callback(StepClock())
         trainer.train()
@@ -91,7 +84,7 @@ def main(config_path: str) -> None:
         for value in state.values()
         if torch.is_tensor(value)
     ]
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in made.model.parameters() if p.requires_grad]
     needed = sum(t.numel() * t.element_size() for t in [*trained, *moments])
     one = statistics.median(seconds)
     click.echo(

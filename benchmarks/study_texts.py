@@ -151,31 +151,22 @@ def trained_and_scored(
     training: Training, train: "list[PaperText]", test: "list[PaperText]", folder: Path
 ) -> "tuple[pd.DataFrame, int]":
     """Scores of the test papers after a training, and the target tokens that it took."""
-    import torch
-
+    from benchmarks.trainable import load_trainable
     from steps.evaluation.measure import measure
     from steps.models.adapted import AdaptedModel, describe
-    from steps.models.adapters import add_adapter
-    from steps.models.devices import Placement, dtype_name, pick_device, pick_dtype
-    from steps.models.loading import load_model
-    from steps.models.sources import resolve_base
-    from steps.models.tokenizer import load_tokenizer
+    from steps.models.devices import Placement, dtype_name
     from steps.training.context import TrainingContext
     from steps.training.trainer import ModelTrainer
 
-    base = resolve_base(training.model)
-    device = pick_device(training.hardware.device)
-    dtype = pick_dtype(training.hardware, device)
-    torch.manual_seed(training.hyperparameters.seed)
-    model = load_model(base, training.qlora.quantization, training.qlora.bits, dtype, device)
-    model = add_adapter(model, training.qlora, base.objective)
-    tokenizer = load_tokenizer(base.folder)
-    context = TrainingContext(placement=Placement(device, dtype_name(dtype)))
-    trainer = ModelTrainer(training, model, tokenizer, train, [], folder, context=context)
+    made = load_trainable(training)
+    context = TrainingContext(placement=Placement(made.device, dtype_name(made.dtype)))
+    trainer = ModelTrainer(training, made.model, made.tokenizer, train, [], folder, context=context)
     trainer.train()
-    model.eval()
-    description = describe(training, base, dtype)
-    adapted = AdaptedModel(model, tokenizer, base.objective, dtype, device, description)
+    made.model.eval()
+    objective, description = made.base.objective, describe(training, made.base, made.dtype)
+    adapted = AdaptedModel(
+        made.model, made.tokenizer, objective, made.dtype, made.device, description
+    )
     results = measure(training, adapted, test, train, general_texts=[])
     return results.per_paper, trainer.progress.tokens_seen
 
