@@ -1,12 +1,13 @@
 """A base with an adapter as a configuration asks for, for benchmarks that train without a store."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
     from steps.config.sections import Training
+    from steps.models.devices import Device
     from steps.models.sources import Base
 
 
@@ -25,7 +26,7 @@ class Trainable:
     base: "Base"
     model: Any
     tokenizer: Any
-    device: Literal["cpu", "cuda"]
+    device: "Device"
     dtype: "torch.dtype"
 
 
