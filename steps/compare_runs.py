@@ -42,6 +42,7 @@ def main(runs: str, config_path: str, overrides: str, verbose: bool) -> None:
 def compare(run: "StepRun", training: "Training", named: str) -> None:
     """Find the runs, leave the page, and print the ranking."""
     from steps.reports.runs_table import show_ranking
+    from steps.tracking.artifacts import place_of
     from steps.tracking.compared_runs import MOST_RUNS, find_finetune_runs, newest
     from steps.tracking.comparison_page import COMPARISON_PAGE, write_comparison
 
@@ -56,7 +57,7 @@ def compare(run: "StepRun", training: "Training", named: str) -> None:
     comparison = write_comparison(run, found, training)
     run.tag(compared_runs=",".join(one.run_id for one in comparison.runs))
     show_ranking(comparison)
-    folder = str(run.client.get_run(run.id).info.artifact_uri)
+    folder = place_of(run.client, run.id)
     say(f"page: {folder.removeprefix('file://')}/{COMPARISON_PAGE} (run {run.id})")
 
 

@@ -23,7 +23,7 @@ from steps.cli import step_command
 from steps.config.file import load_config
 from steps.config.sections import Training
 from steps.errors import UserError
-from steps.terminal import say, show_notices
+from steps.terminal import in_bytes, say, show_notices
 from steps.tracking.names import PLAN_FILE
 
 if TYPE_CHECKING:
@@ -139,20 +139,21 @@ def prune(run: "StepRun", training: Training, which: str, apply: bool) -> None:
         say(f"kept after all: {action.run_id[:8]} step {action.step}: {reason}")
     if apply and (shown or actions):
         _refuse_remains(actions, spared, left)
-        what = f"freed {_size(before - _total(left))}: {_size(before)} before"
-        say(f"{what}, {_size(_total(left))} now, as the store says")
+        what = f"freed {in_bytes(before - _total(left))}: {in_bytes(before)} before"
+        say(f"{what}, {in_bytes(_total(left))} now, as the store says")
     elif shown and not apply:
         hint = "delete with apply=true" if to_free else "the policy keeps all of them"
-        say(f"{_size(to_free)} of {_size(before)} would be freed; {hint}")
+        say(f"{in_bytes(to_free)} of {in_bytes(before)} would be freed; {hint}")
 
 
 def _present(run: "StepRun", to_free: int, before: int, apply: bool) -> None:
     """Name the run by the bytes that go, or could."""
     run.present(
-        f"{_size(to_free)} {'freed' if apply else 'could go'}",
+        f"{in_bytes(to_free)} {'freed' if apply else 'could go'}",
         [
-            f"**{_size(to_free)} of {_size(before)}** {'freed' if apply else 'would be freed'}; "
-            "`plan.json` has the reason for each checkpoint"
+            f"**{in_bytes(to_free)} of {in_bytes(before)}** "
+            f"{'freed' if apply else 'would be freed'}; "
+            "`plan.json` has the reason for each checkpoint",
         ],
     )
 
@@ -233,7 +234,7 @@ def _refuse_remains(
             continue
         if action.what == "delete" or record.slimmable_bytes:
             raise UserError(
-                f"{action.location}: {_size(record.bytes)} are still stored after its removal: "
+                f"{action.location}: {in_bytes(record.bytes)} are still stored after its removal: "
                 "look at that folder's permissions, then run prune_checkpoints again"
             )
 
@@ -305,9 +306,9 @@ def _by_checkpoint(verdicts: "Sequence[Verdict]", metric: str) -> "Table":
         table.add_row(
             record.run_id[:8],
             str(record.step),
-            _size(record.bytes),
+            in_bytes(record.bytes),
             "" if record.metric is None else f"{record.metric:.4f}",
-            _size(verdict.freed_bytes) if verdict.freed_bytes else "",
+            in_bytes(verdict.freed_bytes) if verdict.freed_bytes else "",
             {"delete": f"[red]{word}[/red]", "slim": f"[yellow]{word}[/yellow]"}.get(word, word),
             _escaped(named.sub(" by metric", verdict.reason)),
         )
@@ -324,9 +325,9 @@ def _by_run(verdicts: "Sequence[Verdict]") -> "Table":
         table.add_row(
             run_id[:8],
             str(len(mine)),
-            _size(_total([verdict.record for verdict in mine])),
+            in_bytes(_total([verdict.record for verdict in mine])),
             *(str(words.count(word)) for word in ("keep", "slim", "delete")),
-            _size(sum(verdict.freed_bytes for verdict in mine)),
+            in_bytes(sum(verdict.freed_bytes for verdict in mine)),
         )
     return table
 
@@ -369,13 +370,6 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
 
 def _total(records: "Sequence[CheckpointRecord]") -> int:
     return sum(record.bytes for record in records)
-
-
-def _size(count: int) -> str:
-    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= bytes_each:
-            return f"{count / bytes_each:.1f} {unit}"
-    return f"{count} B"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from steps.cli import step_command
 from steps.config.file import LoadedConfig, load_config
 from steps.config.paths import PROJECT_ROOT
 from steps.errors import printable
-from steps.terminal import logging_to, say, show_notices, styled
+from steps.terminal import in_bytes, logging_to, say, show_notices, styled
 
 if TYPE_CHECKING:
     from steps.tracking.next_step import Given, NextStep
@@ -188,10 +188,11 @@ def _show_room(overview: "Overview") -> None:
     _title("checkpoints")
     freed = "prune_checkpoints says what it would free"
     if room.prunable is not None:
-        freed = f"prune_checkpoints would free {_size(room.prunable)}"
+        freed = f"prune_checkpoints would free {in_bytes(room.prunable)}"
+    newest = "" if room.is_whole else "the newest "
     say(
-        f"  {room.checkpoints} in the store, {_size(room.in_store)}; "
-        f"{_size(room.on_disk)} on this machine's disk; {freed}"
+        f"  {newest}{room.checkpoints} in the store, {in_bytes(room.in_store)}; "
+        f"{in_bytes(room.on_disk)} on this machine's disk; {freed}"
     )
 
 
@@ -228,13 +229,6 @@ def _figure(figure: "Figure") -> str:
 
 def _local(moment: str) -> str:
     return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def _size(count: int) -> str:
-    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_each:
-            return f"{count / bytes_each:.1f} {unit}"
-    return f"{count} B"
 
 
 if __name__ == "__main__":

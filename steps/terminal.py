@@ -60,6 +60,14 @@ def styled(text: str, **style: Any) -> str:
     return text if _is_colourless() else click.style(text, **style)
 
 
+def in_bytes(count: int) -> str:
+    """A number of bytes in the unit that suits it: `1.2 GB`."""
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count} B"
+
+
 def note_in_log(text: str) -> None:
     """Write down what the user was told; where there is no log yet, when there is one."""
     _SAID.info("%s", click.unstyle(text))

@@ -28,16 +28,13 @@ if TYPE_CHECKING:
 OPTIMIZER_FOLDER = "optimizer_0"
 
 
-def fully_shard_layers(model: Any, device: str, ranks: int) -> int:
+def fully_shard_layers(model: Any, device: str, ranks: int) -> None:
     """Share out the weights of a model's layers; all ranks call it with the same weights.
 
     Args:
         model: A `PeftModel`, or the `PreTrainedModel` itself, on its device.
         device: "cpu" or "cuda".
         ranks: How many there are.
-
-    Returns:
-        How many layers are shared out.
 
     Raises:
         UserError: The class of the model names no layers, or something outside them is trained.
@@ -68,7 +65,6 @@ def fully_shard_layers(model: Any, device: str, ranks: int) -> int:
     # It holds no weights of its own: what it gives the layers is one order and one stream.
     left_whole = {model.get_parameter(name) for name in outside}
     fully_shard(inner.base_model, mesh=mesh, ignored_params=left_whole)
-    return len(layers)
 
 
 def whole(parameter: "torch.Tensor") -> "torch.Tensor":

@@ -59,7 +59,7 @@ class StoredTensors:
                     shapes[key] = tuple(content.get_slice(key).get_shape())
         return cls(name, files, shapes)
 
-    def copy_into(self, target: "Tensor", key: str, start: int = 0, end: int | None = None) -> None:
+    def copy_into(self, target: "Tensor", key: str, start: int, end: int) -> None:
         """Fill a range of a tensor with the same range of a stored one, in the target's format.
 
         Only that range of the file is read.
@@ -68,7 +68,7 @@ class StoredTensors:
             target: Contiguous, of the shape that is stored; elsewhere it stays as it is.
             key: The name of the stored tensor.
             start: The first element, counted through all dimensions.
-            end: One past the last; None: all that follow.
+            end: One past the last.
         """
         with opened(self.files[key], self.name) as content:
             # A view of the mapped file: its pages are read where they are looked at.

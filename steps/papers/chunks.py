@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from typing import TypeVar
 
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError
@@ -16,6 +17,8 @@ from steps.papers.formats.reading import Columns, Say, read_papers
 from steps.papers.preparation import PreparedChunk
 from steps.papers.records import RawRecord
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 Chunk = list[tuple[int, RawRecord]]  # input file number and record
 
 CHUNK_RECORDS = 256
@@ -100,24 +103,38 @@ def prepared_in_order(
         for chunk in chunks:
             yield chunk, prepare([record for _, record in chunk])
         return
-    waiting: deque[tuple[Chunk, Future[PreparedChunk]]] = deque()
     # Spawned, not forked: a fork of a process with threads (Arrow, MLflow) can hang.
     with ProcessPoolExecutor(
         num_processes, mp_context=get_context("spawn"), initializer=follow_the_main_process
     ) as pool:
-        try:
-            for chunk in chunks:
-                records = [record for _, record in chunk]
-                waiting.append((chunk, pool.submit(prepare, records)))
-                if len(waiting) > CHUNKS_IN_FLIGHT * num_processes:
-                    done, future = waiting.popleft()
-                    yield done, future.result()
-            while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+        submitted = (
+            (chunk, pool.submit(prepare, [record for _, record in chunk])) for chunk in chunks
+        )
+        yield from in_order(submitted, CHUNKS_IN_FLIGHT * num_processes)
+
+
+def in_order(
+    submitted: Iterator[tuple[Task, "Future[Result]"]], most: int
+) -> Iterator[tuple[Task, Result]]:
+    """Give back tasks with their results in their order, with so many of them under way.
+
+    Args:
+        submitted: Submits each task when it is asked for it.
+        most: Tasks that wait or are worked on while one is given back.
+    """
+    waiting: deque[tuple[Task, Future[Result]]] = deque()
+    try:
+        for one in submitted:
+            waiting.append(one)
+            if len(waiting) > most:
+                task, future = waiting.popleft()
+                yield task, future.result()
+        while waiting:
+            task, future = waiting.popleft()
+            yield task, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
 
 
 def follow_the_main_process() -> None:

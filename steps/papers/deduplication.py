@@ -132,8 +132,8 @@ def find_clusters(
     proposed = [neighbours(hash_rows(band)) for band in bands_of(signature_rows, rows)]
     proposals = Proposals(
         same_words=neighbours(content_hashes),
-        bands=np.unique(np.concatenate(proposed), axis=0),
-        same_title=np.unique(neighbours(title_hashes, ignore=0), axis=0),
+        bands=np.concatenate(proposed),
+        same_title=neighbours(title_hashes, ignore=0),
     )
     union = join_proposed(
         len(content_hashes),
@@ -147,7 +147,7 @@ def find_clusters(
 
 
 class Proposals(NamedTuple):
-    """Pairs of papers that may be duplicates, `[pairs, 2]` each, no pair twice in the last two.
+    """Pairs of papers that may be duplicates, `[pairs, 2]` each; one may stand there again.
 
     Attributes:
         same_words: With one hash of all words: these are duplicates.
@@ -183,7 +183,7 @@ def join_proposed(
     union = UnionFind(size)
     for first, second in proposals.same_words.tolist():
         union.join(first, second)
-    for first, second in proposals.bands.tolist():
+    for first, second in np.unique(proposals.bands, axis=0).tolist():
         if union.find(first) == union.find(second):
             continue
         estimate = float(np.mean(signature_of(first) == signature_of(second)))
@@ -191,7 +191,7 @@ def join_proposed(
             continue
         if jaccard(words_of(first), words_of(second), shingle_words) >= threshold:
             union.join(first, second)
-    for first, second in proposals.same_title.tolist():
+    for first, second in np.unique(proposals.same_title, axis=0).tolist():
         if union.find(first) == union.find(second):
             continue
         if containment(words_of(first), words_of(second), shingle_words) >= SAME_TITLE_CONTAINMENT:

@@ -165,10 +165,6 @@ class StoredItems(Sequence[InstructionItem]):
         """
         self.file, self.digest, self._lines = file, digest, lines
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to open it."""
-        return {"file": self.file, "digest": self.digest, "_lines": self._lines}
-
     @property
     def identity(self) -> list[Any]:
         """What these items are, wherever they lie, as JSON values."""

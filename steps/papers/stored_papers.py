@@ -73,7 +73,7 @@ class _Index:
 class StoredPapers(Sequence[PaperText]):
     """The papers of a split that have any of some sections, in the order of the dataset.
 
-    It can be given to another process, which looks at the files anew.
+    It can be given to another process, with what is known of its files.
 
     Attributes:
         dataset: The folder of the dataset.
@@ -101,7 +101,7 @@ class StoredPapers(Sequence[PaperText]):
         """
         self.dataset, self.split, self.sections = dataset, split, sections
         self.digest = digest
-        self._chosen: slice | None = None
+        self._chosen: range | None = None
         if not self.folder.is_dir():
             known = sorted(path.name for path in dataset.iterdir() if path.is_dir())
             raise UserError(f"split {split!r} is not in the dataset; it has {', '.join(known)}")
@@ -110,11 +110,6 @@ class StoredPapers(Sequence[PaperText]):
     def folder(self) -> Path:
         """The folder of the split."""
         return self.dataset / self.split
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to open it."""
-        kept = ("dataset", "split", "sections", "digest", "_chosen")
-        return {name: value for name, value in vars(self).items() if name in kept}
 
     @property
     def identity(self) -> list[Any]:
@@ -130,8 +125,7 @@ class StoredPapers(Sequence[PaperText]):
     @cached_property
     def _places(self) -> range:
         """The papers of the split that this sequence has, by their number there."""
-        every = range(len(self._index.starts))
-        return every if self._chosen is None else every[self._chosen]
+        return range(len(self._index.starts)) if self._chosen is None else self._chosen
 
     def __len__(self) -> int:
         """Number of papers."""
@@ -153,8 +147,7 @@ class StoredPapers(Sequence[PaperText]):
 
     def _some(self, places: range) -> "StoredPapers":
         some = StoredPapers(self.dataset, self.split, self.sections, self.digest)
-        stop = places.stop if places.stop >= 0 else None
-        some._chosen = slice(places.start, stop, places.step) if places else slice(0, 0)
+        some._chosen = places
         some.__dict__["_index"] = self._index
         return some
 
@@ -263,7 +256,8 @@ def _index_of(folder: Path, sections: tuple[str, ...] | None) -> _Index:
                     changes[0] = ids[0].as_py() != last
                     last = ids[-1].as_py()
                     borders.append(first_rows[-1] + np.flatnonzero(changes))
-                    used.append(_used(names, sections))
+                    if sections is not None:
+                        used.append(_used(names, sections))
                 first_rows.append(first_rows[-1] + len(ids))
     starts = np.concatenate(borders) if borders else np.zeros(0, dtype=np.int64)
     ends = np.append(starts[1:], first_rows[-1]).astype(np.int64)[: len(starts)]
@@ -283,10 +277,8 @@ def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
         return None
 
 
-def _used(names: pa.Array, sections: tuple[str, ...] | None) -> npt.NDArray[np.bool_]:
+def _used(names: pa.Array, sections: tuple[str, ...]) -> npt.NDArray[np.bool_]:
     """Which rows are of one of the sections, bool `[rows]`."""
-    if sections is None:
-        return np.ones(len(names), dtype=np.bool_)
     found = pc.is_in(names, pa.array(sections, names.type))
     mask: npt.NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
     return mask

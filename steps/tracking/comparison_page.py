@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.comparison.many_runs import RunComparison, compare_many
 from steps.config.sections import Training
+from steps.reports.runs_table import place_of
 from steps.terminal import say
 from steps.tracking.compared_runs import gather_runs
 from steps.tracking.presentation import report_facts
@@ -71,8 +72,7 @@ def write_comparison(
     for name, content in files.items():
         (run.scratch / name).write_text(content, encoding="utf-8")
     _write_table(run.scratch / COMPARISON_TABLE, comparison)
-    for name in (*files, COMPARISON_TABLE):
-        run.artifact(run.scratch / name)
+    run.artifacts([(run.scratch / name, None) for name in (*files, COMPARISON_TABLE)])
     return comparison
 
 
@@ -130,9 +130,7 @@ def _write_table(file: Path, comparison: RunComparison) -> None:
         writer = csv.writer(opened)
         writer.writerow(head)
         for run in comparison.runs:
-            group = comparison.group_of(run.name)
-            models = group.models if group else ()
-            model = next((one for one in models if one.name == run.name), None)
+            group, model = comparison.group_of(run.name), place_of(comparison, run)
             figures = [model.value, model.low, model.high] if model else [None] * 3
             writer.writerow(
                 [

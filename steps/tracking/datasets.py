@@ -1,6 +1,8 @@
 """Datasets as MLflow knows them: logged as inputs under our own digest, and downloads."""
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from steps.errors import UserError
 from steps.terminal import say
 from steps.tracking.artifacts import fetch_file, fetch_folder, list_files, place_of, remember
-from steps.tracking.kept_datasets import keep_dataset, kept_dataset
+from steps.tracking.kept_datasets import forget_dataset, keep_dataset, kept_dataset
 from steps.tracking.names import DATASET_DIGEST_TAG, DATASET_FOLDER, STEP_TAG
 from steps.tracking.store import all_pages, experiment_id, newest_run, one_line
 
@@ -49,18 +51,41 @@ def fetch_dataset(
     Raises:
         UserError: There is none, or its bytes are gone or not those that were logged.
     """
-    from mlflow.exceptions import MlflowException
-    from msgspec import MsgspecError
-
     run_id = _dataset_run(client, reference)
-    try:
+    with _readable(reference, run_id):
         run = client.get_run(run_id)
         remember(client, run)
         tagged = run.data.tags.get(DATASET_DIGEST_TAG)
         kept = kept_dataset(client, run_id, tagged, scratch)
-        folder = kept or fetch_folder(client, run_id, DATASET_FOLDER, scratch)
-        manifest = _read_manifest(folder / "manifest.json", names_papers=names_papers)
-        digest = manifest["dataset_digest"]
+    stored = None
+    if kept is not None and tagged is not None:
+        try:
+            stored = _checked(reference, run_id, kept, tagged, names_papers=names_papers)
+        except UserError:
+            # The copy was cut short; the store has the dataset.
+            forget_dataset(run_id, tagged)
+            shutil.rmtree(kept)
+    if stored is None:
+        with _readable(reference, run_id):
+            folder = fetch_folder(client, run_id, DATASET_FOLDER, scratch)
+        stored = _checked(reference, run_id, folder, tagged, names_papers=names_papers)
+        if tagged is not None:
+            keep_dataset(client, run_id, folder, stored.digest)
+    here = experiment_id()
+    if run.info.experiment_id != here:
+        other = client.get_experiment(run.info.experiment_id).name
+        say(f"dataset {stored.digest[:19]}… is of experiment {other!r}, not of this one")
+    return stored
+
+
+@contextmanager
+def _readable(reference: str, run_id: str) -> Iterator[None]:
+    """Say in one line why a run has no dataset that can be read."""
+    from mlflow.exceptions import MlflowException
+    from msgspec import MsgspecError
+
+    try:
+        yield
     except (
         *(MlflowException, MsgspecError),
         *(OSError, ValueError, KeyError, TypeError, RecursionError),
@@ -69,18 +94,25 @@ def fetch_dataset(
             f"dataset {reference!r}: run {run_id} has no dataset that can be read "
             f"({one_line(error)}): give a finished preprocess run, or run preprocess again"
         ) from None
+
+
+def _checked(
+    reference: str, run_id: str, folder: Path, tagged: str | None, *, names_papers: bool
+) -> StoredDataset:
+    """A dataset whose rows, manifest and run agree.
+
+    Raises:
+        UserError: They do not, or cannot be read.
+    """
+    with _readable(reference, run_id):
+        manifest = _read_manifest(folder / "manifest.json", names_papers=names_papers)
+        digest = manifest["dataset_digest"]
     _refuse_changed_rows(reference, run_id, folder, digest)
     if tagged is not None and tagged != digest:
         raise UserError(
             f"dataset {reference!r}: its manifest says {digest}, its run {run_id} says {tagged}: "
             "the artifact was changed after it was logged; run preprocess again"
         )
-    if kept is None and tagged is not None:
-        keep_dataset(client, run_id, folder, digest)
-    here = experiment_id()
-    if run.info.experiment_id != here:
-        other = client.get_experiment(run.info.experiment_id).name
-        say(f"dataset {digest[:19]}… is of experiment {other!r}, not of this one")
     return StoredDataset(run_id, digest, folder, manifest)
 
 

@@ -36,7 +36,7 @@ def read_examples(stored: "StoredDataset", split: str, *, answers: bool) -> "lis
     from steps.papers.stored_papers import read_papers
 
     found: list[Any] = (
-        list(read_split(stored.folder, split)) if answers else read_papers(stored.folder, split)
+        read_split(stored.folder, split) if answers else read_papers(stored.folder, split)
     )
     if found:
         return found

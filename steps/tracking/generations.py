@@ -72,8 +72,7 @@ def store_generations(
     files = {name: run.scratch / name for name in ("generations.jsonl", "generations.html")}
     write_json_lines(files["generations.jsonl"], answered, training.generate)
     write_generations_page(files["generations.html"], names, answered, training.generate)
-    for file in files.values():
-        run.artifact(file)
+    run.artifacts([(file, None) for file in files.values()])
     run.present(
         f"{reference.name} · {len(answered)} prompts",
         [f"{version_link(reference.uri)} after {len(answered)} prompts: `generations.html`"],

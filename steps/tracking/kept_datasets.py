@@ -8,6 +8,8 @@ long as the store still has it. A store on this machine needs no copy.
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 # The newest ones; each is as large as its papers' texts.
 MOST_KEPT = 3
+UNFINISHED = "new-"
 
 
 def keep_dataset(client: "MlflowClient", run_id: str, folder: Path, digest: str) -> None:
@@ -35,18 +38,17 @@ def keep_dataset(client: "MlflowClient", run_id: str, folder: Path, digest: str)
     kept = _place(run_id, digest)
     if is_near(client, run_id) or kept.is_dir():
         return
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix="new-") as scratch:
-        copy = Path(scratch) / DATASET_FOLDER
-        try:
-            shutil.copytree(folder, copy)
-            # Another step may have kept the same in this moment.
-            copy.rename(kept)
-        except OSError:
-            return
-    datasets = [path for path in kept.parent.iterdir() if not path.name.startswith("new-")]
-    for old in sorted(datasets, key=lambda path: path.stat().st_mtime)[:-MOST_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    # It is a convenience: a full disk, or a step that keeps another one now, is no reason to fail.
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent, prefix=UNFINISHED) as scratch:
+            Path(shutil.copytree(folder, Path(scratch) / DATASET_FOLDER)).rename(kept)
+        _remove_old(kept.parent)
+
+
+def forget_dataset(run_id: str, digest: str) -> None:
+    """Remove a kept dataset that turned out to be damaged."""
+    shutil.rmtree(_place(run_id, digest), ignore_errors=True)
 
 
 def kept_dataset(
@@ -69,9 +71,10 @@ def kept_dataset(
     if not kept.is_dir():
         return None
     stored = {Path(entry.path).name for entry in list_files(client, run_id, DATASET_FOLDER)}
-    if stored != {path.name for path in kept.iterdir()}:
-        return None
     try:
+        if stored != {path.name for path in kept.iterdir()}:
+            forget_dataset(run_id, digest)
+            return None
         copied = Path(shutil.copytree(kept, scratch / DATASET_FOLDER))
         os.utime(kept)
     except OSError:
@@ -79,6 +82,20 @@ def kept_dataset(
         shutil.rmtree(scratch / DATASET_FOLDER, ignore_errors=True)
         return None
     return copied
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove all but the newest, and what a killed step has left half copied."""
+    newest_first = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    whole = [path for path in newest_first if not path.name.startswith(UNFINISHED)]
+    yesterday = time.time() - 24 * 3600
+    left = [
+        path
+        for path in newest_first
+        if path.name.startswith(UNFINISHED) and path.stat().st_mtime < yesterday
+    ]
+    for old in (*whole[MOST_KEPT:], *left):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _place(run_id: str, digest: str) -> Path:

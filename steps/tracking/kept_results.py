@@ -38,6 +38,8 @@ def keep_results(client: "MlflowClient", run_id: str, files: Mapping[Path, str])
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         for file, sha256 in files.items():
+            if (folder / sha256).exists():
+                continue
             half = folder / f"new-{sha256}-{os.getpid()}"
             shutil.copyfile(file, half)
             half.rename(folder / sha256)
@@ -73,6 +75,8 @@ def _copy(sha256: str | None, target: Path) -> bool:
         return False
     try:
         shutil.copyfile(_folder() / sha256, target)
+        # The oldest go first, by when they were last of use.
+        os.utime(_folder() / sha256)
     except OSError:
         return False
     return file_sha256(target) == sha256

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from steps.config.sections import Training
 from steps.metrics import PRIMARY
-from steps.tracking.checkpoints.inventory import checkpoint_models
+from steps.tracking.checkpoints.inventory import checkpoints_among
 from steps.tracking.checkpoints.resumable import Resumable, resumable_runs
 from steps.tracking.checkpoints.room import Room, room_of_checkpoints
 from steps.tracking.datasets import dataset_elsewhere
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # A run brings all of its parameters, tags and metrics along, 100 to 200 of them: so many runs, of
 # all steps, take a store on SQLite a second, and a server three.
 MOST_RUNS = 200
-MOST_CHECKPOINTS = 500
+MOST_MODELS = 500
 # Where there are more runs, so many of each kind that is listed are looked for besides.
 MOST_OF_A_KIND = 50
 _NEWEST_FIRST = ["attributes.start_time DESC"]
@@ -226,9 +226,11 @@ def take_overview(
     datasets = [_dataset(run) for run in finished if _step(run) == "preprocess"]
     figures = _figures(finished)
     states = {run.info.run_id: _state(run) for run in runs}
-    stored = {}
+    models = []
     if experiment_id is not None:
-        stored = checkpoint_models(client, experiment_id, MOST_CHECKPOINTS)
+        models = all_pages(client.search_logged_models, [experiment_id], most=MOST_MODELS + 1)
+    of_all = is_whole and len(models) <= MOST_MODELS
+    stored = checkpoints_among(models[:MOST_MODELS])
     elsewhere = None if datasets else dataset_elsewhere(client, experiment_id)
     return Overview(
         store=named.store,
@@ -245,7 +247,14 @@ def take_overview(
         base=figures.get("base"),
         versions=[replace(version, figure=figures.get(version.uri)) for version in versions],
         decisions=[_decided(run) for run in finished if "forge.decision" in run.data.tags],
-        room=room_of_checkpoints(client, experiment_id, runs, stored, training),
+        room=room_of_checkpoints(
+            client,
+            experiment_id,
+            runs,
+            stored,
+            training,
+            is_whole=of_all,
+        ),
         retractions=retractions.name if retractions else "",
         affected=affected_versions(client, name, retractions, scratch) if retractions else [],
         trained_on=_digests(run for run in finished if _step(run) == "finetune"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from steps.digests import file_sha256
 from steps.tracking.artifacts import list_files, remember
-from steps.tracking.kept_results import fetch_results
+from steps.tracking.kept_results import fetch_results, keep_results
 from steps.tracking.names import (
     GENERAL_FILE,
     METRICS_FILE,
@@ -88,6 +88,7 @@ def read_results(run: "StepRun", evaluation: "Run") -> StoredResults:
         return pd.read_parquet(fetch(name)) if name in there else None
 
     try:
+        keep_results(run.client, run_id, {fetch(name): noted[name] for name in files if noted})
         metrics = json.loads(fetch(METRICS_FILE).read_text(encoding="utf-8"))
         return StoredResults(
             run_id=run_id,

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steps.tracking.artifacts import Sent, send
+from steps.tracking.spool import MAX_METRICS, MAX_PAIRS
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
-# MLflow's limits for one request.
-MAX_METRICS = 900
-MAX_PAIRS = 100
+# What MLflow takes in one request beside as many tags and params.
+METRICS_WITH_PAIRS = MAX_METRICS - 2 * MAX_PAIRS
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Waiting:
                 run_id,
                 tags=tags[:MAX_PAIRS],
                 params=params[:MAX_PAIRS],
-                metrics=metrics[: MAX_METRICS - 2 * MAX_PAIRS],
+                metrics=metrics[:METRICS_WITH_PAIRS],
             )
             tags, params = tags[MAX_PAIRS:], params[MAX_PAIRS:]
-            metrics = metrics[MAX_METRICS - 2 * MAX_PAIRS :]
+            metrics = metrics[METRICS_WITH_PAIRS:]

@@ -63,8 +63,14 @@ def fails_again(run: "Run") -> bool:
 
 def mark_ended(client: "MlflowClient", run_id: str, key: str, state: str) -> None:
     """Say in a trial's run that it did not reach its end, so that it is not tried again."""
-    client.set_tag(run_id, TRIAL_KEY_TAG, key)
-    client.set_tag(run_id, TRIAL_STATE_TAG, state)
+    _tag(client, run_id, {TRIAL_KEY_TAG: key, TRIAL_STATE_TAG: state})
+
+
+def _tag(client: "MlflowClient", run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags in one request, all or none."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
 class TrialWatch:
@@ -144,8 +150,7 @@ class TrialWatch:
         client, parent = self._run.client, self._run.id
         query = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.run_name = '{self._name}'"
         for found in client.search_runs([self._run.experiment_id], query, max_results=1):
-            for tag, value in self._tags.items():
-                client.set_tag(found.info.run_id, tag, value)
+            _tag(client, found.info.run_id, self._tags)
             self.run_id = found.info.run_id
 
     def _stop(self) -> None:

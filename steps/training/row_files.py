@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,6 @@ BATCH_TOKENS = 1 << 20
 # Entries that nobody has used for so long are removed, and of younger ones all but the newest.
 KEPT_SECONDS, KEPT_AT_LEAST_SECONDS = 30 * 86_400, 86_400
 KEPT_ENTRIES = 8
-
-# Called with the texts that are done.
-Progress = Callable[[int], None]
 
 
 class MappedColumn:

@@ -12,9 +12,8 @@ tokenised in memory by the same functions.
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from steps.digests import folder_sha256
 from steps.errors import UserError
 from steps.models.chat import Chat
 from steps.models.tokenizer import tokenizer_digest
-from steps.papers.chunks import cores_granted, follow_the_main_process
+from steps.papers.chunks import cores_granted, follow_the_main_process, in_order
 from steps.papers.study_texts import as_item, as_paper_text, study_texts
 from steps.progress import ProgressLine
 from steps.training.instructions import check_items, cut_items
@@ -209,26 +208,10 @@ def _cuts(
             yield source.recipe.cut_all(source.texts[start:end])
             progress.show(end)
         return
-    under_way: deque[tuple[int, Future[Cut]]] = deque()
-    try:
-        for start, end in tasks:
-            under_way.append((end, pool.submit(_cut_in_worker, start, end)))
-            if len(under_way) > in_flight:
-                done, future = under_way.popleft()
-                yield future.result()
-                progress.show(done)
-        while under_way:
-            done, future = under_way.popleft()
-            yield future.result()
-            progress.show(done)
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that tokenised papers was killed, probably for want of memory: give the "
-            "job more memory, or fewer processor cores"
-        ) from None
-    finally:
-        for _, future in under_way:
-            future.cancel()
+    submitted = ((end, pool.submit(_cut_in_worker, start, end)) for start, end in tasks)
+    for end, cut in in_order(submitted, in_flight):
+        yield cut
+        progress.show(end)
 
 
 @contextmanager
@@ -238,8 +221,14 @@ def _workers(source: Source, processes: int) -> Iterator[ProcessPoolExecutor | N
         return
     # Spawned, not forked: a fork of a process with threads (Arrow, MLflow, torch) can hang.
     context = get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _begin_worker, (source,)) as pool:
-        yield pool
+    try:
+        with ProcessPoolExecutor(processes, context, _begin_worker, (source,)) as pool:
+            yield pool
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that tokenised papers was killed, probably for want of memory: give the "
+            "job more memory, or fewer processor cores"
+        ) from None
 
 
 _source: Source | None = None

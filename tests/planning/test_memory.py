@@ -332,6 +332,18 @@ def test_zero_shares_what_its_stage_partitions() -> None:
     assert parts(3)["weights"] == 2 * trained // 4 + 2 * trained
 
 
+def test_fsdp2_shares_weights_and_moments_out_and_keeps_adapters_in_float32() -> None:
+    def planned(stage: int, fully_sharded: bool) -> MemoryPlan:
+        placement = Placement("cuda", "bfloat16", 4, stage, fully_sharded)
+        lora = training("training.qlora.method=lora")
+        return plan_memory(TINY, lora, micro_batch=1, length=64, placement=placement)
+
+    shared, zero_3, alone = planned(0, True), planned(3, False), planned(0, False)
+    assert shared.parts["weights"] == zero_3.parts["weights"] != alone.parts["weights"]
+    assert shared.parts["optimizer"] < min(zero_3.parts["optimizer"], alone.parts["optimizer"])
+    assert any("fsdp2" in note.lower() for note in shared.notes)
+
+
 def test_under_zero_3_a_process_loads_its_share_and_a_parameter_or_says_why_the_whole() -> None:
     def plan(overrides: str) -> MemoryPlan:
         placement = Placement("cuda", "bfloat16", 4, 3)

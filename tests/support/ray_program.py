@@ -13,6 +13,7 @@ import msgspec
 
 from steps.config.paper_sections import ScientificData
 from steps.errors import UserError
+from steps.papers.engines import ray_data
 from steps.papers.engines.choice import choose_engine
 from steps.papers.engines.engine import Engine
 from steps.papers.pipeline import prepare_dataset
@@ -36,6 +37,8 @@ def prepare(case: Path, output: Path, engine: Engine | None) -> None:
 
 
 def main() -> None:
+    # Small files come in several groups, and few papers in several blocks.
+    ray_data.GROUP_BYTES, ray_data.PAPERS_A_BLOCK = 1, 100
     folder, cases = Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]]
     settings = ScientificData(engine="ray", num_workers=2)
     with choose_engine(settings, []).opened(settings) as engine:

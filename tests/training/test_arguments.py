@@ -1,9 +1,12 @@
 """The configuration as transformers' arguments."""
 
+from pathlib import Path
+
 import pytest
 
-from steps.config.sections import MemoryOptimization, Training
-from steps.training.arguments import checkpointed_if_possible
+from steps.config.sections import Hyperparameters, MemoryOptimization, Training
+from steps.models.devices import Placement
+from steps.training.arguments import checkpointed_if_possible, training_arguments
 from tests.support.architectures import ARCHITECTURES
 
 
@@ -37,3 +40,19 @@ def test_a_configuration_without_gradient_checkpointing_stays_as_it_is() -> None
     plain = Training(memory_optimization=MemoryOptimization(gradient_checkpointing=False))
     (ctrl,) = [one for one in ARCHITECTURES if one.model_type == "ctrl"]
     assert checkpointed_if_possible(plain, ctrl.build()) is plain
+
+
+@pytest.mark.parametrize(
+    ("placement", "optimizer"),
+    [
+        (Placement("cuda", "float32"), "paged_adamw_8bit"),
+        # bitsandbytes knows no weights that are shared out.
+        (Placement("cuda", "float32", 2, 0, True), "adamw_torch"),
+    ],
+)
+def test_auto_takes_an_optimiser_that_the_weights_allow(
+    placement: Placement, optimizer: str, tmp_path: Path
+) -> None:
+    training = Training(hyperparameters=Hyperparameters(batch_size=1))
+    arguments = training_arguments(training, tmp_path, placement, validates=False)
+    assert str(arguments.optim.value).startswith(optimizer)

@@ -1,5 +1,6 @@
 """Rows in mapped files: those of memory to the last token, made once, and never half made."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -226,6 +227,10 @@ def test_each_thing_that_decides_about_tokens_makes_an_entry_of_its_own(
     other_model = save_tiny_llama(tmp_path / "other", demo_texts(), vocabulary=500)
     recipe, papers = source.recipe, source.texts
     lists = open_papers(dataset, "train", ("title",), DIGEST)
+    items = stored(dataset, model, "items")
+    other_template = copy.deepcopy(items.recipe.tokenizer)
+    other_template.chat_template = other_template.chat_template.replace("\n", "\n\n", 1)
+    assert other_template.chat_template != items.recipe.tokenizer.chat_template
     different = [
         source,
         Source(open_papers(dataset, "train", None, "sha256:others"), recipe),
@@ -237,7 +242,9 @@ def test_each_thing_that_decides_about_tokens_makes_an_entry_of_its_own(
         Source(papers, replace(recipe, study=("title",))),
         Source(papers, replace(recipe, tokenizer=load_tokenizer(other_model))),
         stored(dataset, model, "words"),
-        stored(dataset, model, "items"),
+        items,
+        Source(items.texts[:10], items.recipe),
+        Source(items.texts, replace(items.recipe, tokenizer=other_template)),
     ]
     folders = [one.folder for one in different]
     assert None not in folders
@@ -269,7 +276,9 @@ def change_a_byte(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, change_a_byte, Path.unlink])
-@pytest.mark.parametrize("name", ["tokens.arrow", "windows.arrow", "rows.arrow", "entry.json"])
+@pytest.mark.parametrize(
+    "name", ["tokens.arrow", "windows.arrow", "borders.arrow", "rows.arrow", "entry.json"]
+)
 def test_a_damaged_entry_is_made_anew(dataset: Path, model: Path, damage: Any, name: str) -> None:
     source = stored(dataset, model, "papers")
     whole = batches("papers", columns_of(source), None)

@@ -5,7 +5,6 @@ with choice.opened(settings) as engine: ...
 """
 
 import importlib.util
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,13 @@ from pathlib import Path
 
 from steps.config.paper_sections import ScientificData
 from steps.extras import MODULES, require_extra
-from steps.papers.engines.engine import RAY_ADDRESS, WANTED_BY, Engine, LocalEngine
+from steps.papers.engines.engine import (
+    RAY_ADDRESS,
+    WANTED_BY,
+    Engine,
+    LocalEngine,
+    cluster_address,
+)
 from steps.terminal import say
 
 # From this many bytes of papers on, auto takes a cluster that is there (benchmarks/RESULTS.md).
@@ -57,7 +62,7 @@ def choose_engine(settings: ScientificData, files: Sequence[Path]) -> Choice:
     Raises:
         UserError: Ray is asked for and not installed.
     """
-    address = os.environ.get(RAY_ADDRESS, "")
+    address = cluster_address()
     if settings.engine == "ray":
         require_extra("ray", WANTED_BY)
         where = f"the cluster at {address}" if address else "on this machine"

@@ -7,6 +7,7 @@ All engines call the same functions on the same records and give their results b
 the records, so that dataset and rejected records are the same to the byte whichever it was.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 RAY_ADDRESS = "RAY_ADDRESS"
 WANTED_BY = "scientific_data.engine: ray"
 IDENTIFIER_KEYS = ("pmid_key", "doi_key", "other_key")
+
+
+def cluster_address() -> str:
+    """Where the Ray cluster is that the environment names; "" for none, and for one of our own."""
+    address = os.environ.get(RAY_ADDRESS, "")
+    return "" if address == "local" else address
 
 
 class Engine(Protocol):

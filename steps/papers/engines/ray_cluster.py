@@ -22,9 +22,8 @@ from typing import Any
 from steps.config.paper_sections import ScientificData
 from steps.config.paths import PROJECT_ROOT
 from steps.errors import UserError, first_line
-from steps.extras import require_extra
 from steps.papers.chunks import cores_granted
-from steps.papers.engines.engine import RAY_ADDRESS, WANTED_BY
+from steps.papers.engines.engine import RAY_ADDRESS, cluster_address
 from steps.papers.engines.ray_data import RayEngine
 from steps.papers.genes import SHIPPED_LEXICON
 from steps.progress import waiting
@@ -46,14 +45,13 @@ def ray_engine(settings: ScientificData) -> Iterator[tuple[RayEngine, str]]:
         The engine, and of how many machines and cores it is.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at that address that this machine
+        UserError: There is no cluster at that address that this machine
             is part of.
     """
-    require_extra("ray", WANTED_BY)
-    address = os.environ.get(RAY_ADDRESS, "")
+    address = cluster_address()
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     with ExitStack() as stack:
-        if address in ("", "local"):
+        if not address:
             options |= _of_our_own(settings, stack)
         else:
             _check_address(address)

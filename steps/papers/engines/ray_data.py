@@ -103,8 +103,8 @@ class RayEngine:
             len(kept),
             Proposals(
                 same_words=found.get(ray_tasks.SAME_WORDS, none),
-                bands=np.unique(np.concatenate([none, *bands]), axis=0),
-                same_title=np.unique(found.get(ray_tasks.SAME_TITLE, none), axis=0),
+                bands=np.concatenate([none, *bands]),
+                same_title=found.get(ray_tasks.SAME_TITLE, none),
             ),
             signature_of,
             lambda place: table.words(int(kept[place])),

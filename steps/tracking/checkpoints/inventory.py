@@ -13,9 +13,11 @@ its LoggedModel as well: a plan reads it there, which saves a request for each c
 deletes has every folder listed (`list_all`).
 """
 
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -301,7 +303,7 @@ def _records(
                 run_id=run.info.run_id,
                 experiment_id=run.info.experiment_id,
                 step=step,
-                bytes=files.bytes + (_bytes(copy) if copy is not None else 0),
+                bytes=files.bytes + (bytes_on_disk(copy) if copy is not None else 0),
                 metric=values.get(step),
                 created=_created(run, repository, step, files, info, model, begun.get(key)),
                 location=f"{run.info.artifact_uri}/{path}" if step in stored else str(copy),
@@ -336,7 +338,7 @@ def _leftovers(run: "Run", folder: Path, state: RunState, now: float) -> Iterato
             run_id=run.info.run_id,
             experiment_id=run.info.experiment_id,
             step=int(name[1]),
-            bytes=_bytes(path),
+            bytes=bytes_on_disk(path),
             metric=None,
             created=datetime.fromtimestamp(newest, UTC),
             location=str(path),
@@ -371,16 +373,14 @@ def _created(
 
 
 def checkpoint_models(
-    client: "MlflowClient", experiment_id: str, most: int | None = None
+    client: "MlflowClient", experiment_id: str
 ) -> "dict[CheckpointKey, LoggedModel]":
-    """Find the LoggedModels of checkpoints: a `forge.*` tag of theirs is a checkpoint's URI.
+    """Find the LoggedModels of all checkpoints of an experiment."""
+    return checkpoints_among(all_pages(client.search_logged_models, [experiment_id]))
 
-    Args:
-        client: Client of the store.
-        experiment_id: Whose models are looked at.
-        most: How many of the newest; None: all.
-    """
-    models = all_pages(client.search_logged_models, [experiment_id], most=most)
+
+def checkpoints_among(models: "Sequence[LoggedModel]") -> "dict[CheckpointKey, LoggedModel]":
+    """Those of some LoggedModels that are checkpoints: a `forge.*` tag of theirs is its URI."""
     return {key: model for model in models if (key := checkpoint_of_model(model)) is not None}
 
 
@@ -409,8 +409,14 @@ def _slimmable_bytes(info: CheckpointInfo) -> int:
     )
 
 
-def _bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+def bytes_on_disk(folder: Path) -> int:
+    """What the files below a folder take; of a training that goes on, some may just be going."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def _local_folder(run: "Run", output_folder: Path | None) -> Path | None:

@@ -10,7 +10,7 @@ from steps.config.sections import Training
 from steps.pruning.journal import Journal
 from steps.pruning.policy import plan_pruning
 from steps.pruning.records import CheckpointKey
-from steps.tracking.checkpoints.inventory import take_inventory
+from steps.tracking.checkpoints.inventory import bytes_on_disk, take_inventory
 from steps.tracking.checkpoints.references import find_protections
 from steps.tracking.checkpoints.removal import journal_file
 from steps.tracking.checkpoints.resumable import local_folder
@@ -30,16 +30,18 @@ class Room:
     """Bytes of checkpoints.
 
     Attributes:
-        checkpoints: How many the store has.
+        checkpoints: How many the store has, of those that were looked at.
         in_store: What they take up there, as their tags say.
         on_disk: What the folders of runs on this machine hold.
         prunable: What `prune_checkpoints` would free; None: too many runs to say so at once.
+        is_whole: Whether all runs and checkpoints were looked at; else the newest.
     """
 
     checkpoints: int = 0
     in_store: int = 0
     on_disk: int = 0
     prunable: int | None = 0
+    is_whole: bool = True
 
 
 def room_of_checkpoints(
@@ -48,15 +50,18 @@ def room_of_checkpoints(
     runs: "Sequence[Run]",
     stored: "Mapping[CheckpointKey, LoggedModel]",
     training: Training,
+    *,
+    is_whole: bool = True,
 ) -> Room:
     """Add up the checkpoints of an experiment.
 
     Args:
         client: Client of the store.
         experiment_id: The experiment; None: there is none.
-        runs: All of its runs.
+        runs: Its runs.
         stored: Its checkpoints, from `checkpoint_models`.
         training: The configuration, with the policy.
+        is_whole: Whether these are all of both; of some, no plan of pruning is made.
     """
     trained = [run for run in runs if run.data.tags.get(STEP_TAG) == "finetune"]
     folders = {folder for run in trained if (folder := local_folder(run)) and folder.is_dir()}
@@ -65,13 +70,14 @@ def room_of_checkpoints(
     stated = [content for model in stored.values() if (content := stated_in_tags(model))]
     prunable: int | None = 0
     if experiment_id is not None and kept:
-        few = len(kept) <= MOST_RUNS_PLANNED
+        few = is_whole and len(kept) <= MOST_RUNS_PLANNED
         prunable = _prunable(client, experiment_id, kept, stored, training) if few else None
     return Room(
         len(stored),
         sum(content.bytes for content in stated),
-        sum(_bytes(folder) for folder in folders),
+        sum(bytes_on_disk(folder) for folder in folders),
         prunable,
+        is_whole,
     )
 
 
@@ -99,7 +105,3 @@ def _prunable(
     now = datetime.now(UTC)
     verdicts = plan_pruning(inventory.records, policy, now, protections, pending)
     return sum(verdict.freed_bytes for verdict in verdicts)
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())

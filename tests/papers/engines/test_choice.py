@@ -42,6 +42,14 @@ def test_without_a_cluster_nothing_is_said_and_this_machine_does_it(tmp_path: Pa
     assert chosen(tmp_path, "local") == Choice(False, "")
 
 
+def test_ray_of_our_own_is_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "ray", "json")
+    monkeypatch.setattr(choice, "BYTES_WORTH_A_CLUSTER", 1)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert chosen(tmp_path, "auto") == Choice(False, "")
+    assert chosen(tmp_path, "ray") == Choice(True, "engine: ray, on this machine")
+
+
 def test_auto_takes_a_cluster_that_is_there_for_papers_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,16 @@
 """What checkpoints take up."""
 
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
 import pytest
 
+from steps.config.sections import Training
+from steps.pruning.policy import plan_pruning
+from steps.tracking.checkpoints.inventory import finetune_runs, take_inventory
+from steps.tracking.checkpoints.references import find_protections
 from tests.support.seen_store import SeenStore
 from tests.support.stored_runs import write_checkpoint
 
@@ -24,7 +29,30 @@ def test_bytes_are_those_of_the_plan_of_prune_checkpoints(seen: SeenStore) -> No
         for file in seen.client.list_artifacts(run_id, folder.path)
     )
     assert (room.checkpoints, room.in_store) == (8, stored)
-    assert room.prunable is not None and 0 < room.prunable < stored
+    assert room.prunable == freed_by_the_plan(seen, run_id) and 0 < room.prunable < stored
+
+
+def freed_by_the_plan(seen: SeenStore, run_id: str) -> int:
+    """What prune_checkpoints would free, by its own functions and with nothing at hand."""
+    policy, experiment_id = Training().pruning, seen.experiment
+    runs = finetune_runs(seen.client, experiment_id, "all")
+    assert [run.info.run_id for run in runs] == [run_id]
+    inventory = take_inventory(seen.client, experiment_id, runs, policy.metric, None, list_all=True)
+    protections = find_protections(seen.client, experiment_id, "all", inventory)
+    verdicts = plan_pruning(inventory.records, policy, datetime.now(UTC), protections, ())
+    return sum(verdict.freed_bytes for verdict in verdicts)
+
+
+def test_where_not_all_was_looked_at_no_plan_is_made(
+    seen: SeenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen.training_run(1, 2, 3, status="FINISHED")
+    monkeypatch.setattr("steps.tracking.overview.MOST_MODELS", 3)
+    room = seen.overview().room
+    assert (room.checkpoints, room.is_whole) == (3, True) and room.prunable is not None
+    monkeypatch.setattr("steps.tracking.overview.MOST_MODELS", 2)
+    room = seen.overview().room
+    assert (room.checkpoints, room.is_whole, room.prunable) == (2, False, None)
 
 
 def test_folders_of_this_machine_are_added_up_and_those_of_others_are_not(
